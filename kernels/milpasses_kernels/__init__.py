@@ -1,0 +1,1 @@
+"""Numba kernels for weight compression: arrays in, arrays out. Imports neither coremltools nor milpasses."""

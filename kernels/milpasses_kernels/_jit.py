@@ -1,0 +1,25 @@
+"""The one place that wraps numba: who is cached, who releases the lock, who may reorder sums.
+
+Every kernel is compiled lazily for the argument types it meets, cached on disk, and releases the
+interpreter lock, so that plain threads (see ``_threads``) run it in parallel. Rounding, packing and
+counting use ``njit``: strict IEEE arithmetic. ``njit_sums`` may contract and reorder float additions; it
+is for inner products and distances, where no bit of the result is a stored code's tie-break.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def njit(function: F) -> F:
+    """Compile ``function`` with strict IEEE semantics, cached, without the interpreter lock."""
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def njit_sums(function: F) -> F:
+    """Compile ``function`` like ``njit``, but let the compiler contract and reorder float sums."""
+    policy = {"reassoc", "contract", "arcp", "nsz"}
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=policy)(function))

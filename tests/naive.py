@@ -1,0 +1,1 @@
+"""Slow, obvious versions of every kernel: the oracles of the tests."""

@@ -1,0 +1,43 @@
+"""milpasses: weight compression for Core ML programs, as passes for coremltools.
+
+>>> import coremltools as ct, milpasses as mp
+>>> model = ct.convert(traced, ..., pass_pipeline=mp.pipeline("pal4-g16"))    # while converting
+>>> small = mp.compress("model.mlpackage", "int8")                            # or afterwards
+"""
+
+from milpasses import coreml, passes
+from milpasses.compress import CompressedModel, compress, decompress
+from milpasses.errors import MilpassesError, PackageError, TargetError
+from milpasses.passes._metadata import register as _register
+from milpasses.pipeline import pipeline
+from milpasses.recipe import Recipe, Rule
+from milpasses.report import Record, Report
+from milpasses.schemes import Keep, Palettize, Prune, Quantize, RecipeError
+from milpasses.weights import Consumer, Weight
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CompressedModel",
+    "Consumer",
+    "Keep",
+    "MilpassesError",
+    "PackageError",
+    "Palettize",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "RecipeError",
+    "Record",
+    "Report",
+    "Rule",
+    "TargetError",
+    "Weight",
+    "compress",
+    "coreml",
+    "decompress",
+    "passes",
+    "pipeline",
+]
+
+_register()

@@ -11,20 +11,36 @@ from numpy.typing import NDArray
 
 @attrs.frozen
 class Consumer:
-    """One use of a weight: the op's type and name, and the parameter that takes the weight."""
+    """One use of a weight: the op's type and name, and the parameter that takes the weight.
+
+    ``transposed`` is the op's own flag for that parameter (``transpose_y`` of a matmul), ``groups`` a
+    convolution's.
+    """
 
     op_type: str
     op_name: str
     param: str
+    transposed: bool = False
+    groups: int = 1
+
+    def channel_axes(self, rank: int) -> tuple[int, int]:
+        """(output channel, input channel) axes of a weight of ``rank`` in this op, as coremltools'."""
+        if self.op_type == "conv_transpose":
+            return 1, 0
+        if self.op_type == "matmul" and rank >= 2:
+            # y is (..., in, out) and x is (..., out, in), unless the op transposes it.
+            out_last = (self.param == "y") != self.transposed
+            return (rank - 1, rank - 2) if out_last else (rank - 2, rank - 1)
+        return 0, min(1, rank - 1)
 
 
 @attrs.frozen
 class Weight:
     """A constant that a recipe may compress.
 
-    ``name`` is the const op's (or the constexpr op's) name, ``dtype`` NumPy's name of its type
-    (``"float16"``), ``functions`` the functions of the program that use it. ``value`` reads the array: ask for
-    it last, it may come from disk.
+    ``name`` is the const op's name (a compressed weight's without the suffix that compression gave it),
+    ``dtype`` NumPy's name of its type (``"float16"``), ``functions`` the program's functions that use it.
+    ``value`` reads the array: ask for it last, it may come from disk.
     """
 
     name: str
@@ -48,3 +64,8 @@ class Weight:
     def value(self) -> NDArray[Any]:
         """The weight itself, dense."""
         return self.load()
+
+    @property
+    def channel_axes(self) -> tuple[int, int]:
+        """(output channel, input channel) axes; those of the first op that uses the weight."""
+        return self.consumers[0].channel_axes(self.rank) if self.consumers else (0, min(1, self.rank - 1))

@@ -1,0 +1,39 @@
+"""milpasses_tools: look at, check and compare Core ML models. Each tool is also a subcommand of ``milpasses``.
+
+>>> from milpasses_tools import explain
+>>> print(explain("model.mlpackage").by_form())
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from milpasses_tools.demo import demo
+    from milpasses_tools.doctor import doctor
+    from milpasses_tools.explain import explain
+
+__all__ = ["demo", "doctor", "explain"]  # each is a function in the module of the same name
+
+
+class _Package(ModuleType):
+    """This package: a tool's name means its function, also once its module has been imported."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds a submodule to its name here, which would hide the function.
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{name}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

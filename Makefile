@@ -1,0 +1,60 @@
+# Two commands set everything up on a fresh machine with Python >= 3.10: make demo, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-nojit lint format bench conformance docs wheel clean
+
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e ".[lint]"
+	@touch $@
+
+demo: $(VENV)/.base ## compress a real embedded model with every short recipe
+	$(BIN)/milpasses demo
+
+test: $(VENV)/.test ## the test suite with branch coverage, then the kernels again without the JIT
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+	$(MAKE) test-nojit
+
+test-nojit: $(VENV)/.test ## the kernels' tests with NUMBA_DISABLE_JIT=1
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q tests/kernels
+
+lint: $(VENV)/.lint ## ruff (format and lint), pyright in strict mode, the import direction
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/.lint ## let ruff rewrite the files
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test ## speed, size and error against coremltools in the same run (see bench/README.md)
+	$(BIN)/python -m bench
+
+conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses
+	$(BIN)/python -m pip install --quiet scikit-learn pillow
+	$(BIN)/python tests/conformance/run.py
+
+docs: $(VENV)/.test ## run the code blocks of README.md
+	$(BIN)/python -m pytest -q tests/test_readme.py
+
+wheel: $(VENV)/.test ## build the wheel and try it in a clean virtual environment
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python scripts/check_wheel.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .coverage* bench/.cache

@@ -1,0 +1,113 @@
+"""Gathering from and scattering to indices. Negative indices count from the end; beyond the ends is an error."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from milpasses.interpreter.registry import Array, InterpreterError, op
+
+_UFUNCS: dict[str, Any] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
+}
+
+
+def _batched(gather: Callable[[Array, Array], Array], x: Array, indices: Array, batch_dims: int) -> Array:
+    """Apply ``gather`` to each pair of the leading ``batch_dims`` dimensions."""
+    batch = x.shape[:batch_dims]
+    count = math.prod(batch)
+    flat_x, flat_indices = (
+        x.reshape(count, *x.shape[batch_dims:]),
+        indices.reshape(count, *indices.shape[batch_dims:]),
+    )
+    parts = np.stack([gather(a, b) for a, b in zip(flat_x, flat_indices, strict=True)])
+    return parts.reshape(*batch, *parts.shape[1:])
+
+
+@op("gather", moves=True)
+def gather(
+    x: Array, indices: Array, axis: Any = 0, batch_dims: Any = 0, validate_indices: Any = False
+) -> Array:
+    """Slices of x at ``indices`` along ``axis``."""
+    along, batch = int(axis) % x.ndim, int(batch_dims)
+    if batch == 0:
+        return np.take(x, indices, along)
+    return _batched(lambda a, b: np.take(a, b, along - batch), x, indices, batch)
+
+
+@op("gather_along_axis", moves=True)
+def gather_along_axis(x: Array, indices: Array, axis: Any = 0, validate_indices: Any = False) -> Array:
+    """Elements of x at ``indices`` along ``axis``, everything else in place."""
+    return np.take_along_axis(x, indices.astype(np.int64), int(axis))
+
+
+@op("gather_nd", moves=True)
+def gather_nd(x: Array, indices: Array, batch_dims: Any = 0, validate_indices: Any = False) -> Array:
+    """Slices of x at the index vectors along the last axis of ``indices``."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return a[tuple(np.moveaxis(b, -1, 0))]
+
+    return pick(x, indices) if int(batch_dims) == 0 else _batched(pick, x, indices, int(batch_dims))
+
+
+def _combine(target: Array, where: Any, updates: Array, mode: str) -> None:
+    """Combine ``updates`` into ``target`` in place; repeated indices count each time, the last ``update`` wins."""
+    if mode == "update":
+        target[where] = updates
+    elif mode in _UFUNCS:
+        if mode == "div" and target.dtype.kind in "iu":
+            raise InterpreterError("scatter with mode 'div' needs floats")
+        _UFUNCS[mode].at(target, where, updates)
+    else:
+        raise InterpreterError(f"scatter has no mode {mode!r}")
+
+
+@op("scatter")
+def scatter(
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: Any = 0,
+    mode: str = "add",
+    validate_indices: Any = False,
+) -> Array:
+    """``data`` with slices along ``axis`` updated."""
+    out = np.array(data)
+    along = int(axis) % data.ndim
+    flat = updates.reshape(*updates.shape[:along], -1, *updates.shape[along + indices.ndim :])
+    _combine(np.moveaxis(out, along, 0), indices.reshape(-1), np.moveaxis(flat, along, 0), mode)
+    return out
+
+
+@op("scatter_along_axis")
+def scatter_along_axis(
+    data: Array,
+    indices: Array,
+    updates: Array,
+    axis: Any = 0,
+    mode: str = "add",
+    validate_indices: Any = False,
+) -> Array:
+    """``data`` with elements at ``indices`` along ``axis`` updated."""
+    out = np.array(data)
+    where: list[Any] = list(np.ogrid[tuple(slice(0, n) for n in indices.shape)])
+    where[int(axis)] = indices
+    _combine(out, tuple(where), updates, mode)
+    return out
+
+
+@op("scatter_nd")
+def scatter_nd(
+    data: Array, indices: Array, updates: Array, mode: str = "add", validate_indices: Any = False
+) -> Array:
+    """``data`` with slices at the index vectors along the last axis of ``indices`` updated."""
+    out = np.array(data)
+    _combine(out, tuple(np.moveaxis(indices, -1, 0)), updates, mode)
+    return out

@@ -1,0 +1,64 @@
+"""From a Program, an MLModel or the path of a package to one MIL function, with what the package says of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
+from coremltools.converters.mil.mil import Program
+
+from milpasses.interpreter.registry import InterpreterError
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One MIL function.
+
+    ``description`` is the package's (a ModelDescription or FunctionDescription); an in-memory program has
+    none, and its ``input_types`` are coremltools' TensorType and ImageType objects, if the frontend left some.
+    """
+
+    function: Any
+    description: Any = None
+    input_types: tuple[Any, ...] = ()
+
+
+def load(program_or_package: Any, function: str) -> Loaded:
+    """Find the function in whatever was given."""
+    if isinstance(program_or_package, Program):
+        names = list(program_or_package.functions)
+        if function not in names:
+            raise InterpreterError(_no_function(function, names))
+        found: Any = program_or_package.functions[function]
+        return Loaded(found, None, tuple(getattr(found, "input_types", None) or ()))
+    if isinstance(program_or_package, (str, Path)):
+        path = Path(program_or_package)
+        if not path.exists():
+            raise InterpreterError(f"no such package: {path}")
+        return _load_model(ct.models.MLModel(str(path), skip_model_load=True), function)
+    if isinstance(program_or_package, ct.models.MLModel):
+        return _load_model(program_or_package, function)
+    kind = type(program_or_package).__name__
+    raise InterpreterError(f"expected a Program, an MLModel or the path of an .mlpackage, got {kind}")
+
+
+def _load_model(model: Any, function: str) -> Loaded:
+    spec: Any = model.get_spec()
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise InterpreterError(f"the model is a {kind}, not an mlProgram: read it into MIL first")
+    program = spec.mlProgram
+    names = list(program.functions)
+    if function not in names:
+        raise InterpreterError(_no_function(function, names))
+    for other in names:  # the loader reads every function's weights; read those of one
+        if other != function:
+            del program.functions[other]
+    mil = load_mil_proto(program, spec.specificationVersion, model.weights_dir or "")
+    described = {f.name: f for f in spec.description.functions}
+    return Loaded(mil.functions[function], described.get(function, spec.description))
+
+
+def _no_function(wanted: str, names: list[str]) -> str:
+    return f"no function '{wanted}'; the program has {', '.join(sorted(names))}"

@@ -1,0 +1,169 @@
+"""What happened to each weight: one record each, totals, and the forms in which people read them."""
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import attrs
+
+Status = Literal["compressed", "kept", "skipped"]
+METADATA_KEY = "milpasses.report"
+
+
+@attrs.frozen
+class Record:
+    """One weight's fate.
+
+    ``compressed``: it now has ``form``. ``kept``: the recipe leaves it as it is. ``skipped``: the recipe
+    wanted it, but ``reason`` forbade; ``refused`` says that this was for what it is (values, channels)
+    and not for the recipe's conditions. ``sqnr_db`` is 10 log10(sum w^2 / sum (w - w')^2), infinite where
+    nothing was lost; ``max_error`` is the largest |w - w'|. Bytes count codes, tables, scales, masks.
+    """
+
+    name: str
+    status: Status
+    reason: str
+    form: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes_before: int
+    bytes_after: int
+    sqnr_db: float | None = None
+    max_error: float | None = None
+    rule: str = "default"
+    scheme: str = ""
+    consumers: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ("main",)
+    refused: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element."""
+        return 8 * self.bytes_after / max(self.size, 1)
+
+    def row(self) -> dict[str, Any]:
+        """A flat dictionary, ready for a table or a DataFrame; JSON has no infinity, so it becomes text."""
+        row = attrs.asdict(self)
+        row["shape"] = "x".join(map(str, self.shape))
+        row["consumers"] = " ".join(self.consumers)
+        row["functions"] = " ".join(self.functions)
+        row["bits_per_weight"] = round(self.bits_per_weight, 4)
+        if self.sqnr_db is not None:
+            row["sqnr_db"] = "inf" if math.isinf(self.sqnr_db) else round(self.sqnr_db, 3)
+        return row
+
+
+@attrs.define
+class Report:
+    """The records of one compression, in the order of the program."""
+
+    recipe: str = ""
+    records: list[Record] = attrs.field(factory=list)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, name: str) -> Record:
+        for record in self.records:
+            if record.name == name:
+                return record
+        raise KeyError(f"no weight {name!r} in the report")
+
+    def count(self, status: Status) -> int:
+        """Number of weights with that status."""
+        return sum(record.status == status for record in self.records)
+
+    @property
+    def bytes_before(self) -> int:
+        """Stored bytes of all weights before."""
+        return sum(record.bytes_before for record in self.records)
+
+    @property
+    def bytes_after(self) -> int:
+        """Stored bytes of all weights after."""
+        return sum(record.bytes_after for record in self.records)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits for each element, over all weights."""
+        return 8 * self.bytes_after / max(sum(record.size for record in self.records), 1)
+
+    def totals(self) -> dict[str, Any]:
+        """Counts, bytes, bits a weight and the smallest SQNR, as plain numbers."""
+        errors = [r.sqnr_db for r in self.records if r.sqnr_db is not None]
+        worst = min(errors, default=math.inf)
+        return {
+            "weights": len(self.records),
+            "compressed": self.count("compressed"),
+            "kept": self.count("kept"),
+            "skipped": self.count("skipped"),
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "worst_sqnr_db": None if math.isinf(worst) else round(worst, 3),
+        }
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat dictionary a weight: ``pandas.DataFrame(report.to_rows())``."""
+        return [record.row() for record in self.records]
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Everything as JSON: version, recipe, totals, weights."""
+        from milpasses import __version__
+
+        content = {
+            "milpasses": __version__,
+            "recipe": self.recipe,
+            "totals": self.totals(),
+            "weights": self.to_rows(),
+        }
+        return json.dumps(content, indent=indent)
+
+    def to_metadata(self) -> str:
+        """The compact JSON that a saved model carries under ``milpasses.report``."""
+        from milpasses import __version__
+
+        weights = [
+            {
+                key: value
+                for key, value in record.row().items()
+                if key in ("name", "status", "reason", "form", "sqnr_db") and value not in ("", None)
+            }
+            for record in self.records
+        ]
+        content = {
+            "milpasses": __version__,
+            "recipe": self.recipe,
+            "totals": self.totals(),
+            "weights": weights,
+        }
+        return json.dumps(content, separators=(",", ":"))
+
+    def __str__(self) -> str:
+        rows = [("weight", "status", "form", "bits", "bytes", "SQNR dB", "why")]
+        for record in self.records:
+            sqnr = "" if record.sqnr_db is None else f"{record.sqnr_db:.1f}"
+            size = f"{record.bytes_before} -> {record.bytes_after}"
+            bits = f"{record.bits_per_weight:.2f}"
+            rows.append((record.name, record.status, record.form, bits, size, sqnr, record.reason))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        totals = self.totals()
+        lines.append(
+            f"{totals['compressed']} of {totals['weights']} weights compressed, "
+            f"{totals['bytes_before']} -> {totals['bytes_after']} bytes, "
+            f"{totals['bits_per_weight']:.2f} bits a weight"
+        )
+        return "\n".join(lines)

@@ -1,0 +1,235 @@
+"""What both doors share: for each weight match, check, encode, verify; then the caller emits.
+
+A *site* is a place where a constant, or a constexpr op, gives a weight: in a program in memory or in a saved
+package. This module decides and encodes; it never touches a graph.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from milpasses.encoder import Encoder, Refusal
+from milpasses.encodings import Encoding
+from milpasses.errors import TargetError
+from milpasses.lowering import OpSpec, Stored, lower
+from milpasses.recipe import Decision, Recipe
+from milpasses.report import Record, Status
+from milpasses.schemes import Joint, Keep, Palettize, Quantize, Scheme
+from milpasses.verify import check_decoding
+from milpasses.weights import Weight
+
+FLOATS = ("float16", "float32")
+
+
+@attrs.frozen(eq=False)
+class Site:
+    """A weight and what is known of it before its values are read.
+
+    ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the encoding of a
+    weight that is compressed already. ``nbytes``: what is stored now.
+    """
+
+    weight: Weight
+    nbytes: int
+    blocked: str = ""
+    existing: Callable[[], Encoding] | None = None
+    form: str = ""
+
+
+@attrs.frozen
+class Target:
+    """The deployment target: its name (``"iOS18"``) and which op generation it has."""
+
+    name: str
+    version: int
+
+    @property
+    def ios18(self) -> bool:
+        """The target has the iOS18 ops (typed, blockwise, joint)."""
+        return self.version >= 9
+
+
+# The words of coremltools' own error, which people search for.
+SINCE_IOS18 = (
+    "supported since iOS18. Please re-convert your model with minimum_deployment_target set to at least "
+    "ct.target.iOS18"
+)
+
+
+def needs_ios18(scheme: Scheme) -> str | None:
+    """What in ``scheme`` only iOS18 and later have, or None."""
+    if isinstance(scheme, Joint):
+        return "joint compression"
+    if isinstance(scheme, Quantize):
+        if scheme.granularity == "per_block":
+            return "per_block quantization"
+        return f"{scheme.nbits}-bit quantization" if scheme.nbits < 8 else None
+    if isinstance(scheme, Palettize):
+        if scheme.granularity == "per_grouped_channel":
+            return "per_grouped_channel palettization"
+        if scheme.cluster_dim > 1:
+            return "vector palettization"
+        if scheme.nbits == 3:
+            return "3-bit palettization"
+        return "per-channel-scale palettization" if scheme.enable_per_channel_scale else None
+    return None
+
+
+def check_target(scheme: Scheme, target: Target, weight: str) -> None:
+    """Raise ``TargetError`` if ``target`` has no op for ``scheme``."""
+    if target.version < 7:
+        raise TargetError(
+            f"compressed weights need an ML Program for iOS16 or later, and this one targets {target.name}: "
+            "pass minimum_deployment_target=ct.target.iOS16 or later (iOS18 has every form), and leave "
+            'convert_to at its default "mlprogram"'
+        )
+    need = needs_ios18(scheme)
+    if need and not target.ios18:
+        raise TargetError(
+            f"{weight}: The {need} is {SINCE_IOS18}, or pass it to milpasses.compress to raise the model; "
+            f"the recipe asks for {scheme} and this model targets {target.name}"
+        )
+
+
+@attrs.frozen(eq=False)
+class Rewritten:
+    """The outcome for one site: its record, and the ops that take its place, if any."""
+
+    record: Record
+    specs: list[OpSpec] | None = None
+    encoding: Encoding | None = None
+
+
+@attrs.frozen
+class Rewriter:
+    """Applies a recipe to weights, one at a time.
+
+    ``requantize``: a weight that is compressed already is decoded and compressed anew. ``fit_groups`` as in
+    ``Encoder``. ``only_if_smaller``: keep a weight dense where its new form would not save a byte.
+    """
+
+    recipe: Recipe
+    target: Target
+    requantize: bool = False
+    join: bool = False
+    fit_groups: bool = True
+    only_if_smaller: bool = True
+
+    def check(self, sites: Sequence[Site]) -> None:
+        """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
+        for site in sites:
+            decision = self.recipe.decide(site.weight)
+            if not self._not_wanted(site, decision):
+                check_target(decision.scheme, self.target, site.weight.name)
+
+    def _not_wanted(self, site: Site, decision: Decision) -> tuple[Status, str] | None:
+        """The cheap checks, which need no values: a status and a reason, or None to go on."""
+        weight = site.weight
+        if isinstance(decision.scheme, Keep):
+            return "kept", decision.reason
+        if site.existing is not None and not (self.requantize or self.join):
+            return "kept", "compressed already; requantize=True compresses it anew"
+        if site.blocked:
+            return "skipped", site.blocked
+        if weight.dtype not in FLOATS:
+            return "skipped", f"{weight.dtype} constants are not weights"
+        if weight.rank < 2:
+            return "skipped", f"rank {weight.rank}: Core ML needs vectors dense"
+        if decision.skip:
+            return "skipped", decision.skip
+        return None
+
+    def rewrite(self, site: Site) -> Rewritten:
+        """Decide, encode and verify one weight."""
+        weight, decision = site.weight, self.recipe.decide(site.weight)
+        refused = self._not_wanted(site, decision)
+        if refused:
+            return Rewritten(self._record(site, decision, *refused))
+        existing = site.existing() if site.existing is not None else None
+        value = weight.value if existing is None else existing.decode()
+        encoder = Encoder(weight, self.target.ios18, self.fit_groups)
+        try:
+            _check_finite(value)
+            if existing is not None and self.join:
+                encoding = encoder.extend(existing, value, decision.scheme)
+            else:
+                encoding = encoder.encode(value, decision.scheme)
+            if self.only_if_smaller and encoding.nbytes >= site.nbytes:
+                raise Refusal(
+                    f"{encoding.form} would take {encoding.nbytes} bytes, {site.nbytes} are stored now"
+                )
+        except Refusal as refusal:
+            record = self._record(site, decision, "skipped", str(refusal))
+            return Rewritten(attrs.evolve(record, refused=True))
+        decoded = encoding.decode()
+        check_decoding(encoding, decoded, weight.name, self.target.ios18)
+        record = self._record(site, decision, "compressed", "; ".join(encoder.notes))
+        record = attrs.evolve(
+            record, form=encoding.form, bytes_after=encoding.nbytes, **_errors(value, decoded)
+        )
+        return Rewritten(record, lower(encoding, weight.name, self.target.ios18), encoding)
+
+    def _record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
+        weight = site.weight
+        form = site.form or ("dense" if site.existing is None else site.existing().form)
+        return Record(
+            name=weight.name,
+            status=status,
+            reason=reason,
+            form=form,
+            shape=weight.shape,
+            dtype=weight.dtype,
+            bytes_before=site.nbytes,
+            bytes_after=site.nbytes,
+            rule=decision.reason,
+            scheme=str(decision.scheme),
+            consumers=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
+            functions=weight.functions,
+        )
+
+
+def _check_finite(value: NDArray[Any]) -> None:
+    from milpasses_kernels.finite import nonfinite
+
+    nans, infs = nonfinite(value)
+    if nans or infs:
+        raise Refusal(f"{nans} NaN and {infs} infinite values: not a weight to compress")
+
+
+def _errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
+    from milpasses_kernels.decode import error_sums
+
+    signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)
+    if noise == 0:
+        return {"sqnr_db": math.inf, "max_error": 0.0}
+    ratio = signal / noise
+    return {"sqnr_db": 10 * math.log10(ratio) if ratio > 0 else -math.inf, "max_error": largest}
+
+
+def decompressed(site: Site) -> Rewritten:
+    """A compressed site as a dense constant again, in the type it decodes to."""
+    assert site.existing is not None
+    weight, existing = site.weight, site.existing()
+    value = existing.decode()
+    record = Record(
+        name=weight.name,
+        status="compressed",
+        reason=f"was {existing.form}",
+        form="dense",
+        shape=weight.shape,
+        dtype=value.dtype.name,
+        bytes_before=site.nbytes,
+        bytes_after=value.nbytes,
+        sqnr_db=math.inf,
+        max_error=0.0,
+        scheme="decompress",
+        functions=weight.functions,
+    )
+    output = (value.shape, value.dtype.name)
+    return Rewritten(
+        record, [OpSpec("const", weight.name, {"val": Stored(value, value.dtype.name)}, (output,))]
+    )

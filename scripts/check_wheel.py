@@ -1,0 +1,70 @@
+"""Build the wheel, check what is in it, install it in a clean virtual environment, and use it there."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"milpasses", "milpasses_kernels", "milpasses_tools"}
+NEEDED = {
+    "milpasses/py.typed",
+    "milpasses_kernels/py.typed",
+    "milpasses_tools/py.typed",
+    "milpasses_tools/demo_data/digits.npz",
+}
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """The standard output of a command; its own output and status if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def check_content(wheel: Path) -> None:
+    """Exactly the three packages, with their data and type marks, and nothing of the tests."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    top = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
+    if top != PACKAGES:
+        sys.exit(f"{wheel.name} holds {sorted(top)}, not {sorted(PACKAGES)}")
+    if missing := NEEDED - names:
+        sys.exit(f"{wheel.name} lacks {sorted(missing)}")
+    if stray := [name for name in names if "__pycache__" in name or "/tests/" in name]:
+        sys.exit(f"{wheel.name} holds {stray[:3]}")
+
+
+def main() -> None:
+    """Build, check, install, use."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        run(sys.executable, "-m", "build", "--wheel", "--outdir", place, ROOT)
+        (wheel,) = place.glob("*.whl")
+        check_content(wheel)
+        venv.create(place / "venv", with_pip=True)
+        binaries = place / "venv" / "bin"
+        run(binaries / "python", "-m", "pip", "install", "--quiet", wheel)
+        version = run(binaries / "milpasses", "--version", cwd=place).strip()
+        run(binaries / "milpasses", "doctor", "--json", cwd=place)
+        run(binaries / "milpasses", "demo", cwd=place)
+        (package,) = (place / "milpasses-demo").glob("*.mlpackage")
+        facts = json.loads(run(binaries / "milpasses", "explain", package, "--json", cwd=place))
+        run(
+            binaries / "python",
+            "-c",
+            "import importlib.util as u; assert not u.find_spec('torch')",
+            cwd=place,
+        )
+        print(f"{wheel.name}: {version}, demo and explain ({len(facts)} facts) work in a clean environment")
+
+
+if __name__ == "__main__":
+    main()

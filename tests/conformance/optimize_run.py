@@ -1,0 +1,168 @@
+"""Run coremltools' own tests of weight compression with milpasses behind its functions, and compare.
+
+    python tests/conformance/optimize_run.py [--quick] [--fp32] [--jobs N] [--implementation MODULE]
+    python tests/conformance/optimize_run.py --baseline
+
+The file ``coremltools/test/optimize/coreml/test_post_training_quantization.py`` of the installed wheel runs
+unmodified. What coremltools itself passes here is in ``optimize_baseline.json`` (``--baseline`` writes it anew).
+By itself the file tests iOS16 only, and gives up on several tests on x86-64; here it runs for iOS16 to iOS18 and
+tries all. Tests that call none of the five functions are counted apart: they say nothing about an implementation.
+
+A test that coremltools passes and milpasses fails is a regression, unless ``optimize_expected.yaml`` has the
+reason why coremltools is wrong. The exit status is 1 if there is a regression that the list does not have, or an
+entry in the list that is no longer needed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import coremltools
+import yaml
+from optimize_plugin import REPLACED
+
+HERE = Path(__file__).resolve().parent
+BASELINE = HERE / "optimize_baseline.json"
+EXPECTED = HERE / "optimize_expected.yaml"
+TESTS = Path(coremltools.__file__).parent / "test/optimize/coreml/test_post_training_quantization.py"
+OUTCOMES = ("passed", "failed", "skipped")
+
+Results = dict[str, dict[str, Any]]
+
+
+def run(implementation: str, *, quick: bool, fp32: bool, jobs: int) -> Results:
+    """Run the test file with ``implementation`` behind coremltools' functions; return each test's result."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONDONTWRITEBYTECODE": "1",  # leave the installed package as it is
+        "RUN_BACKWARD_COMPATIBILITY": "0" if quick else "1",  # "1": every target from iOS16 on
+        "INCLUDE_MIL_FP32_UNIT_TESTS": "1" if fp32 else "0",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.json"
+        arguments = [str(TESTS), "-p", "optimize_plugin", "-p", "no:cacheprovider", "-c", os.devnull]
+        arguments += [
+            "--rootdir",
+            str(TESTS.parent),
+            "-n",
+            str(jobs),
+            "-q",
+            "--no-header",
+            "--tb=no",
+            "-W",
+            "ignore",
+        ]
+        arguments += ["--runxfail", "--implementation", implementation, "--results", str(results)]
+        command = [sys.executable, "-m", "pytest", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if not results.exists():
+            sys.exit(
+                f"pytest ended with status {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+            )
+        tests: Results = json.loads(results.read_text())
+    if not any(test.get("calls") for test in tests.values()):
+        sys.exit(f"no test called {implementation}: nothing was measured\n{done.stdout[-4000:]}")
+    return tests
+
+
+def expected_failures(names: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Reasons for the tests in ``names`` that the list covers, and the entries that cover none."""
+    reasons: dict[str, str] = {}
+    unused: list[str] = []
+    for entry in yaml.safe_load(EXPECTED.read_text()) or []:
+        case = entry.get("case", "")
+        covered = [name for name in names if name.partition("[")[0] == entry["test"] and case in name]
+        reasons.update(dict.fromkeys(covered, entry["reason"]))
+        if not covered:
+            unused.append(f"{entry['test']} {case}".strip())
+    return reasons, unused
+
+
+def table(baseline: Results, ours: Results) -> str:
+    """Outcomes by test class, for the tests that call the functions, and one row for those that do not."""
+    rows: dict[str, tuple[Counter[str], Counter[str], list[float]]] = {}
+    for name, test in ours.items():
+        touches = test.get("calls") or baseline[name].get("calls")
+        group = name.partition("::")[0] if touches else "(calls none of the functions)"
+        for row in (group, "all"):
+            theirs, own, seconds = rows.setdefault(row, (Counter(), Counter(), [0.0, 0.0]))
+            theirs[baseline[name]["outcome"]] += 1
+            own[test["outcome"]] += 1
+            seconds[0] += baseline[name].get("seconds", 0)
+            seconds[1] += test.get("seconds", 0)
+    order = sorted(rows, key=lambda row: (row == "all", row.startswith("("), row))
+    lines = [
+        f"{'':32} {'coremltools':>28} {'milpasses':>28}",
+        f"{'':32}{2 * '  passed failed skipped   sec'}",
+    ]
+    for row in order:
+        theirs, own, seconds = rows[row]
+        cells = [
+            "".join(f"{counts[outcome]:8}" for outcome in OUTCOMES) + f"{spent:6.0f}"
+            for counts, spent in zip((theirs, own), seconds, strict=True)
+        ]
+        lines.append(f"{row:30}{''.join(cells)}")
+    return "\n".join(lines)
+
+
+def compare(baseline: Results, ours: Results, whole: bool) -> int:
+    """Print the table and every difference; return the exit status. ``whole``: no test was left out."""
+    unknown = [name for name in ours if name not in baseline]
+    if unknown:
+        sys.exit(
+            f"{len(unknown)} tests are not in {BASELINE.name}, such as {unknown[0]}; run with --baseline"
+        )
+    print(table(baseline, ours))
+    lost = [name for name, test in ours.items() if test["outcome"] != baseline[name]["outcome"] == "passed"]
+    gained = [name for name, test in ours.items() if baseline[name]["outcome"] != test["outcome"] == "passed"]
+    reasons, unused = expected_failures(lost)
+    for name in gained:
+        print(f"gained      {name}")
+    for name in sorted(lost, key=lambda name: name not in reasons):
+        verdict = (
+            f"expected    {name}\n            {reasons[name]}" if name in reasons else f"REGRESSION  {name}"
+        )
+        print(f"{verdict}\n            {ours[name].get('error', ours[name]['outcome'])}")
+    for entry in unused if whole else []:
+        print(f"NOT NEEDED  {entry}: remove it from {EXPECTED.name}")
+    regressions = len(lost) - len(reasons)
+    print(f"{regressions} regressions, {len(reasons)} expected differences, {len(gained)} gained")
+    return 1 if regressions or (whole and unused) else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="iOS16 only, as the file does by itself")
+    parser.add_argument("--fp32", action="store_true", help="float32 programs as well")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--implementation", default="milpasses.coreml", metavar="MODULE")
+    parser.add_argument(
+        "--baseline", action="store_true", help="measure coremltools itself and keep the result"
+    )
+    options = parser.parse_args()
+    if options.baseline:
+        tests = run(REPLACED, quick=False, fp32=True, jobs=options.jobs)
+        head = {
+            "coremltools": coremltools.__version__,
+            "python": sys.version.split()[0],
+            "platform": sys.platform,
+        }
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(test)}" for name, test in sorted(tests.items()))
+        BASELINE.write_text(f'{{"made_with": {json.dumps(head)}, "tests": {{\n{lines}\n}}}}\n')
+        print(f"{BASELINE.name}: {dict(Counter(test['outcome'] for test in tests.values()))}")
+        return 0
+    ours = run(options.implementation, quick=options.quick, fp32=options.fp32, jobs=options.jobs)
+    return compare(json.loads(BASELINE.read_text())["tests"], ours, not options.quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What the subcommands share: common options, tables, JSON, progress. Imports nothing heavy."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Progress = Callable[[int, int, str], None]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .mlpackage that holds an ML Program.")]
+
+
+def console(stderr: bool = False, width: int | None = None) -> Any:
+    """A rich console that prints text as it is: no markup, no emoji, no highlighting; honours NO_COLOR."""
+    from rich.console import Console
+
+    colors = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(
+        stderr=stderr, width=width, color_system=colors, markup=False, emoji=False, highlight=False
+    )
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout; a column whose name begins with ``>`` is aligned to the right.
+
+    Cells are texts, None (empty), integers (with thousands separators) or floats (two decimals). Where stdout
+    is no terminal a row is one line, however long.
+    """
+    from rich.table import Table
+
+    out = console()
+    terminal = out.is_terminal
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        name = column.removeprefix(">")
+        table.add_column(
+            name, justify="left" if name == column else "right", overflow="fold", no_wrap=not terminal
+        )
+    for row in rows:
+        table.add_row(*map(cell, row))
+    if terminal:
+        out.print(table)
+        return
+    out = console(width=1_000_000)
+    with out.capture() as text:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def cell(value: object) -> str:
+    """The text of a table's cell."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_json(content: Any) -> None:
+    """Print ``content`` as indented JSON on stdout."""
+    print(json.dumps(content, indent=2, allow_nan=False))
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Generator[Progress]:
+    """A bar on stderr while the block runs, if stderr is a terminal; yields ``progress(done, total, name)``."""
+    err = console(stderr=True)
+    if quiet or not err.is_terminal:
+        yield lambda done, total, name: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    name_column = TextColumn("{task.description}", markup=False)
+    with Bar(
+        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), name_column, console=err, transient=True
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+
+
+@contextmanager
+def quiet_coremltools() -> Generator[None]:
+    """Silence coremltools' notices about optional parts and untested versions; its errors still show."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as reports write it: ``64x32x3x3``, ``scalar``."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def sqnr_text(sqnr_db: float | None) -> str | None:
+    """A signal-to-noise ratio in decibels: one decimal, ``exact`` where nothing was lost."""
+    if sqnr_db is None:
+        return None
+    return "exact" if sqnr_db == float("inf") else f"{sqnr_db:.1f}"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in ``folder``, as they are on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,129 @@
+"""The ``milpasses`` command: its subcommands, and how every one of them fails.
+
+A subcommand is a module of this package with a function ``command``: its parameters are the arguments, its
+docstring the help. It may import nothing heavy at the top, so that ``--help`` stays fast. To add one, write
+the module and name it in ``SUBCOMMANDS``.
+"""
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from milpasses_tools._output import quiet_coremltools
+
+SUBCOMMANDS = ("compress", "explain", "doctor", "demo")
+
+_UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click inside newer typers
+
+
+class _Group(TyperGroup):
+    """Turns what people can put right into one line on stderr and status 2."""
+
+    traceback = False
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for command in self.commands.values():  # --traceback is understood after the subcommand too
+            command.params.extend(param for param in self.params if "--traceback" in param.opts)
+
+    def invoke(self, ctx: Any) -> Any:
+        result = super().invoke(ctx)
+        sys.stdout.flush()  # here, where a closed pipe is dealt with, and not at exit
+        return result
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            with quiet_coremltools():
+                status = super().main(*args, **{**options, "standalone_mode": False})
+        except Exception as error:
+            message = _advice(error)
+            if message is None:
+                raise
+            if self.traceback:
+                traceback.print_exc()
+            print(f"milpasses: error: {message}", file=sys.stderr)
+            status = 2
+        sys.exit(status)
+
+
+def _advice(error: Exception) -> str | None:
+    """One line for an error that people can put right; None for any other, which is a defect here."""
+    if isinstance(error, _UsageError):
+        usage: Any = error
+        where = f" (see {usage.ctx.command_path} --help)" if usage.ctx else ""
+        return _one_line(usage.format_message()) + where
+    if isinstance(error, OSError):
+        return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
+    packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return _one_line(str(error)) if packages & {"milpasses", "milpasses_tools"} else None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"milpasses {version('milpasses')}")
+        raise typer.Exit
+
+
+def _show_traceback(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        group: Any = ctx.find_root().command
+        group.traceback = True
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: the same text on a terminal and in a pipe
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def _milpasses(  # pyright: ignore[reportUnusedFunction]  (typer keeps it)
+    ctx: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            expose_value=False,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+    _traceback: Annotated[
+        bool,
+        typer.Option(
+            "--traceback",
+            callback=_show_traceback,
+            is_eager=True,
+            expose_value=False,
+            help="Show where in the program an error came from.",
+        ),
+    ] = False,
+) -> None:
+    """Compress the weights of Core ML models, and see what that does to them."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+for _name in SUBCOMMANDS:
+    app.command(_name)(import_module(f"milpasses_tools.{_name}").command)
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # coremltools' bars, one for each of its pipelines
+    app(prog_name="milpasses")

@@ -1,0 +1,174 @@
+"""``milpasses compress``: ``milpasses.compress`` from the command line."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milpasses_tools._output import (
+    Json,
+    folder_bytes,
+    print_json,
+    print_table,
+    progress,
+    shape_text,
+    sqnr_text,
+)
+
+if TYPE_CHECKING:
+    from milpasses.report import Record, Report
+
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlpackage that holds an ML Program.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", help="A short name (pal4-g16), a text form, or the path of a YAML file."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, all of it or nothing."),
+    ],
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="Raise an older model to this target first, such as iOS18."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
+    ] = False,
+) -> None:
+    """Compress the weights of a model.
+
+    Short recipes: int8, int4-b32, pal8, pal6, pal4, pal4-g16, sparse50, sparse50+pal4, and others of their
+    kind. Rules follow the default, divided by semicolons. IN is never changed.
+
+    \b
+    milpasses compress model.mlpackage -r pal4-g16 -o small.mlpackage
+    milpasses compress model.mlpackage -r "pal4; op_type=conv name=stem* -> int8" -o small.mlpackage
+    """
+    if report is not None and not report.absolute().parent.is_dir():
+        raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
+
+    import milpasses
+
+    began = time.perf_counter()
+    wanted = None if target is None else _target(target)
+    with progress(quiet) as step:
+        compressed = milpasses.compress(
+            model,
+            recipe,
+            output=output,
+            requantize=requantize,
+            minimum_deployment_target=wanted,
+            force=force,
+            progress=step,
+        )
+    seconds = time.perf_counter() - began
+    if report is not None:
+        report.write_text(compressed.report.to_json(indent=2) + "\n", encoding="utf-8")
+    sizes = folder_bytes(model), folder_bytes(output)
+    if as_json:
+        content = json.loads(compressed.report.to_json())
+        content["input"] = {"path": str(model), "bytes": sizes[0]}
+        content["output"] = {"path": str(output), "bytes": sizes[1]}
+        print_json({**content, "seconds": round(seconds, 3)})
+    elif not quiet:
+        print_report(compressed.report, verbose)
+        print(
+            f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
+            f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
+        )
+
+
+def _target(name: str) -> Any:
+    import coremltools as ct
+    from milpasses import TargetError
+
+    members = {member.lower(): target for member, target in ct.target.__members__.items()}
+    if name.lower() not in members:
+        raise TargetError(f"there is no target {name}; there are {', '.join(ct.target.__members__)}")
+    return members[name.lower()]
+
+
+def print_report(report: "Report", verbose: bool = False) -> None:
+    """Print what became of each weight: those compressed one by one, the others by reason."""
+    listed = [record for record in report if verbose or record.status == "compressed"]
+    if listed:
+        columns = [
+            "weight",
+            "shape",
+            "status",
+            "form",
+            ">bits",
+            ">bytes before",
+            ">after",
+            ">SQNR dB",
+            "note",
+        ]
+        print_table(columns, map(_row, listed))
+        print()
+    if not verbose:
+        for line in _by_reason([record for record in report if record.status != "compressed"]):
+            print(line)
+    totals = report.totals()
+    worst = totals["worst_sqnr_db"]
+    print(
+        f"{totals['compressed']:,} of {totals['weights']:,} weights compressed by {report.recipe}, "
+        f"{totals['bytes_before']:,} -> {totals['bytes_after']:,} bytes, "
+        f"{totals['bits_per_weight']:.2f} bits a weight"
+        + (f", worst SQNR {sqnr_text(worst)} dB" if worst is not None else "")
+    )
+
+
+def _row(record: "Record") -> tuple[object, ...]:
+    return (
+        record.name,
+        shape_text(record.shape),
+        record.status,
+        record.form,
+        record.bits_per_weight,
+        record.bytes_before,
+        record.bytes_after,
+        sqnr_text(record.sqnr_db),
+        record.reason,
+    )
+
+
+def _by_reason(records: "list[Record]") -> list[str]:
+    """A line for each reason; reasons that differ in their numbers alone are one, with the numbers' range."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.status, _NUMBER.sub("#", record.reason)), []).append(record)
+    return [
+        f"{status} {len(group):,} ({sum(record.bytes_after for record in group):,} bytes): "
+        + merge_numbers([record.reason for record in group])
+        for (status, _), group in groups.items()
+    ]
+
+
+def merge_numbers(texts: list[str]) -> str:
+    """One text for several that differ in their numbers alone: each number that varies becomes a range."""
+    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
+    merged = iter([_range(set(column)) for column in columns])
+    return _NUMBER.sub(lambda _: next(merged), texts[0])
+
+
+def _range(numbers: set[str]) -> str:
+    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
+    return ordered[0] if len(ordered) == 1 else f"{ordered[0]}..{ordered[-1]}"

@@ -1,0 +1,235 @@
+"""``milpasses demo``: what each recipe does to a small network for handwritten digits."""
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import attrs
+import typer
+
+from milpasses_tools._output import Json, Progress, print_json, print_table, progress, sqnr_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from milpasses_tools.digits import Digits
+
+RECIPES = (
+    "int8",
+    "int4",
+    "int4-b32",
+    "pal8",
+    "pal6",
+    "pal4",
+    "pal4-g16",
+    "pal3",
+    "pal2",
+    "sparse50",
+    "sparse50+int8",
+    "sparse50+pal4",
+)
+SAVED = "pal4-g16"
+_MARK = "milpasses.demo"  # the metadata key by which the demo knows its own packages
+
+
+@attrs.frozen
+class Trial:
+    """What one recipe gives: all weights' bytes, bits an element, how many times smaller than float16.
+
+    The signal-to-noise ratios are those of the compressed weights, all of them together and the worst, in dB.
+    ``accuracy`` is the share of the held-out images that the network still reads right.
+    """
+
+    recipe: str
+    weight_bytes: int
+    bits: float
+    ratio: float
+    accuracy: float
+    sqnr_db: float | None = None
+    worst_sqnr_db: float | None = None
+
+
+@attrs.frozen
+class Demo:
+    """The trials, the uncompressed network first; how many images they saw; the package that was saved."""
+
+    trials: tuple[Trial, ...]
+    images: int
+    saved: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        saved = None if self.saved is None else str(self.saved)
+        return {"trials": [attrs.asdict(t) for t in self.trials], "images": self.images, "saved": saved}
+
+
+def demo(
+    folder: Path | None = None, recipes: Sequence[str] = RECIPES, progress: Progress | None = None
+) -> Demo:
+    """Convert the digits network once with each recipe, and measure size, error and accuracy.
+
+    Compression happens inside ``ct.convert``, by ``milpasses.pipeline(recipe)``. Accuracy is what
+    ``milpasses.interpreter`` gives on the 360 held-out images: a float32 reference, not Core ML itself. With
+    ``folder`` the network is saved there as well, compressed with ``pal4-g16``; only a package that an earlier
+    demo saved is replaced. ``progress(done, total, recipe)`` is called before each conversion.
+    """
+    import milpasses
+
+    from milpasses_tools import digits
+
+    output = None if folder is None else _own_output(folder)
+    data = digits.load()
+    base = _convert(len(data.images))
+    before = _dense_weights(base)
+    trials = [_trial("none", base, before, before, data)]
+    for done, recipe in enumerate(recipes):
+        if progress is not None:
+            progress(done, len(recipes), recipe)
+        model = _convert(len(data.images), milpasses.pipeline(recipe))
+        trials.append(_trial(recipe, model, before, _dense_weights(model), data))
+    if output is not None:
+        _save(digits.convert(milpasses.pipeline(SAVED)), output)
+    return Demo(tuple(trials), len(data.images), output)
+
+
+def _convert(batch: int, pass_pipeline: Any = None) -> Any:
+    """The network for all images at once: the interpreter then needs one run."""
+    import coremltools as ct
+
+    from milpasses_tools import digits
+
+    return ct.convert(
+        digits.program("iOS18", batch),
+        convert_to="mlprogram",
+        minimum_deployment_target=ct.target.iOS18,
+        pass_pipeline=pass_pipeline,
+        skip_model_load=True,
+    )
+
+
+def _dense_weights(model: Any) -> "list[tuple[bool, NDArray[np.float64]]]":
+    """Each weight as the model computes with it, in program order, and whether it is compressed."""
+    from milpasses.compress import open_model
+    from milpasses.mlprogram import MLProgram
+
+    program = MLProgram(open_model(model, None)[0])
+    sites = [placed.site for placed in program.sites()]
+    return [(site.existing is not None, site.weight.value.astype("float64")) for site in sites]
+
+
+def _trial(
+    recipe: str,
+    model: Any,
+    before: "list[tuple[bool, NDArray[np.float64]]]",
+    after: "list[tuple[bool, NDArray[np.float64]]]",
+    data: "Digits",
+) -> Trial:
+    from milpasses_tools.explain import explain
+
+    nbytes = explain(model).weight_bytes
+    size = sum(value.size for _, value in before)
+    pairs = [
+        (float((old**2).sum()), float(((old - new) ** 2).sum()))
+        for (_, old), (compressed, new) in zip(before, after, strict=True)
+        if compressed
+    ]
+    signal, noise = (sum(column) for column in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    return Trial(
+        recipe,
+        nbytes,
+        bits=round(8 * nbytes / size, 3),
+        ratio=round(2 * size / nbytes, 3),
+        accuracy=_accuracy(model, data),
+        sqnr_db=_decibels(signal, noise) if pairs else None,
+        worst_sqnr_db=min((_decibels(*pair) for pair in pairs), default=None),
+    )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    return round(10 * math.log10(signal / noise), 2) if noise else math.inf
+
+
+def _accuracy(model: Any, data: "Digits") -> float:
+    from milpasses.interpreter import Interpreter
+
+    from milpasses_tools import digits
+
+    scores = Interpreter(model).run({digits.INPUT: data.images})[digits.OUTPUT]
+    return float((scores.argmax(axis=1) == data.labels).mean())
+
+
+def _own_output(folder: Path) -> Path:
+    """Where the package goes; refuses, before any work, to replace what is not the demo's own."""
+    from milpasses.errors import MilpassesError, PackageError
+    from milpasses.package import check_output, open_package
+
+    folder.mkdir(parents=True, exist_ok=True)
+    output = folder / f"digits-{SAVED}.mlpackage"
+    if output.exists():
+        try:
+            own = _MARK in open_package(output).spec.description.metadata.userDefined
+        except MilpassesError:
+            own = False
+        if not own:
+            raise PackageError(f"{output}: exists already, and no demo wrote it; name another folder with -o")
+    check_output(output, force=True)
+    return output
+
+
+def _save(model: Any, output: Path) -> None:
+    """Write ``model`` to ``output``, all of it or nothing, with the mark of the demo."""
+    from milpasses.compress import open_model
+    from milpasses.package import write_package
+
+    package, _ = open_model(model, None)
+
+    def copy_weights(model_folder: Path) -> Any:
+        shutil.copytree(package.model_folder / "weights", model_folder / "weights", dirs_exist_ok=True)
+        metadata = package.spec.description.metadata
+        metadata.shortDescription = "Handwritten digits, 8x8, to ten scores: the network of milpasses demo"
+        metadata.userDefined[_MARK] = "digits"
+        return package.spec
+
+    write_package(package, output, copy_weights, force=True)
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where to save a compressed network.")
+    ] = Path("milpasses-demo"),
+    as_json: Json = False,
+) -> None:
+    """Show what each recipe does to a small network.
+
+    Converts a network for handwritten digits once with each recipe, in ct.convert itself, and prints the bytes
+    of its weights, their error, and how many of 360 images it has never seen it still reads right. Saves one of
+    the results in DIR.
+    """
+    with progress(quiet=as_json) as step:
+        result = demo(output, progress=step)
+    if as_json:
+        print_json(result.to_dict())
+        return
+    print_table(
+        ["recipe", ">weight bytes", ">bits", ">times smaller", ">SQNR dB", ">worst", ">accuracy"],
+        [
+            (
+                trial.recipe,
+                trial.weight_bytes,
+                trial.bits,
+                trial.ratio,
+                sqnr_text(trial.sqnr_db),
+                sqnr_text(trial.worst_sqnr_db),
+                f"{trial.accuracy:.1%}",
+            )
+            for trial in result.trials
+        ],
+    )
+    print()
+    print(
+        f"accuracy: {result.images} held-out images, by milpasses' interpreter (a float32 reference, not Core ML)"
+    )
+    print(f"saved: {result.saved} ({SAVED}); see milpasses explain {result.saved}")

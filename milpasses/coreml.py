@@ -1,9 +1,9 @@
 """coremltools' ``optimize.coreml`` functions with milpasses behind them: moving over is one changed import.
 
 The same arguments, the same config classes, the same ops in the result; the error is smaller and the call
-faster. As there, every weight that the config selects is rewritten, whether it pays or not, and a group size
-that does not divide the channels skips the weight with a warning. Multifunction models, which coremltools
-rejects, work.
+faster. As there, every weight that the config selects is rewritten, whether it pays or not, a group size that
+does not divide the channels skips the weight with a warning, and a multifunction model is rejected:
+``milpasses.compress`` takes one, and fits the groups.
 """
 
 import logging
@@ -16,7 +16,7 @@ from coremltools.optimize.coreml import get_weights_metadata
 
 from milpasses.compress import CompressedModel, open_model, raise_target, rewrite_package
 from milpasses.compress import decompress as _decompress
-from milpasses.errors import TargetError
+from milpasses.errors import MilpassesError, TargetError
 from milpasses.mlprogram import MLProgram
 from milpasses.recipe import Recipe
 from milpasses.rewrite import SINCE_IOS18, Rewriter
@@ -51,12 +51,22 @@ def prune_weights(mlmodel: MLModel, config: Any, joint_compression: bool = False
 
 def decompress_weights(mlmodel: MLModel) -> CompressedModel:
     """``coremltools.optimize.coreml.decompress_weights``."""
+    _reject_multifunction(mlmodel, "decompress_weights")
     return _decompress(mlmodel)
+
+
+def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
+    if mlmodel._is_multifunction():
+        raise MilpassesError(
+            f"{function} is not supported for a multifunction model; milpasses.compress and "
+            "milpasses.decompress take one"
+        )
 
 
 def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> CompressedModel:
     import coremltools as ct
 
+    _reject_multifunction(mlmodel, "milpasses.coreml")
     package, options = open_model(mlmodel, None)
     with tempfile.TemporaryDirectory() as folder:
         package = raise_target(package, ct.target.iOS16, Path(folder))

@@ -172,9 +172,10 @@ class Encoder:
 
     def _scalar_tables(self, rows: Array, scheme: Palettize, sparse: bool) -> tuple[Array, Array]:
         from milpasses_kernels.kmeans import kmeans
-        from milpasses_kernels.lut import uniform, unique
 
         if scheme.mode == "unique":
+            from milpasses_kernels.lut import unique
+
             found = unique(rows, 256)
             if found is None:
                 raise Refusal("Unique values in weight cannot be represented by 8 bits palettization.")
@@ -184,6 +185,8 @@ class Encoder:
             return np.concatenate([lut, padding], axis=1), codes
         assert scheme.nbits is not None
         if scheme.mode == "uniform":
+            from milpasses_kernels.lut import uniform
+
             return uniform(rows, 2**scheme.nbits)
         clustered = kmeans(rows, 2**scheme.nbits, ignore_zeros=sparse)
         return clustered.lut, clustered.codes

@@ -87,7 +87,7 @@ class ProgramWriter:
         known: dict[int, Any] = {}
         for spec in specs:
             values: dict[str, Any] = {}
-            for param, source in spec.inputs.items():
+            for param, source in sorted(spec.inputs.items()):
                 if not isinstance(source, Ref):
                     if id(source.values) not in known:
                         known[id(source.values)] = write_value(source.values, source.dtype, writer, file_name)
@@ -149,9 +149,9 @@ class ProgramWriter:
 
     def _keep(self, function: Function, op: Any) -> None:
         """Point an op that stays at the moved constants and the renamed weights."""
-        for value in op.attributes.values():
+        for _, value in sorted(op.attributes.items()):  # a protobuf map has no order of its own
             self._move(value)
-        for argument in op.inputs.values():
+        for _, argument in sorted(op.inputs.items()):
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "value":
                     self._move(binding.value)

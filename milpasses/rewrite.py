@@ -90,7 +90,7 @@ def check_target(scheme: Scheme, target: Target, weight: str) -> None:
     need = needs_ios18(scheme)
     if need and not target.ios18:
         raise TargetError(
-            f"{weight}: The {need} is {SINCE_IOS18}, or pass it to milpasses.compress to raise the model; "
+            f"{weight}: The {need} is {SINCE_IOS18}, or give it to milpasses.compress (--target iOS18) to raise the model; "
             f"the recipe asks for {scheme} and this model targets {target.name}"
         )
 
@@ -123,10 +123,10 @@ class Rewriter:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
         for site in sites:
             decision = self.recipe.decide(site.weight)
-            if not self._not_wanted(site, decision):
+            if not self.not_wanted(site, decision):
                 check_target(decision.scheme, self.target, site.weight.name)
 
-    def _not_wanted(self, site: Site, decision: Decision) -> tuple[Status, str] | None:
+    def not_wanted(self, site: Site, decision: Decision) -> tuple[Status, str] | None:
         """The cheap checks, which need no values: a status and a reason, or None to go on."""
         weight = site.weight
         if isinstance(decision.scheme, Keep):
@@ -146,7 +146,7 @@ class Rewriter:
     def rewrite(self, site: Site) -> Rewritten:
         """Decide, encode and verify one weight."""
         weight, decision = site.weight, self.recipe.decide(site.weight)
-        refused = self._not_wanted(site, decision)
+        refused = self.not_wanted(site, decision)
         if refused:
             return Rewritten(self._record(site, decision, *refused))
         existing = site.existing() if site.existing is not None else None

@@ -147,16 +147,15 @@ def run_specs(specs: list[OpSpec], ios18: bool) -> Array:
             results.append(values["source_val"].astype(np.float32))
             continue
         op_class = getattr(ios18_ops if ios18 else ios16_ops, spec.op_type)
-        for optional in ("offset", "vector_axis"):
-            if optional in _OPTIONAL.get(spec.op_type, ()):
-                values.setdefault(optional, None)
+        if ios18 and spec.op_type in _OPTIONAL:
+            values.setdefault(_OPTIONAL[spec.op_type], None)
         results.append(op_class.decompress(**values))
     return results[-1]
 
 
 _OPTIONAL = {
-    "constexpr_blockwise_shift_scale": ("offset",),
-    "constexpr_sparse_blockwise_shift_scale": ("offset",),
-    "constexpr_lut_to_dense": ("vector_axis",),
-    "constexpr_lut_to_sparse": ("vector_axis",),
+    "constexpr_blockwise_shift_scale": "offset",
+    "constexpr_sparse_blockwise_shift_scale": "offset",
+    "constexpr_lut_to_dense": "vector_axis",
+    "constexpr_lut_to_sparse": "vector_axis",
 }

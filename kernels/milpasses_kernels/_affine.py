@@ -42,7 +42,7 @@ def extremes(row: Row) -> tuple[float, float]:
         lowest = min(lowest, ordered)
         highest = max(highest, ordered)
     lowest ^= (lowest >> 31) & 0x7FFFFFFF
-    return float(np.int32(lowest).view(np.float32)), float(np.int32(highest).view(np.float32))
+    return np.float64(np.int32(lowest).view(np.float32)), np.float64(np.int32(highest).view(np.float32))
 
 
 @njit_sums
@@ -56,7 +56,7 @@ def squares(row: Row, importance: Row) -> tuple[float, float]:
     mass = 0.0
     for j in range(row.size):
         total += np.float64(importance[j]) * np.float64(row[j]) * np.float64(row[j])
-        mass += importance[j]
+        mass += np.float64(importance[j])
     return total, mass
 
 
@@ -71,50 +71,47 @@ def _neighbour(scale: float, step: int, half: bool) -> float:
 
 
 @njit
-def _set_grid(
-    grid: NDArray[np.float64], scale: float, step: int, low: float, high: float, half: bool
-) -> None:
-    stored = _neighbour(scale, step, half)
-    # Below 65,520 a float32 rounds to a finite float16.
-    limit = 65519.996 if half else 3.4028234663852886e38
-    reach = np.floor(limit / stored)
-    grid[0] = stored
-    grid[1] = max(low, -reach)
-    grid[2] = min(high, reach)
+def add_grids(best: NDArray[np.float64], half: bool, grids: NDArray[np.float64]) -> int:
+    """Store the scale of ``best`` as the first of ``grids`` and return how many of them were filled.
 
-
-@njit
-def add_grids(
-    scale: float, low: float, high: float, half: bool, grids: NDArray[np.float64], count: int
-) -> int:
-    """Append the grid of a scale to the ``count`` grids there are and return the new count.
-
-    Where the nearest stored scale is subnormal (coarse), or the outermost codes would overflow with it,
-    its two neighbours are appended as well: only measuring tells which is best.
+    One, but three in two cases in which only measuring tells which scale is best. Where the nearest stored
+    scale is subnormal (coarse): its neighbours. Where it draws in low or high: the next below, and the
+    largest that draws in neither.
     """
-    _set_grid(grids[count], scale, 0, low, high, half)
-    normal = 2.0**-14 if half else 2.0**-126
-    if grids[count, 0] >= normal and grids[count, 1] == low and grids[count, 2] == high:
-        return count + 1
-    _set_grid(grids[count + 1], scale, -1, low, high, half)
-    _set_grid(grids[count + 2], scale, 1, low, high, half)
-    return count + 3
+    scale, low, high = best[4], best[2], best[3]
+    # The largest float32 that decodes to a finite weight: what is below 65,520 rounds to a finite float16.
+    limit = 65519.996 if half else 3.4028234663852886e38
+    subnormal = False
+    for i in range(3):
+        step = (0, -1, 1)[i]
+        if i == 2 and not subnormal:
+            scale, step = limit / max(-low, high), -1
+        stored = _neighbour(scale, step, half)
+        reach = np.floor(limit / stored)
+        grids[i, 0] = stored
+        grids[i, 1] = max(low, -reach)
+        grids[i, 2] = min(high, reach)
+        if i == 0:
+            subnormal = stored < (2.0**-14 if half else 2.0**-126)
+            if not subnormal and reach >= max(-low, high):
+                return 1
+    return 3
 
 
 @njit
-def range_grids(form: Form, lowest: float, highest: float, grids: NDArray[np.float64]) -> int:
-    """Start ``grids`` with what the range alone gives, as in coremltools, and return how many that are."""
+def range_grid(form: Form, lowest: float, highest: float, best: NDArray[np.float64]) -> None:
+    """Start ``best`` (score, inverse, low, high, scale) with the range's own grid, as in coremltools."""
+    best[0] = 0
     if form.symmetric:
-        high = form.codes // 2 - 1.0
-        low = -high
-        scale = max(-lowest, highest) / high
+        best[3] = form.codes // 2 - 1
+        best[2] = -best[3]
+        best[4] = max(-lowest, highest) / best[3]
     else:
-        last = form.first + form.codes - 1
-        zero = np.rint((form.first * highest - last * lowest) / (highest - lowest))
-        low = form.first - min(max(zero, float(form.first)), float(last))
-        high = low + form.codes - 1
-        scale = (highest - lowest) / (form.codes - 1)
-    return add_grids(scale, low, high, form.half, grids, 0)
+        first, last = float(form.first), float(form.first + form.codes - 1)
+        zero = np.rint((first * highest - last * lowest) / (highest - lowest))
+        best[2] = first - min(max(zero, first), last)
+        best[3] = best[2] + last - first
+        best[4] = (highest - lowest) / (last - first)
 
 
 @njit
@@ -224,14 +221,14 @@ def add_products(
 
 @njit
 def take_best(candidates: NDArray[np.float64], sums: NDArray[np.float64], best: NDArray[np.float64]) -> None:
-    """Keep in ``best`` (score, inverse, low, high, scale) the candidate that fits best with its scale refitted.
+    """Keep in ``best`` (score, inverse, low, high, scale) the candidate that fits best, its scale refitted.
 
     With its codes fixed, the least-squares scale is wk / kk and lowers the error by wk^2 / kk, the score.
     Sums that left the float32 range (weights near its limits) never win.
     """
     winner = -1
     for c in range(CANDIDATES):
-        score = sums[c, 0] * sums[c, 0] / sums[c, 1]
+        score = sums[c, 0] * sums[c, 0] / sums[c, 1] if sums[c, 1] > 0 else 0.0
         if score > best[0] and score < np.inf:
             best[0] = score
             winner = c
@@ -246,11 +243,11 @@ def _nearest(value: np.float32, scale: np.float32, low: np.float32, high: np.flo
     return min(max(np.rint(value / scale), low), high)
 
 
-# Strict on its own: a helper first compiled for a caller under njit_sums would take on the caller's policy.
 @njit
 def _differences(
     row: Row, scale: np.float32, low: np.float32, high: np.float32, half: bool, differences: Row
 ) -> None:
+    # Apart from the sum of their squares: what is measured are the weights that will be decoded, to the bit.
     for j in range(row.size):
         differences[j] = _nearest(row[j], scale, low, high) * scale
     if half:
@@ -326,16 +323,16 @@ def fit_rows(
         lowest, highest = extremes(row)
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             return r
-        scales[r] = 1
-        zeros[r] = zero_point(form, form.first)
-        codes[r] = np.uint8(zeros[r] & 0xFF)
         if lowest == highest:
+            scales[r] = 1
+            zeros[r] = zero_point(form, float(form.first))
+            codes[r] = np.uint8(zeros[r] & 0xFF)
             continue
-        count = range_grids(form, lowest, highest, grids)
+        range_grid(form, lowest, highest, best)
+        count = add_grids(best, form.half, grids)
         if form.rounds:
             total, mass = squares(row, weight)
             ratio = coarse_candidates(form, lowest, highest, total / mass, candidates)
-            best[0] = 0
             for i in range(form.rounds):
                 if i:
                     ratio = fine_candidates(form, best, ratio, candidates)
@@ -345,7 +342,7 @@ def fit_rows(
                 if best[0] <= 0:
                     break
             if best[0] > 0:
-                count = add_grids(best[4], best[2], best[3], form.half, grids, count)
+                count += add_grids(best, form.half, grids[count:])
         errors[:] = 0
         if count > 1:
             add_errors(form, row, weight, grids, count, scratch, errors)

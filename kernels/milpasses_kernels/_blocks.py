@@ -59,4 +59,4 @@ def weights_array(values: NDArray[Any], name: str = "values") -> NDArray[Any]:
     """Return ``values`` C-contiguous, or raise TypeError unless they are float16 or float32."""
     if values.dtype.type not in (np.float16, np.float32):
         raise TypeError(f"{name} must be float16 or float32, but got {values.dtype}")
-    return np.ascontiguousarray(values)
+    return np.ascontiguousarray(values, values.dtype.type)  # in the machine's byte order

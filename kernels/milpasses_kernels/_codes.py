@@ -9,57 +9,62 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._blocks import bits, for_blocks, frozen
 from ._jit import njit
-from ._ranks import PATTERNS, last_rank_at_most, rank_of_bits
+from ._ranks import PATTERNS, VALUE_OF_RANK, last_rank_at_most
+
+_PIECE = 1 << 18
 
 
-@njit
-def half_table(
-    entries: NDArray[np.float64], ignore_zeros: bool, values: NDArray[np.float32], table: NDArray[np.uint8]
-) -> None:
-    """Write the code of every finite float16 bit pattern into ``table`` (65536,).
+def encode(flat: NDArray[Any], entries: NDArray[np.float64], codes: NDArray[np.uint8]) -> None:
+    """Write the ``codes`` (n,) of finite float16 or float32 weights; several threads share long ones.
 
-    ``entries`` (k,) 1 <= k <= 256, ascending and distinct. With ``ignore_zeros`` the code of zero is 0.
+    ``entries`` (k,) float64, 1 <= k <= 256, ascending and distinct.
     """
-    start = 0
-    for code in range(entries.size):
-        stop = PATTERNS
-        if code + 1 < entries.size:
-            stop = last_rank_at_most(0.5 * (entries[code] + entries[code + 1]), values) + 1
-        _paint(table, start, stop, code)
-        start = stop
-    if ignore_zeros:
-        table[0] = table[0x8000] = 0
+    patterns = bits(flat)
+    table, stops = np.empty(PATTERNS, np.uint8), np.full(entries.size, PATTERNS)
+    limits = np.full(entries.size, np.inf, np.float32)
+    if flat.dtype == np.float16:
+        half_stops(entries, VALUE_OF_RANK, stops)
+    else:
+        middles = 0.5 * (entries[1:] + entries[:-1])
+        limits[:-1] = middles
+        above = limits[:-1] > middles
+        limits[:-1][above] = np.nextafter(limits[:-1][above], np.float32(-np.inf))
+        high = (limits[:-1].view(np.uint32) >> 16).astype(np.int64)
+        stops[:-1] = np.where(high >= 0x8000, 0xFFFF - high, 0x8000 + high) + 1
+    paint(stops, table)
+
+    def run(_: slice, part: slice) -> None:
+        if flat.dtype == np.float16:
+            half_codes(patterns[part], table, codes[part])
+        else:
+            float_codes(frozen(flat[part]), patterns[part], limits, table, codes[part])
+
+    for_blocks(1, flat.size, run, _PIECE)
 
 
 @njit
-def float_table(entries: NDArray[np.float64], limits: NDArray[np.float32], table: NDArray[np.uint8]) -> None:
-    """Write the lowest code of every float32's sixteen high bits into ``table`` (65536,).
-
-    ``limits`` (k,) become the largest float32 of each code; the last is infinite.
-    """
-    start = 0
-    for code in range(entries.size):
-        stop = PATTERNS
-        limits[code] = np.inf
-        if code + 1 < entries.size:
-            middle = 0.5 * (entries[code] + entries[code + 1])
-            limit = np.float32(middle)
-            if limit > middle:
-                limit = np.nextafter(limit, np.float32(-np.inf))
-            limits[code] = limit
-            stop = rank_of_bits(limits[code : code + 1].view(np.uint32)[0] >> 16) + 1
-        _paint(table, start, stop, code)
-        start = stop
+def half_stops(entries: NDArray[np.float64], values: NDArray[np.float32], stops: NDArray[np.int64]) -> None:
+    """Write the first rank beyond each entry's weights, halfway to the next entry, into ``stops`` (k,)."""
+    last = entries.size - 1
+    for c in range(last):
+        stops[c] = last_rank_at_most(0.5 * (entries[c] + entries[c + 1]), values) + 1
+    stops[last] = PATTERNS
 
 
 @njit
-def _paint(table: NDArray[np.uint8], start: int, stop: int, code: int) -> None:
-    """Set the entries of ranks ``start`` to ``stop`` - 1: one run of bit patterns on each side of zero."""
-    if start < 0x8000:
-        _fill(table[0x10000 - min(stop, 0x8000) : 0x10000 - start], code)
-    if stop > 0x8000:
-        _fill(table[max(start, 0x8000) - 0x8000 : stop - 0x8000], code)
+def paint(stops: NDArray[np.int64], table: NDArray[np.uint8]) -> None:
+    """Write into ``table`` (65536,), by bit pattern, the code of each rank: how many ``stops`` it reaches."""
+    start = 0
+    for code in range(stops.size):
+        stop = stops[code]
+        # A run of ranks is one run of bit patterns on each side of zero.
+        if start < 0x8000:
+            _fill(table[0x10000 - min(stop, 0x8000) : 0x10000 - start], code)
+        if stop > 0x8000:
+            _fill(table[max(start, 0x8000) - 0x8000 : stop - 0x8000], code)
+        start = stop
 
 
 @njit

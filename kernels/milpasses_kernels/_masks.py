@@ -1,4 +1,4 @@
-"""Loops over masks, and over runs of neighbours along the middle axis of (outer, axis, inner) bit patterns."""
+"""Loops over masks, and over runs of neighbours along the middle axis of 3-D (outer, axis, inner) weights."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def compact(dense: NDArray[Any], mask: NDArray[np.uint8], packed: NDArray[Any]) 
     position = 0
     for i in range(_kept_end(mask)):
         packed[position] = dense[i]
-        position += mask[i]
+        position += np.int64(mask[i])
 
 
 @njit
@@ -33,7 +33,7 @@ def expand(packed: NDArray[Any], mask: NDArray[np.uint8], dense: NDArray[Any]) -
     position = 0
     for i in range(_kept_end(mask)):
         dense[i] = packed[position] * mask[i]
-        position += mask[i]
+        position += np.int64(mask[i])
 
 
 @njit

@@ -4,7 +4,7 @@ The least cost D(k) of k clusters is convex in k (the cost of a run satisfies th
 every k is reached by some penalty for a cluster, or lies on a straight edge of D between two that are; there
 the two cuts are spliced (Aggarwal, Schieber and Tokuyama, 1994). The first penalty comes from the
 companding rule for scalar quantizers, D(k) = (sum of w^1/3 dx^2/3)^3 / 12 k^2 (Panter and Dite, 1951), and
-is refined on every 8th or 64th boundary before all of them are allowed.
+is refined on a few evenly spaced boundaries before all of them are allowed.
 """
 
 from math import inf, log
@@ -16,22 +16,32 @@ from numpy.typing import NDArray
 from ._jit import njit
 from ._lws import Floats, Merges, cheapest_cut, merged, merges_of, run_cost
 
+Bounds = NDArray[np.int32]
+
 # Relative excess over the optimum that rounding may cause before costs are computed by merging.
-_TOLERANCE = 2e-10
+_TOLERANCE = 4e-10
 _ROUNDING = 2.0**-50
 _BETTER = 1.0 - 1e-12  # less of a gain than this is rounding
+_CELLS = 12  # boundaries a cluster that make a first penalty good enough
 # Merging needs 24 log2(m) bytes an item: beyond this m the optimum is to rounding of the total deviation.
 _MOST_MERGED = 1 << 20
 
 
 @njit
-def optimal_partition(values: Floats, weights: Floats, k: int, bounds: NDArray[np.int64]) -> None:
-    """Write the k + 1 bounds of the optimal clusters of 1 <= k < m ascending values.
+def optimal_partition(values: Floats, weights: Floats, bounds: Bounds) -> int:
+    """Write the ``bounds`` (k + 1,) of the optimal clusters of ascending values; return how many they are.
 
-    ``values`` and ``weights`` (m,), weights > 0. Cluster c is ``values[bounds[c]:bounds[c + 1]]``.
+    ``values`` and ``weights`` (m,), weights > 0. Cluster c is ``values[bounds[c]:bounds[c + 1]]``, of
+    min(k, m) clusters. Returns -1 where the range of values or weights is too large for differences of
+    prefix sums to tell the optimum: ask ``refined_partition`` then.
     """
-    m = values.size
-    weight, moment = np.zeros(m + 1), np.zeros(m + 1)
+    m, k = values.size, bounds.size - 1
+    if m <= k:
+        for i in range(m + 1):
+            bounds[i] = i
+        return m
+    weight, moment = np.empty(m + 1), np.empty(m + 1)
+    weight[0] = moment[0] = 0.0
     mean = 0.0
     whole, absorbed = True, False
     for i in range(m):
@@ -39,6 +49,8 @@ def optimal_partition(values: Floats, weights: Floats, k: int, bounds: NDArray[n
         mean += weights[i] * values[i]
         whole = whole and weights[i] == np.floor(weights[i])
         absorbed = absorbed or weight[i + 1] == weight[i]
+    if absorbed:
+        return -1
     mean /= weight[m]
     # Centred on a value, differences of float16 values stay exact, and so do their sums.
     middle = 0
@@ -50,25 +62,30 @@ def optimal_partition(values: Floats, weights: Floats, k: int, bounds: NDArray[n
         moment[i + 1] = moment[i] + weights[i] * away
         square += weights[i] * away * away
 
-    penalty = _companding_penalty(values, weight, k)
-    if not absorbed:
-        stride = 1
-        while m >= 64 * k * stride:
-            stride *= 8
-        while stride > 1:
-            penalty, _ = _search(_every(weight, stride), _every(moment, stride), None, k, penalty, bounds)
-            stride //= 8
-        penalty, cost = _search(weight, moment, None, k, penalty, bounds)
-        # What prefix sums may be wrong by: differences of whole weights are exact, of others they are not.
-        reach = max(values[m - 1] - centre, centre - values[0])
-        scale = square if whole else weight[m] * reach * reach
-        if (scale + k * penalty) * _ROUNDING <= _TOLERANCE * (square + cost) or m > _MOST_MERGED:
-            return
-    _search(weight, moment, merges_of(values, weights), k, penalty, bounds)
+    coarse = np.empty(m + 1, np.int32)
+    cells, penalty = _companding(values, weight, k, coarse)
+    if 2 * cells < m:
+        coarse_weight, coarse_moment = np.empty(cells + 1), np.empty(cells + 1)
+        for i in range(cells + 1):
+            coarse_weight[i], coarse_moment[i] = weight[coarse[i]], moment[coarse[i]]
+        penalty, _ = _search(coarse_weight, coarse_moment, None, penalty, bounds)
+    penalty, cost = _search(weight, moment, None, penalty, bounds)
+    # Differences of whole weights are exact; of others they are wrong by rounding of the total.
+    slack = _ROUNDING * (square + k * penalty)
+    if not whole:
+        slack += 0.25 * _ROUNDING * weight[m] * max(values[m - 1] - centre, centre - values[0]) ** 2
+    return k if slack <= _TOLERANCE * (square + cost) or m > _MOST_MERGED else -1
 
 
 @njit
-def partition_cost(values: Floats, weights: Floats, bounds: NDArray[np.int64]) -> Any:
+def refined_partition(values: Floats, weights: Floats, bounds: Bounds) -> None:
+    """``optimal_partition`` of m > k values of any range and weights: slower, in O(m log m) memory."""
+    unused = np.empty(values.size + 1)
+    _search(unused, unused, merges_of(values, weights), 0.0, bounds)
+
+
+@njit
+def partition_cost(values: Floats, weights: Floats, bounds: Bounds) -> Any:
     """Weighted squared deviation of all clusters from their means."""
     cost = 0.0
     for c in range(bounds.size - 1):
@@ -80,55 +97,56 @@ def partition_cost(values: Floats, weights: Floats, bounds: NDArray[np.int64]) -
 
 
 @njit
-def cluster_mean(values: Floats, weights: Floats, start: int, stop: int) -> Any:
-    """Weighted mean of ``values[start:stop]``, within their range."""
-    total, moment = 0.0, 0.0
-    for i in range(start, stop):
-        total += weights[i]
-        moment += weights[i] * values[i]
-    return min(max(moment / total, values[start]), values[stop - 1])
+def set_means(values: Floats, weights: Floats, bounds: Bounds, means: Floats) -> None:
+    """Write the weighted mean of each cluster, within its range, into ``means`` (k,)."""
+    for c in range(bounds.size - 1):
+        total, moment = 0.0, 0.0
+        for i in range(bounds[c], bounds[c + 1]):
+            total += weights[i]
+            moment += weights[i] * values[i]
+        means[c] = min(max(moment / total, values[bounds[c]]), values[bounds[c + 1] - 1])
 
 
 @njit
-def _every(sums: Floats, stride: int) -> Floats:
-    """Every ``stride``-th prefix sum, and the last."""
-    cells = (sums.size - 2) // stride + 1
-    coarse = np.empty(cells + 1)
-    for i in range(cells):
-        coarse[i] = sums[i * stride]
-    coarse[cells] = sums[sums.size - 1]
-    return coarse
+def _companding(values: Floats, weight: Floats, k: int, coarse: Bounds) -> Any:
+    """Where k clusters lie closer, so do the bounds in ``coarse`` (m + 1,), about ``_CELLS`` a cluster.
 
-
-@njit
-def _companding_penalty(values: Floats, weight: Floats, k: int) -> Any:
-    """About D(k - 1) - D(k), from at most 512 cells of the distribution."""
+    Returns (number of cells, about D(k - 1) - D(k)), from at most 512 blocks of the distribution.
+    """
     m = values.size
     step = m // 512 + 1
+    density = np.empty(m // step + 1)
     total = 0.0
     for start in range(0, m, step):
         stop = min(start + step, m)
         width = values[min(stop, m - 1)] - values[start]
-        total += ((weight[stop] - weight[start]) * width * width) ** (1.0 / 3.0)
-    return total**3 / (6.0 * k**3)
+        density[start // step] = ((weight[stop] - weight[start]) * width * width) ** (1.0 / 3.0)
+        total += density[start // step]
+    cells = 0
+    for start in range(0, m, step):
+        size = min(step, m - start)
+        wanted = min(size, 1 + int(_CELLS * k * density[start // step] / total))
+        for i in range(wanted):
+            coarse[cells] = start + i * size // wanted
+            cells += 1
+    coarse[cells] = m
+    return cells, total**3 / (6.0 * k**3)
 
 
 @njit
-def _search(
-    weight: Floats, moment: Floats, merges: Merges | None, k: int, penalty: float, bounds: NDArray[np.int64]
-) -> Any:
-    """Write the bounds of the best k clusters, 1 <= k < m; return a penalty at which they win, and their cost.
+def _search(weight: Floats, moment: Floats, merges: Merges | None, penalty: float, bounds: Bounds) -> Any:
+    """Write the bounds of the best k clusters; return a penalty at which they win, and their cost.
 
     Two cuts close in on k, one of too few and one of too many clusters. The chord between them is a penalty
     that either finds a cut below the chord or proves that D is straight there.
     """
-    m = weight.size - 1
+    m, k = weight.size - 1, bounds.size - 1
     best = np.empty(m + 1)
     parent, queue, since = np.empty(m + 1, np.int32), np.empty(m + 1, np.int32), np.empty(m + 1, np.int32)
-    few, many, cut = np.zeros(k + 1, np.int64), np.empty(m + 1, np.int64), np.empty(m + 1, np.int64)
+    few, many, cut = np.empty(k + 1, np.int32), np.empty(m + 1, np.int32), np.empty(m + 1, np.int32)
+    few[0], few[1] = 0, m
     for i in range(m + 1):
         many[i] = i
-    few[1] = m
     few_k, many_k = 1, m
     few_cost = _cut_cost(weight, moment, merges, few, 1)
     many_cost = _cut_cost(weight, moment, merges, many, m)
@@ -167,12 +185,12 @@ def _search(
                 _copy(cut, 0, count + 1, few, 0)
         if on_chord and not closer:
             break
-    _splice(few, few_k, many, k, bounds)
+    _splice(few, few_k, many, bounds)
     return penalty, _cut_cost(weight, moment, merges, bounds, k)
 
 
 @njit
-def _trace(parent: NDArray[np.int32], cut: NDArray[np.int64], count: int) -> None:
+def _trace(parent: NDArray[np.int32], cut: NDArray[np.int32], count: int) -> None:
     """The bounds of the cut that ends at the last item."""
     cut[count] = parent.size - 1
     for c in range(count - 1, -1, -1):
@@ -181,7 +199,7 @@ def _trace(parent: NDArray[np.int32], cut: NDArray[np.int64], count: int) -> Non
 
 @njit
 def _cut_cost(
-    weight: Floats, moment: Floats, merges: Merges | None, cut: NDArray[np.int64], count: int
+    weight: Floats, moment: Floats, merges: Merges | None, cut: NDArray[np.int32], count: int
 ) -> Any:
     cost = 0.0
     for c in range(count):
@@ -190,20 +208,19 @@ def _cut_cost(
 
 
 @njit
-def _copy(source: NDArray[np.int64], start: int, stop: int, target: NDArray[np.int64], at: int) -> None:
+def _copy(source: NDArray[np.int32], start: int, stop: int, target: NDArray[np.int32], at: int) -> None:
     for i in range(start, stop):
         target[at + i - start] = source[i]
 
 
 @njit
-def _splice(
-    few: NDArray[np.int64], few_k: int, many: NDArray[np.int64], k: int, bounds: NDArray[np.int64]
-) -> None:
+def _splice(few: NDArray[np.int32], few_k: int, many: NDArray[np.int32], bounds: Bounds) -> None:
     """The first clusters of ``many`` and the last of ``few``, k in all.
 
     They meet inside a cluster [few[t], few[t + 1]) that holds [many[s], many[s + 1]), s = t + k - few_k: by
     the quadrangle inequality both ways to cross over there are as cheap as the cuts they are made of.
     """
+    k = bounds.size - 1
     shift = k - few_k
     if shift == 0:
         _copy(few, 0, k + 1, bounds, 0)

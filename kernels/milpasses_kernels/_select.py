@@ -1,7 +1,7 @@
 """The k smallest magnitudes, exactly k, ties by index: radix selection on bit patterns, O(n), no sort.
 
-Without their sign the bit patterns of floats order as the magnitudes do, so histograms find the k-th: one
-level for float16 (15 bits), two for float32 (16 bits, then the 15 below).
+Without their sign the bit patterns of floats order as the magnitudes do, so histograms find the k-th, 15 or
+16 bits at a time from the top: one level for float16, two for float32, four for float64.
 """
 
 from typing import Any
@@ -15,14 +15,19 @@ from ._jit import njit
 _PIECES = 16  # histograms alive at a time
 _SHORTEST = 1 << 16  # elements that make a histogram worth clearing
 
-_LEVELS = {np.dtype(np.uint16): ((0, 15),), np.dtype(np.uint32): ((15, 16), (0, 15))}
+# (shift, width) of the digits of a magnitude.
+_LEVELS = {
+    np.dtype(np.uint16): ((0, 15),),
+    np.dtype(np.uint32): ((15, 16), (0, 15)),
+    np.dtype(np.uint64): ((47, 16), (31, 16), (15, 16), (0, 15)),
+}
 
 
 def keep_largest(patterns: NDArray[Any], k: int, mask: NDArray[np.uint8]) -> None:
     """Write 0 to ``mask`` (n,) for the k smallest magnitudes of ``patterns`` (n,), and for all zeros; else 1.
 
-    ``patterns`` are uint16 or uint32 views of floats. Of equal magnitudes the first are the smallest. NaN
-    counts as larger than infinity.
+    ``patterns`` are uint16, uint32 or uint64 views of floats. Of equal magnitudes the first are the
+    smallest. NaN counts as larger than infinity.
     """
     piece = max(_SHORTEST, -(-patterns.size // _PIECES))
     pieces = -(-patterns.size // piece)

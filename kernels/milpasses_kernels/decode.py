@@ -135,14 +135,17 @@ def _affine_half(
 
 @njit
 def _look_up(tables: NDArray[Any], codes: NDArray[np.uint8], decoded: NDArray[Any]) -> int:
-    """Look codes up and return the largest; one beyond its table reads the last entry."""
-    top, last = 0, tables.shape[1] - 1
+    """Look codes up, as far as they are within their table, and return the largest."""
+    top = 0
     for g in range(codes.shape[0]):
-        for j in range(codes.shape[1]):
-            code = int(codes[g, j])
-            top = max(top, code)
-            decoded[g, j] = tables[g, min(code, last)]
-    return top
+        table, row, out = tables[g], codes[g], decoded[g]
+        for j in range(row.size):
+            top = max(top, np.int64(row[j]))
+        if top >= table.size:
+            break
+        for j in range(row.size):
+            out[j] = table[row[j]]
+    return int(top)
 
 
 @njit_sums

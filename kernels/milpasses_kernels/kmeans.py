@@ -5,16 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._blocks import bits, frozen, weights_array
-from ._codes import float_codes, float_table, half_codes, half_table
+from ._blocks import bits, frozen
+from ._codes import encode, half_codes, half_stops, paint
+from ._groups import check_k, checked_groups, checked_importance, for_groups, is_long
 from ._jit import njit
-from ._partition import cluster_mean, optimal_partition, partition_cost
+from ._partition import optimal_partition, partition_cost, refined_partition, set_means
 from ._ranks import PATTERNS, VALUE_OF_RANK, nearest_rank
-from ._threads import for_ranges
-from .histogram import checked_importance, count_halves, distinct_values, drain_halves, not_finite
-
-_LONG = 1 << 20  # from this size on, threads share a group
-_PIECE = 1 << 18
+from .histogram import count_halves, distinct_values, drain_halves
 
 Floats = NDArray[np.float64]
 
@@ -54,13 +51,15 @@ def solve(distinct: Floats, weights: Floats, k: int) -> tuple[NDArray[np.int64],
         raise ValueError("weights must be finite and non-negative")
     counted = np.flatnonzero(weights)
     k = min(k, counted.size)
-    bounds = np.arange(k + 1)
+    cuts = np.arange(k + 1, dtype=np.int32)
     cost = 0.0
     if k < counted.size:
-        optimal_partition(distinct[counted], weights[counted], k, bounds)
-        cost = float(partition_cost(distinct[counted], weights[counted], bounds))
-    bounds[1:k] = counted[bounds[1:k]]
-    bounds[k] = distinct.size
+        points = distinct[counted], weights[counted]
+        _cut(*points, cuts)
+        cost = float(partition_cost(*points, cuts))
+    bounds = np.full(k + 1, distinct.size)
+    bounds[:k] = counted[cuts[:k]]
+    bounds[0] = 0
     return bounds, cost
 
 
@@ -81,8 +80,10 @@ def kmeans(
     Raises TypeError for another dtype, ValueError for another rank, k, or importance, and for NaN or
     infinities.
     """
-    groups = checked_groups(groups, k)
-    importance = checked_importance(importance, groups.shape).reshape(-1)
+    check_k(k)
+    groups = checked_groups(groups)
+    importance = checked_importance(importance, groups.shape)
+    patterns, importance = bits(groups), frozen(importance)
     count, n = groups.shape
     lut, codes, cost = np.empty((count, k), np.float32), np.empty((count, n), np.uint8), np.empty(count)
 
@@ -92,26 +93,18 @@ def kmeans(
             lut[g], cost[g] = _cluster(groups[g], part, k, ignore_zeros, codes[g])
 
     def run_halves(start: int, stop: int) -> None:
-        bad = _cluster_halves(
-            bits(groups), frozen(importance), ignore_zeros, start, stop, VALUE_OF_RANK, lut, codes, cost
-        )
-        if bad >= 0:
-            raise not_finite(bad)
+        counts, sums = np.zeros(PATTERNS, np.uint32), np.zeros(PATTERNS if importance.size else 0)
+        while start < stop:
+            start = _cluster_halves(
+                patterns, importance, ignore_zeros, start, stop, VALUE_OF_RANK, counts, sums, lut, codes, cost
+            )
+            if start < stop:  # a range of values or weights that needs the refined solver
+                run(start, start + 1)
+                start += 1
 
-    if n >= _LONG:
-        run(0, count)
-    else:
-        for_ranges(count, run_halves if groups.dtype == np.float16 else run)
+    short_halves = groups.dtype == np.float16 and not is_long(groups)
+    for_groups(groups, run_halves if short_halves else run)
     return KMeans(lut.astype(groups.dtype), codes, cost)
-
-
-def checked_groups(groups: NDArray[Any], k: int) -> NDArray[Any]:
-    """Return contiguous (G, n) float16 or float32 weights, or raise what the fronts promise."""
-    if groups.ndim != 2:
-        raise ValueError(f"groups must be (G, n), but got shape {groups.shape}")
-    if not 1 <= k <= 256:
-        raise ValueError(f"k must be in 1..256, but got {k}")
-    return weights_array(groups, "groups")
 
 
 def _cluster(
@@ -123,13 +116,25 @@ def _cluster(
 ) -> tuple[NDArray[np.float32], float]:
     """One group (n,): write its codes, return (table (k,), cost)."""
     distinct, weights = distinct_values(flat, importance, ignore_zeros)
-    entries = np.empty(k)
-    entries = entries[: _fit(distinct, weights, entries)].astype(flat.dtype).astype(np.float64)
+    points = _counted(distinct, weights, k)
+    entries, bounds = np.zeros(k), np.empty(k + 1, np.int32)
+    used = _cut(*points, bounds)
+    set_means(*points, bounds[: used + 1], entries)
+    used = max(used, 1)
+    entries = entries[:used].astype(flat.dtype).astype(np.float64)
     encode(flat, entries, codes)
     if ignore_zeros:
         codes[flat == 0] = 0
-    lut = np.pad(entries, (0, k - entries.size), "edge")
+    lut = np.pad(entries, (0, k - used), "edge")
     return lut.astype(np.float32), _stored_cost(distinct, weights, entries)
+
+
+def _cut(distinct: Floats, weights: Floats, bounds: NDArray[np.int32]) -> int:
+    """The optimal bounds for any range of values and weights; return the number of clusters."""
+    used = optimal_partition(distinct, weights, bounds)
+    if used < 0:
+        refined_partition(distinct, weights, bounds)
+    return used if used >= 0 else bounds.size - 1
 
 
 @njit
@@ -140,51 +145,69 @@ def _cluster_halves(
     start: int,
     stop: int,
     values: NDArray[np.float32],
+    counts: NDArray[np.uint32],
+    sums: Floats,
     lut: NDArray[np.float32],
     codes: NDArray[np.uint8],
     cost: Floats,
 ) -> int:
-    """``_cluster`` for the rows ``start`` to ``stop`` - 1 of float16 patterns; return a row that is not finite.
+    """``_cluster`` of rows ``start`` to ``stop`` - 1 of float16 patterns (G, n), in one call for many rows.
 
-    ``importance`` (G * n,) or empty. Returns -1 where all rows are finite.
+    ``importance`` (G * n,) or empty; ``counts`` (65536,) zeros, ``sums`` as many or empty. Returns the first
+    row that is not done, because it needs the refined solver, else ``stop``.
     """
     n, k = codes.shape[1], lut.shape[1]
-    counts = np.zeros(PATTERNS, np.uint32)
-    sums = np.zeros(PATTERNS if importance.size else 0)
     distinct, weights = np.empty(min(n, PATTERNS) + 1), np.empty(min(n, PATTERNS) + 1)
-    entries = np.empty(k)
-    table = np.empty(PATTERNS, np.uint8)
+    entries, bounds = np.empty(k), np.empty(k + 1, np.int32)
+    stops, table = np.empty(k, np.int64), np.empty(PATTERNS, np.uint8)
     for g in range(start, stop):
         count_halves(patterns[g], importance[g * n : (g + 1) * n], counts, sums)
         m = drain_halves(counts, sums, values, ignore_zeros, distinct, weights)
-        if m < 0:
+        values_counted, weights_counted = _counted(distinct[:m], weights[:m], k)
+        used = optimal_partition(values_counted, weights_counted, bounds)
+        if used < 0:
             return g
-        used = _fit(distinct[:m], weights[:m], entries)
+        entries[0] = 0.0
+        set_means(values_counted, weights_counted, bounds[: used + 1], entries)
+        used = max(used, 1)
+        for c in range(used):
+            entries[c] = values[nearest_rank(entries[c], values)]
         for c in range(k):
-            if c < used:
-                entries[c] = values[nearest_rank(entries[c], values)]
             lut[g, c] = entries[min(c, used - 1)]
-        half_table(entries[:used], ignore_zeros, values, table)
+        half_stops(entries[:used], values, stops[:used])
+        paint(stops[:used], table)
+        if ignore_zeros:
+            table[0] = table[0x8000] = 0
         half_codes(patterns[g], table, codes[g])
         cost[g] = _stored_cost(distinct[:m], weights[:m], entries[:used])
-    return -1
+    return stop
 
 
 @njit
-def _fit(distinct: Floats, weights: Floats, entries: Floats) -> int:
-    """Write the centroids of the optimal clusters into ``entries`` (k,), ascending; return how many they are."""
-    m, k = distinct.size, entries.size
-    counted = 0
-    for i in range(m):
-        counted += weights[i] > 0
-    if counted == 0:
-        weights = np.ones(m)
-    elif k < counted < m:
-        kept_values, kept_weights = np.empty(counted), np.empty(counted)
-        at = 0
-        for i in range(m):
-            if weights[i] > 0:
-                kept_values[at], kept_weights[at] = distinct[i], weights[i]
-                at += 1
-        distinct, weights = kept_values, kept_weights
-    ...
+def _counted(distinct: Floats, weights: Floats, k: int) -> tuple[Floats, Floats]:
+    """The values of positive weight; all, of weight 1, where they are at most k or none has any weight."""
+    values, kept = np.empty(distinct.size), np.empty(distinct.size)
+    m = 0
+    for i in range(distinct.size):
+        kept[i] = 1.0
+        values[m] = distinct[i]
+        if weights[i] > 0 and distinct.size > k:
+            kept[m] = weights[i]
+            m += 1
+    if m == 0:
+        return distinct, kept
+    return values[:m], kept[:m]
+
+
+@njit
+def _stored_cost(distinct: Floats, weights: Floats, entries: Floats) -> float:
+    """Weighted squared distance to the nearest of ascending ``entries``."""
+    cost = 0.0
+    code = 0
+    for i in range(distinct.size):
+        while code + 1 < entries.size and abs(entries[code + 1] - distinct[i]) < abs(
+            distinct[i] - entries[code]
+        ):
+            code += 1
+        cost += weights[i] * (distinct[i] - entries[code]) ** 2
+    return cost

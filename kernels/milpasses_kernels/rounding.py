@@ -70,7 +70,7 @@ def quantize(
     if length > BLOCK and count < _LONG:
         for g in range(count):
             row_weights = weights[g % max(len(weights), 1)] if weights.size else weights.reshape(-1)
-            scales[g], zeros[g] = _fit_long(form, groups[g], row_weights, codes[g])
+            scales[g], zeros[g] = _fit_long(form, g, groups[g], row_weights, codes[g])
     else:
         _fit_short(form, groups, weights, scales, zeros, codes)
     int_dtype = np.int8 if signed else np.uint8
@@ -118,7 +118,11 @@ def _fit_short(
 
 
 def _fit_long(
-    form: _affine.Form, row: NDArray[Any], importance: NDArray[np.float32], codes: NDArray[np.uint8]
+    form: _affine.Form,
+    group: int,
+    row: NDArray[Any],
+    importance: NDArray[np.float32],
+    codes: NDArray[np.uint8],
 ) -> tuple[float, int]:
     """Fit one long group as ``fit_rows`` does, several threads over its blocks; sums in the blocks' order."""
     blocks = -(-row.size // BLOCK)
@@ -153,16 +157,17 @@ def _fit_long(
 
     each(survey)
     if not np.isfinite(stats[:, :2]).all():
-        raise _not_finite(0)
+        raise _not_finite(group)
     lowest, highest = float(stats[:, 0].min()), float(stats[:, 1].max())
     if lowest == highest:
-        zero = _affine.zero_point(form, form.first)
+        zero = _affine.zero_point(form, float(form.first))
         codes[:] = zero & 0xFF
         return 1.0, zero
-    count = _affine.range_grids(form, lowest, highest, grids)
+    best = np.empty(5)
+    _affine.range_grid(form, lowest, highest, best)
+    count = _affine.add_grids(best, form.half, grids)
     if form.rounds:
         total, mass = stats[:, 2].sum(), stats[:, 3].sum()
-        best = np.zeros(5)
         ratio = _affine.coarse_candidates(form, lowest, highest, total / mass, candidates)
         each(score)
         _affine.take_best(candidates, sums.sum(axis=0), best)
@@ -172,7 +177,7 @@ def _fit_long(
                 each(score)
                 _affine.take_best(candidates, sums.sum(axis=0), best)
         if best[0] > 0:
-            count = _affine.add_grids(best[4], best[2], best[3], form.half, grids, count)
+            count += _affine.add_grids(best, form.half, grids[count:])
     if count > 1:
         each(measure)
     grid = grids[errors.sum(axis=0)[:count].argmin()]

@@ -93,12 +93,12 @@ def block_mask(values: NDArray[Any], target_sparsity: float, block_size: int, di
     wanted = pruned_count(values.size, target_sparsity)
     outer, length, inner = patterns.shape
     runs = -(-length // block_size)
-    norms = np.zeros((outer * runs, inner))
-    for_ranges(len(norms), lambda start, stop: add_squares(patterns, block_size, start, stop, norms))
-    ordered = bits(np.sqrt(norms).astype(np.float32).reshape(-1))
+    squares = np.zeros((outer * runs, inner))
+    for_ranges(len(squares), lambda start, stop: add_squares(patterns, block_size, start, stop, squares))
+    ordered = bits(squares.reshape(-1))
     sizes = np.full(runs, block_size)
     sizes[-1:] = length - (runs - 1) * block_size
-    kept = np.empty(norms.shape, np.uint8)
+    kept = np.empty(squares.shape, np.uint8)
     # No block holds more than block_size weights, so this many are never too many; short blocks need more.
     blocks, missing = 0, wanted
     while True:
@@ -108,7 +108,7 @@ def block_mask(values: NDArray[Any], target_sparsity: float, block_size: int, di
         if missing <= 0:
             break
     mask = np.empty(patterns.shape, np.uint8)
-    for_ranges(len(norms), lambda start, stop: mask_blocks(patterns, block_size, start, stop, kept, mask))
+    for_ranges(len(squares), lambda start, stop: mask_blocks(patterns, block_size, start, stop, kept, mask))
     return mask.reshape(values.shape)
 
 

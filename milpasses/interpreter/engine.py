@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]  # registers the handlers
+from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from milpasses.interpreter.backend import Backend, BackendName, choose, round_to_half
 from milpasses.interpreter.io import Feature, State, describe_function, feed, fetch, numpy_type
 from milpasses.interpreter.program import load
@@ -51,14 +51,15 @@ class Interpreter:
     """Runs one function of a MIL program.
 
     Args:
-        program_or_package: a coremltools ``Program`` or ``MLModel`` (mlProgram), or the path of an ``.mlpackage``.
+        program_or_package: a coremltools ``Program`` or ``MLModel`` (mlProgram), or the path of a package.
         function: which function of a multifunction program.
         precision: ``declared`` rounds every result once, from float32, to the type that MIL declares for it;
             ``float32`` keeps float32 everywhere, weights as they are stored.
-        backend: ``auto`` takes torch for the heavy ops where it is installed; ``numpy`` or ``torch`` force one.
+        backend: ``auto`` takes torch for the heavy ops where it is installed; ``numpy`` or ``torch`` force
+            one.
         seed: seed of the random ops that have none of their own. Each ``run`` starts the sequences anew.
-        keep_weights: decode each weight to float32 once, on first use, and keep it: 4 bytes a value beside the
-            program's own copy. Without, weights are decoded for each use and dropped: slow but small.
+        keep_weights: decode each weight to float32 once, on first use, and keep it: 4 bytes a value beside
+            the program's own copy. Without, weights are decoded for each use and dropped: slow but small.
 
     Raises:
         InterpreterError: no such function, not an ML program, or ops that no handler runs, all named.

@@ -12,7 +12,9 @@ ColorLayout = Literal["RGB", "BGR", "GRAYSCALE", "GRAYSCALE_FLOAT16"]
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How a model wants its pixels: the order of channels, then value * scale + bias (one for each channel)."""
+    """How a model wants its pixels: the order of channels, then value * scale + bias (one for each
+    channel).
+    """
 
     layout: ColorLayout
     scale: float = 1.0

@@ -19,12 +19,14 @@ _COLOR_SPACES = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace  # pyright: i
 
 
 def numpy_type(sym_type: Any) -> Any:
-    """NumPy type that MIL declares for a tensor or scalar; None for lists, strings, dictionaries and states."""
+    """NumPy type that MIL declares for a tensor or scalar; None for lists, strings, dictionaries and
+    states.
+    """
     if types.is_tensor(sym_type):
         sym_type = sym_type.get_primitive()
     if not types.is_primitive(sym_type) or sym_type == types.str:
         return None
-    declared = types.nptype_from_builtin(sym_type)
+    declared: Any = types.nptype_from_builtin(sym_type)
     return None if declared is None else np.dtype(declared).type
 
 

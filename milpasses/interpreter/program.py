@@ -1,4 +1,6 @@
-"""From a Program, an MLModel or the path of a package to one MIL function, with what the package says of it."""
+"""From a Program, an MLModel or the path of a package to one MIL function, with what the package says of
+it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,8 @@ class Loaded:
     """One MIL function.
 
     ``description`` is the package's (a ModelDescription or FunctionDescription); an in-memory program has
-    none, and its ``input_types`` are coremltools' TensorType and ImageType objects, if the frontend left some.
+    none, and its ``input_types`` are coremltools' TensorType and ImageType objects, if the frontend left
+    some.
     """
 
     function: Any
@@ -55,8 +58,13 @@ def _load_model(model: Any, function: str) -> Loaded:
     for other in names:  # the loader reads every function's weights; read those of one
         if other != function:
             del program.functions[other]
-    mil = load_mil_proto(program, spec.specificationVersion, model.weights_dir or "")
     described = {f.name: f for f in spec.description.functions}
+    try:
+        mil = load_mil_proto(program, spec.specificationVersion, model.weights_dir or "")
+    except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
+        mil = model._mil_program
+        if mil is None or function not in mil.functions:
+            raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     return Loaded(mil.functions[function], described.get(function, spec.description))
 
 

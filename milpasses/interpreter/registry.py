@@ -1,8 +1,8 @@
 """Which Python function runs which MIL op.
 
 A handler takes the op's inputs by their MIL names, as NumPy arrays (floats always as float32), strings or
-lists, and returns one array, or a tuple for several outputs. It never changes its inputs. A handler whose first
-parameter is called ``ctx`` also gets the ``Context`` of the call.
+lists, and returns one array, or a tuple for several outputs. It never changes its inputs. A handler whose
+first parameter is called ``ctx`` also gets the ``Context`` of the call.
 """
 
 import inspect

@@ -1,6 +1,7 @@
 """Comparisons that are known to fail, each with its reason, and the torch frontend tests that are run."""
 
-# (file, test function as "file.py::Class::function" ends) -> why the interpreter does not meet the expectation.
+# (file, test function as "file.py::Class::function" ends) -> why the interpreter does not meet the
+# expectation.
 KNOWN: dict[tuple[str, str], str] = {}
 
 # Classes of coremltools' test_torch_ops.py: convolution, pooling, normalization, resizing, recurrent layers,

@@ -2,10 +2,11 @@
 
     python tests/conformance/interpreter_run.py [--suite mil|torch|all] [--jobs N] [--only PART] [--timeout S]
 
-Each test file runs in its own process with a timeout. A comparison is a call of coremltools' ``compare_backend``
-that checked at least one output; skipped tests, tests of type inference and expected errors count nothing.
-Failed comparisons are listed, grouped by test function, with the reason that ``interpreter_known`` gives; the
-exit status is 1 if less than 99 % pass, if a failure has no reason, or if a file timed out.
+Each test file runs in its own process with a timeout. A comparison is a call of coremltools'
+``compare_backend`` that checked at least one output; skipped tests, tests of type inference and expected
+errors count nothing. Failed comparisons are listed, grouped by test function, with the reason that
+``interpreter_known`` gives; the exit status is 1 if less than 99 % pass, if a failure has no reason, or if
+a file timed out.
 """
 
 import argparse
@@ -133,9 +134,8 @@ def main() -> int:
     made = sum(r.made for r in results)
     failed = sum(r.failed.total() for r in results)
     share = (made - failed) / made if made else 0.0
-    print(
-        f"{'all':48} {made:6} {made - failed:6} {failed:6} {sum(r.seconds for r in results):6.1f}s  {share:.2%}"
-    )
+    seconds = sum(r.seconds for r in results)
+    print(f"{'all':48} {made:6} {made - failed:6} {failed:6} {seconds:6.1f}s  {share:.2%}")
     unexplained = 0
     for result in results:
         for (test, error), count in sorted(result.failed.items()):

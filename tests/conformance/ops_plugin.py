@@ -2,8 +2,8 @@
 
 coremltools ships its op tests with expected values, but its ``compare_backend`` returns at once where Core ML
 cannot predict. This plugin puts the interpreter there: models of the ``mlprogram`` backend are read back from
-their package, those of the ``neuralnetwork`` backend run as the MIL program that they were made from. Each call
-that compared at least one output with an expected value is one comparison; nothing else counts. Use with
+their package, those of the ``neuralnetwork`` backend run as the MIL program that they were made from. Each
+call that compared at least one output with an expected value is one comparison; nothing else counts. Use with
 ``pytest -p ops_plugin`` and ``MILPASSES_CONFORMANCE_LOG`` naming the file that takes one JSON line for each.
 """
 

@@ -1,13 +1,13 @@
 """A pytest plugin that puts another implementation behind ``coremltools.optimize.coreml``.
 
 The five functions that compress, decompress and describe weights are replaced by those of the module that
-``--implementation`` names, each wrapped to count its calls and its time; coremltools itself is wrapped the same
-way. Every test starts from the same random seed, so that two implementations see the same weights. The outcome of
-each test goes to the JSON file of ``--results``; ``optimize_run`` compares two of them.
+``--implementation`` names, each wrapped to count its calls and its time; coremltools itself is wrapped the
+same way. Every test starts from the same random seed, so that two implementations see the same weights. The
+outcome of each test goes to the JSON file of ``--results``; ``optimize_run`` compares two of them.
 """
 
 import functools
-import importlib
+import importlib.util
 import json
 import random
 import sys
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # which convert a network of torchvision's and fail the same with every implementation.
     if importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")
-    theirs = importlib.import_module(config.getoption("--implementation"))
+    theirs = importlib.import_module(str(config.getoption("--implementation")))
     functions = {name: _timed(getattr(theirs, name)) for name in FUNCTIONS}
     replaced = importlib.import_module(REPLACED)
     for name, function in functions.items():

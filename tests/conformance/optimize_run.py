@@ -4,13 +4,14 @@
     python tests/conformance/optimize_run.py --baseline
 
 The file ``coremltools/test/optimize/coreml/test_post_training_quantization.py`` of the installed wheel runs
-unmodified. What coremltools itself passes here is in ``optimize_baseline.json`` (``--baseline`` writes it anew).
-By itself the file tests iOS16 only, and gives up on several tests on x86-64; here it runs for iOS16 to iOS18 and
-tries all. Tests that call none of the five functions are counted apart: they say nothing about an implementation.
+unmodified. What coremltools itself passes is in ``optimize_baseline.json``, which ``--baseline`` writes anew.
+By itself the file tests iOS16 only, and gives up on several tests on x86-64; here it runs for iOS16 to iOS18
+and tries all. Tests that call none of the five functions say nothing about an implementation: they are
+counted apart.
 
 A test that coremltools passes and milpasses fails is a regression, unless ``optimize_expected.yaml`` has the
-reason why coremltools is wrong. The exit status is 1 if there is a regression that the list does not have, or an
-entry in the list that is no longer needed.
+reason why coremltools is wrong. The exit status is 1 if there is a regression that the list does not have, or
+an entry in the list that is no longer needed.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def expected_failures(names: list[str]) -> tuple[dict[str, str], list[str]]:
     for entry in yaml.safe_load(EXPECTED.read_text()) or []:
         case = entry.get("case", "")
         covered = [name for name in names if name.partition("[")[0] == entry["test"] and case in name]
-        reasons.update(dict.fromkeys(covered, entry["reason"]))
+        reasons |= dict.fromkeys(covered, entry["reason"])
         if not covered:
             unused.append(f"{entry['test']} {case}".strip())
     return reasons, unused

@@ -22,7 +22,9 @@ def convert() -> Callable[..., Any]:
             traced = torch.jit.trace(network, example, check_trace=False)
         examples = example if isinstance(example, tuple) else (example,)
         default = [
-            ct.TensorType(f"in{i}", tuple(e.shape), dtype=np.int32 if not e.is_floating_point() else np.float32)
+            ct.TensorType(
+                f"in{i}", tuple(e.shape), dtype=np.int32 if not e.is_floating_point() else np.float32
+            )
             for i, e in enumerate(examples)
         ]
         options.setdefault("minimum_deployment_target", ct.target.iOS17)

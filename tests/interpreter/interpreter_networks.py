@@ -7,8 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def conv_bn(c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: Any = nn.ReLU) -> nn.Sequential:
-    layers = [nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(c_out)]
+def conv_bn(
+    c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: Any = nn.ReLU
+) -> nn.Sequential:
+    layers = [
+        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(c_out),
+    ]
     return nn.Sequential(*layers, *([act()] if act else []))
 
 
@@ -36,7 +41,9 @@ class ResNet(nn.Module):
             for block in range(count):
                 layers.append(Bottleneck(channels, width << stage, 2 if stage and not block else 1))
                 channels = 4 * (width << stage)
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        self.body = nn.Sequential(
+            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -67,7 +74,8 @@ class DenseNet(nn.Module):
         super().__init__()
         self.stem = conv_bn(3, 16, 3, 2)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(16 + 8 * i), nn.ReLU(), nn.Conv2d(16 + 8 * i, 8, 3, padding=1)) for i in range(3)
+            nn.Sequential(nn.BatchNorm2d(16 + 8 * i), nn.ReLU(), nn.Conv2d(16 + 8 * i, 8, 3, padding=1))
+            for i in range(3)
         )
         self.transition = nn.Sequential(nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 20, 1), nn.AvgPool2d(2))
 
@@ -159,7 +167,8 @@ class Layer(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         batch, length, dim = x.shape
         q, k, v = (
-            p(x).reshape(batch, length, self.heads, dim // self.heads).transpose(1, 2) for p in (self.q, self.k, self.v)
+            p(x).reshape(batch, length, self.heads, dim // self.heads).transpose(1, 2)
+            for p in (self.q, self.k, self.v)
         )
         weights = torch.softmax(q @ k.transpose(-2, -1) * (dim // self.heads) ** -0.5, -1)
         return self.o((weights @ v).transpose(1, 2).reshape(batch, length, dim))
@@ -177,7 +186,10 @@ class Bert(nn.Module):
 
     def __init__(self, vocabulary: int = 30522, dim: int = 768, heads: int = 12, layers: int = 12) -> None:
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(vocabulary, dim), nn.Parameter(torch.randn(512, dim) * 0.02)
+        self.tokens, self.positions = (
+            nn.Embedding(vocabulary, dim),
+            nn.Parameter(torch.randn(512, dim) * 0.02),
+        )
         self.norm, self.encoder = nn.LayerNorm(dim), Encoder(dim, heads, layers, norm_first=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -188,7 +200,10 @@ class ViT(nn.Module):
     def __init__(self, dim: int = 32) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, dim, 8, 8)
-        self.token, self.positions = nn.Parameter(torch.randn(1, 1, dim)), nn.Parameter(torch.randn(1, 17, dim))
+        self.token, self.positions = (
+            nn.Parameter(torch.randn(1, 1, dim)),
+            nn.Parameter(torch.randn(1, 17, dim)),
+        )
         self.encoder, self.head = Encoder(dim, 4, 2, norm_first=True), nn.Linear(dim, 10)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ def backend(request: Any) -> str:
     return request.param
 
 
-def _naive_conv(x: np.ndarray, w: np.ndarray, pads: list[tuple[int, int]], strides: Any, dilations: Any, groups: int) -> Any:
+def _naive_conv(
+    x: np.ndarray, w: np.ndarray, pads: list[tuple[int, int]], strides: Any, dilations: Any, groups: int
+) -> Any:
     """Convolution from its definition, in float64."""
     x = np.pad(x.astype(np.float64), [(0, 0), (0, 0), *pads])
     n, c, height, width = x.shape
@@ -87,7 +89,13 @@ def test_dilated_convolution_of_three_dimensions_agrees_between_backends() -> No
     made = program(
         x.shape,
         lambda v: mb.conv(
-            x=v, weight=w, pad_type="custom", pad=[1, 1, 0, 2, 1, 0], dilations=[2, 1, 3], strides=[1, 2, 1], groups=2
+            x=v,
+            weight=w,
+            pad_type="custom",
+            pad=[1, 1, 0, 2, 1, 0],
+            dilations=[2, 1, 3],
+            strides=[1, 2, 1],
+            groups=2,
         ),
     )
     padded = torch.nn.functional.pad(torch.from_numpy(x), (1, 0, 0, 2, 1, 1))
@@ -96,7 +104,9 @@ def test_dilated_convolution_of_three_dimensions_agrees_between_backends() -> No
         assert snr(expected, run(made, x, name)) > 100
 
 
-@pytest.mark.parametrize(("kernel", "stride", "pad", "size"), [(2, 3, 0, 9), (2, 3, 1, 8), (3, 2, 1, 8), (1, 3, 0, 7)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pad", "size"), [(2, 3, 0, 9), (2, 3, 1, 8), (3, 2, 1, 8), (1, 3, 0, 7)]
+)
 @pytest.mark.parametrize("include", [True, False])
 def test_ceil_mode_and_the_divisor_of_average_pooling(
     backend: str, kernel: int, stride: int, pad: int, size: int, include: bool
@@ -105,7 +115,8 @@ def test_ceil_mode_and_the_divisor_of_average_pooling(
     x = normal(1, 2, size, size + 1)
     options = {"kernel_sizes": [kernel] * 2, "strides": [stride] * 2, "pad_type": "custom", "pad": [pad] * 4}
     average = program(
-        x.shape, lambda v: mb.avg_pool(x=v, ceil_mode=True, exclude_padding_from_average=not include, **options)
+        x.shape,
+        lambda v: mb.avg_pool(x=v, ceil_mode=True, exclude_padding_from_average=not include, **options),
     )
     maximum = program(x.shape, lambda v: mb.max_pool(x=v, ceil_mode=True, **options))
     functional, source = torch.nn.functional, torch.from_numpy(x)
@@ -116,7 +127,9 @@ def test_ceil_mode_and_the_divisor_of_average_pooling(
     )
 
 
-@pytest.mark.parametrize(("stride", "pad", "output_padding", "groups"), [(2, 1, 1, 1), (3, 0, 2, 2), (2, 0, 1, 4)])
+@pytest.mark.parametrize(
+    ("stride", "pad", "output_padding", "groups"), [(2, 1, 1, 1), (3, 0, 2, 2), (2, 0, 1, 4)]
+)
 def test_transposed_convolution_with_output_padding(
     backend: str, stride: int, pad: int, output_padding: int, groups: int
 ) -> None:
@@ -137,7 +150,13 @@ def test_converted_transposed_convolution_with_output_padding(convert: Any) -> N
     torch.manual_seed(0)
     layer = torch.nn.ConvTranspose2d(4, 8, 3, 2, 1, 1, dilation=2).eval()
     x = torch.randn(2, 4, 5, 6)
-    assert snr(layer(x).detach().numpy(), next(iter(Interpreter(convert(layer, x)).run({"in0": x.numpy()}).values()))) > 100
+    assert (
+        snr(
+            layer(x).detach().numpy(),
+            next(iter(Interpreter(convert(layer, x)).run({"in0": x.numpy()}).values())),
+        )
+        > 100
+    )
 
 
 def test_gru_resets_before_the_product_unless_told_otherwise() -> None:
@@ -165,7 +184,12 @@ def test_gru_resets_before_the_product_unless_told_otherwise() -> None:
     ("begin", "end", "options", "index"),
     [
         ([3, 4], [0, 1], {"stride": [-1, -2]}, np.s_[3:0:-1, 4:1:-2]),
-        ([0, 0], [0, 0], {"stride": [-1, -1], "begin_mask": [True] * 2, "end_mask": [True] * 2}, np.s_[::-1, ::-1]),
+        (
+            [0, 0],
+            [0, 0],
+            {"stride": [-1, -1], "begin_mask": [True] * 2, "end_mask": [True] * 2},
+            np.s_[::-1, ::-1],
+        ),
         ([-1, -2], [-4, -5], {"stride": [-1, -1]}, np.s_[-1:-4:-1, -2:-5:-1]),
         ([-1, 1], [0, 3], {"squeeze_mask": [True, False]}, np.s_[-1, 1:3]),
     ],
@@ -180,7 +204,10 @@ def test_integer_linear_and_matmul_are_exact(backend: str) -> None:
     x = np.array([[2**20 + 1, 3, -5]], np.int32)
     w = np.array([[1025, 7, 1], [0, 1, 2]], np.int32)
     linear = program(
-        x.shape, lambda v: mb.linear(x=v, weight=w, bias=np.array([1, 2], np.int32)), types.int32, ct.target.iOS16
+        x.shape,
+        lambda v: mb.linear(x=v, weight=w, bias=np.array([1, 2], np.int32)),
+        types.int32,
+        ct.target.iOS16,
     )
     matmul = program(x.shape, lambda v: mb.matmul(x=v, y=w.T.copy()), types.int32)
     np.testing.assert_array_equal(run(linear, x, backend), x @ w.T + [1, 2])
@@ -213,7 +240,9 @@ def test_both_outputs_of_lut_to_sparse(axis: int | None) -> None:
 
 def test_symbolic_declared_shapes() -> None:
     batch, length = get_new_symbol(), get_new_symbol()
-    made = program((batch, length, 4), lambda v: mb.reshape(x=mb.transpose(x=v, perm=[1, 0, 2]), shape=[-1, 8]))
+    made = program(
+        (batch, length, 4), lambda v: mb.reshape(x=mb.transpose(x=v, perm=[1, 0, 2]), shape=[-1, 8])
+    )
     for shape in ((2, 3, 4), (1, 2, 4)):
         x = normal(*shape)
         np.testing.assert_array_equal(run(made, x), x.transpose(1, 0, 2).reshape(-1, 8))
@@ -239,7 +268,9 @@ def test_bgr_images_reach_the_model_in_its_own_order() -> None:
     for layout in ("RGB", "BGR"):
         made = program((1, 3, 2, 2), lambda v: mb.identity(x=v))
         declared = ct.ImageType("x", (1, 3, 2, 2), scale=0.5, bias=[1.0, 2.0, 3.0], color_layout=layout)
-        model = ct.convert(made, inputs=[declared], minimum_deployment_target=ct.target.iOS17, skip_model_load=True)
+        model = ct.convert(
+            made, inputs=[declared], minimum_deployment_target=ct.target.iOS17, skip_model_load=True
+        )
         planes = image.transpose(2, 0, 1)[:: -1 if layout == "BGR" else 1][None].astype(np.float32)
         expected = planes * 0.5 + np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)
         np.testing.assert_allclose(run(model, image), expected)

@@ -53,7 +53,9 @@ def test_observers_see_inputs_and_outputs_of_nested_ops_too() -> None:
     @make(((1,), types.fp32))
     def loop(x: Any) -> Any:
         return mb.while_loop(
-            _cond=lambda v: mb.squeeze(x=mb.less(x=v, y=[10.0])), _body=lambda v: mb.mul(x=v, y=[2.0]), loop_vars=(x,)
+            _cond=lambda v: mb.squeeze(x=mb.less(x=v, y=[10.0])),
+            _body=lambda v: mb.mul(x=v, y=[2.0]),
+            loop_vars=(x,),
         )
 
     seen: list[Any] = []
@@ -90,7 +92,9 @@ def test_branches_and_lists() -> None:
     @make(((2,), types.fp32), ((1,), types.bool))
     def branch(x: Any, flag: Any) -> Any:
         chosen = mb.cond(
-            pred=mb.squeeze(x=flag), _true_fn=lambda: mb.add(x=x, y=1.0), _false_fn=lambda: mb.mul(x=x, y=-1.0)
+            pred=mb.squeeze(x=flag),
+            _true_fn=lambda: mb.add(x=x, y=1.0),
+            _false_fn=lambda: mb.mul(x=x, y=-1.0),
         )
         ls = mb.make_list(init_length=1, elem_shape=(2,))
         ls = mb.list_write(ls=ls, index=0, value=chosen)
@@ -107,7 +111,9 @@ def test_branches_and_lists() -> None:
 def test_random_ops_repeat_with_their_seed() -> None:
     @make(((1,), types.fp32))
     def noise(x: Any) -> Any:
-        return mb.random_normal(shape=[200], mean=1.0, stddev=2.0, seed=-1), mb.random_uniform(shape=[200], seed=3)
+        return mb.random_normal(shape=[200], mean=1.0, stddev=2.0, seed=-1), mb.random_uniform(
+            shape=[200], seed=3
+        )
 
     first, again, other = (list(Interpreter(noise, seed=s).run({"x": [0.0]}).values()) for s in (7, 7, 8))
     np.testing.assert_array_equal(first[0], again[0])
@@ -146,7 +152,10 @@ def test_multifunction_packages(tmp_path: Any) -> None:
     program.default_function_name = "double"
     program.export_as_multifunction = True
     model = ct.convert(
-        program, minimum_deployment_target=ct.target.iOS18, skip_model_load=True, compute_precision=ct.precision.FLOAT32
+        program,
+        minimum_deployment_target=ct.target.iOS18,
+        skip_model_load=True,
+        compute_precision=ct.precision.FLOAT32,
     )
     path = tmp_path / "m.mlpackage"
     model.save(str(path))
@@ -222,7 +231,9 @@ def test_states_are_required_and_checked() -> None:
     for _ in range(3):
         (result,) = interpreter.run({"x": [1.0, 2.0]}, state).values()
     np.testing.assert_array_equal(result, np.array([3, 6], np.float16))
-    with pytest.raises(InterpreterError, match=r"has states \(total\): pass state=interpreter.make_state\(\)"):
+    with pytest.raises(
+        InterpreterError, match=r"has states \(total\): pass state=interpreter.make_state\(\)"
+    ):
         interpreter.run({"x": [1.0, 2.0]})
     with pytest.raises(InterpreterError, match="has no states"):
         Interpreter(mixed).run({"x": np.ones((2, 3)), "n": [1, 2, 3]}, state)
@@ -237,14 +248,19 @@ def test_flexible_shapes_keep_to_the_package(convert: Any) -> None:
     with pytest.raises(InterpreterError, match=r"input 'x' takes 2 to 5 along axis 1, got shape \(1, 6\)"):
         Interpreter(model).run({"x": np.zeros((1, 6))})
     model = convert(relu, torch.zeros(1, 2), inputs=[listed])
-    with pytest.raises(InterpreterError, match=r"must have one of the shapes \(1, 2\), \(1, 4\), got \(1, 3\)"):
+    with pytest.raises(
+        InterpreterError, match=r"must have one of the shapes \(1, 2\), \(1, 4\), got \(1, 3\)"
+    ):
         Interpreter(model).run({"x": np.zeros((1, 3))})
     assert next(iter(Interpreter(model).run({"x": -np.ones((1, 4))}).values())).shape == (1, 4)
 
 
 @pytest.mark.parametrize(
     ("what", "message"),
-    [("nowhere.mlpackage", "no such package: nowhere.mlpackage"), (3, "expected a Program, an MLModel .* got int")],
+    [
+        ("nowhere.mlpackage", "no such package: nowhere.mlpackage"),
+        (3, "expected a Program, an MLModel .* got int"),
+    ],
 )
 def test_what_cannot_be_loaded(what: Any, message: str) -> None:
     with pytest.raises(InterpreterError, match=message):
@@ -256,7 +272,7 @@ def test_a_failing_op_is_named() -> None:
     def gather(x: Any, i: Any) -> Any:
         return mb.gather(x=x, indices=i, name="pick")
 
-    with pytest.raises(InterpreterError, match="op gather 'pick': .*out of bounds"):
+    with pytest.raises(InterpreterError, match=r"op gather 'pick': .*out of bounds"):
         Interpreter(gather).run({"x": [1.0, 2.0, 3.0], "i": [7]})
 
 

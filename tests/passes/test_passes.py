@@ -71,10 +71,13 @@ def test_requantize_and_decompress_in_memory() -> None:
 
 
 def test_nested_blocks_are_rewritten() -> None:
-    @mb.program(
-        input_specs=[mb.TensorSpec(shape=(1, 64)), mb.TensorSpec(shape=(1,))], opset_version=ct.target.iOS18
-    )
-    def program(x: Any, flag: Any) -> Any:
+    def build() -> Any:
+        mb.name_count.clear()
+        return mb.program(
+            input_specs=[mb.TensorSpec(shape=(1, 64)), mb.TensorSpec(shape=(1,))], opset_version=ct.target.iOS18
+        )(two_ways)
+
+    def two_ways(x: Any, flag: Any) -> Any:
         first, second = random((64, 64), 1), random((64, 64), 2)
         return mb.cond(
             pred=mb.squeeze(x=mb.greater(x=flag, y=0.0)),
@@ -83,9 +86,9 @@ def test_nested_blocks_are_rewritten() -> None:
         )
 
     pipeline = mp.pipeline("pal4")
-    model = convert(program, pass_pipeline=pipeline)
+    model = convert(build(), pass_pipeline=pipeline)
     assert pipeline.report.count("compressed") == 2
-    plain = convert(program)
+    plain = convert(build())
     small = mp.compress(plain, "pal4")
     assert [r.row() for r in small.report] == [r.row() for r in pipeline.report]
     assert mp.compress(model, "pal4").report.count("kept") == 2

@@ -1,4 +1,4 @@
-"""milpasses_tools: look at, check and compare Core ML models. Each tool is also a subcommand of ``milpasses``.
+"""Look at, check and compare Core ML models; each tool is also a subcommand of ``milpasses``.
 
 >>> from milpasses_tools import explain
 >>> print(explain("model.mlpackage").by_form())

@@ -62,6 +62,11 @@ def cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def json_decibels(sqnr_db: float | None) -> float | str | None:
+    """A signal-to-noise ratio for JSON, which has no infinity: ``"inf"``, as in milpasses' reports."""
+    return "inf" if sqnr_db == float("inf") else sqnr_db
+
+
 def print_json(content: Any) -> None:
     """Print ``content`` as indented JSON on stdout."""
     print(json.dumps(content, indent=2, allow_nan=False))
@@ -69,7 +74,7 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def progress(quiet: bool = False) -> Generator[Progress]:
-    """A bar on stderr while the block runs, if stderr is a terminal; yields ``progress(done, total, name)``."""
+    """Yields ``progress(done, total, name)``, which moves a bar on stderr if stderr is a terminal."""
     err = console(stderr=True)
     if quiet or not err.is_terminal:
         yield lambda done, total, name: None

@@ -6,14 +6,16 @@ the module and name it in ``SUBCOMMANDS``.
 """
 
 import os
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from milpasses_tools._output import quiet_coremltools
 
@@ -52,12 +54,25 @@ class _Group(TyperGroup):
         sys.exit(status)
 
 
+class _Command(TyperCommand):
+    """Imports coremltools first: its imports catch every exception, so Ctrl-C would be lost in them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing has begun, nothing is left
+        try:
+            with suppress(Exception):  # raised again where it is needed; doctor goes on without
+                import_module("coremltools")
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return super().invoke(ctx)
+
+
 def _advice(error: Exception) -> str | None:
     """One line for an error that people can put right; None for any other, which is a defect here."""
     if isinstance(error, _UsageError):
         usage: Any = error
         where = f" (see {usage.ctx.command_path} --help)" if usage.ctx else ""
-        return _one_line(usage.format_message()) + where
+        return _one_line(usage.format_message()).rstrip(".") + where
     if isinstance(error, OSError):
         return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
@@ -120,7 +135,7 @@ def _milpasses(  # pyright: ignore[reportUnusedFunction]  (typer keeps it)
 
 
 for _name in SUBCOMMANDS:
-    app.command(_name)(import_module(f"milpasses_tools.{_name}").command)
+    app.command(_name, cls=_Command)(import_module(f"milpasses_tools.{_name}").command)
 
 
 def main() -> None:

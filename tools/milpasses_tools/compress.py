@@ -21,6 +21,7 @@ from milpasses_tools._output import (
 if TYPE_CHECKING:
     from milpasses.report import Record, Report
 
+_COLUMNS = ("weight", "shape", "status", "form", ">bits", ">bytes before", ">after", ">SQNR dB", "note")
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
@@ -34,7 +35,7 @@ def command(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, all of it or nothing."),
+        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all."),
     ],
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
     requantize: Annotated[
@@ -98,6 +99,7 @@ def command(
 
 def _target(name: str) -> Any:
     import coremltools as ct
+
     from milpasses import TargetError
 
     members = {member.lower(): target for member, target in ct.target.__members__.items()}
@@ -110,18 +112,7 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     """Print what became of each weight: those compressed one by one, the others by reason."""
     listed = [record for record in report if verbose or record.status == "compressed"]
     if listed:
-        columns = [
-            "weight",
-            "shape",
-            "status",
-            "form",
-            ">bits",
-            ">bytes before",
-            ">after",
-            ">SQNR dB",
-            "note",
-        ]
-        print_table(columns, map(_row, listed))
+        print_table(_COLUMNS, map(_row, listed))
         print()
     if not verbose:
         for line in _by_reason([record for record in report if record.status != "compressed"]):

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from milpasses_tools._output import Json, Progress, print_json, print_table, progress, sqnr_text
+from milpasses_tools._output import (
+    Json,
+    Progress,
+    json_decibels,
+    print_json,
+    print_table,
+    progress,
+    sqnr_text,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +70,15 @@ class Demo:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
-        saved = None if self.saved is None else str(self.saved)
-        return {"trials": [attrs.asdict(t) for t in self.trials], "images": self.images, "saved": saved}
+        trials = [
+            {
+                **attrs.asdict(trial),
+                "sqnr_db": json_decibels(trial.sqnr_db),
+                "worst_sqnr_db": json_decibels(trial.worst_sqnr_db),
+            }
+            for trial in self.trials
+        ]
+        return {"images": self.images, "saved": str(self.saved) if self.saved else None, "trials": trials}
 
 
 def demo(
@@ -73,11 +88,10 @@ def demo(
 
     Compression happens inside ``ct.convert``, by ``milpasses.pipeline(recipe)``. Accuracy is what
     ``milpasses.interpreter`` gives on the 360 held-out images: a float32 reference, not Core ML itself. With
-    ``folder`` the network is saved there as well, compressed with ``pal4-g16``; only a package that an earlier
-    demo saved is replaced. ``progress(done, total, recipe)`` is called before each conversion.
+    ``folder`` the network is saved there as well, compressed with ``pal4-g16``; only a package that a demo
+    saved is replaced. ``progress(done, total, recipe)`` is called before each conversion.
     """
     import milpasses
-
     from milpasses_tools import digits
 
     output = None if folder is None else _own_output(folder)
@@ -154,7 +168,6 @@ def _decibels(signal: float, noise: float) -> float:
 
 def _accuracy(model: Any, data: "Digits") -> float:
     from milpasses.interpreter import Interpreter
-
     from milpasses_tools import digits
 
     scores = Interpreter(model).run({digits.INPUT: data.images})[digits.OUTPUT]
@@ -204,9 +217,9 @@ def command(
 ) -> None:
     """Show what each recipe does to a small network.
 
-    Converts a network for handwritten digits once with each recipe, in ct.convert itself, and prints the bytes
-    of its weights, their error, and how many of 360 images it has never seen it still reads right. Saves one of
-    the results in DIR.
+    Converts a network for handwritten digits once with each recipe, in ct.convert itself, and prints the
+    bytes of its weights, their error, and how many of 360 images that it has never seen it still reads
+    right. Saves one of the results in DIR.
     """
     with progress(quiet=as_json) as step:
         result = demo(output, progress=step)
@@ -230,6 +243,7 @@ def command(
     )
     print()
     print(
-        f"accuracy: {result.images} held-out images, by milpasses' interpreter (a float32 reference, not Core ML)"
+        f"accuracy: on {result.images} held-out images, by milpasses' interpreter "
+        "(a float32 reference, not Core ML)"
     )
     print(f"saved: {result.saved} ({SAVED}); see milpasses explain {result.saved}")

@@ -107,24 +107,25 @@ def _package(name: str, bounds: Any, optional: bool) -> Check:
 
 def _native() -> list[Check]:
     """coremltools' compiled parts: without them nothing can be saved, and it says so only at the end."""
-    checks: list[Check] = []
-    for part, purpose in (("libmilstoragepython", "weight files"), ("libmodelpackage", "packages")):
-        try:
-            import_module(f"coremltools.{part}")
-        except ImportError as error:
-            tag = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
-            advice = f"install a coremltools wheel made for {tag}; an sdist has no compiled parts"
-            checks.append(Check(f"coremltools.{part}", "fail", f"does not load: {error}", advice))
-        else:
-            checks.append(Check(f"coremltools.{part}", "ok", f"loads ({purpose})"))
-    return checks
+    return [_loads("libmilstoragepython", "weight files"), _loads("libmodelpackage", "packages")]
+
+
+def _loads(part: str, purpose: str) -> Check:
+    name = f"coremltools.{part}"
+    try:
+        import_module(name)
+    except ImportError as error:
+        machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+        advice = f"install a coremltools wheel made for {machine}; its sdist has no compiled parts"
+        return Check(name, "fail", f"does not load: {error}", advice)
+    return Check(name, "ok", f"loads ({purpose})")
 
 
 def _numba() -> list[Check]:
     """Whether Numba compiles, and where it keeps what it compiled."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         advice = "unset NUMBA_DISABLE_JIT, unless you debug a kernel"
-        return [Check("numba compiler", "warn", "switched off: kernels are some 100 times slower", advice)]
+        return [Check("numba compiler", "warn", "switched off: every kernel runs as plain Python", advice)]
     import numpy as np
 
     try:
@@ -188,17 +189,16 @@ def _disk() -> list[Check]:
     free = shutil.disk_usage(folder).free
     found = f"{free / _GIB:.1f} GiB free in {folder}"
     if free < _ENOUGH_DISK:
-        return [
-            Check("disk", "warn", found, "set TMPDIR to a folder with more: models are written there first")
-        ]
+        return [Check("disk", "warn", found, "set TMPDIR to a folder with more: models are made there")]
     return [Check("disk", "ok", found)]
 
 
 def _self_test() -> list[Check]:
     """Compress a program whose weight loses nothing, and read it back with coremltools' own decoder."""
     import coremltools as ct
-    import milpasses
     import numpy as np
+
+    import milpasses
 
     # 16 values a group of 16 channels: a table of 16 entries holds them exactly.
     rng = np.random.default_rng(0)

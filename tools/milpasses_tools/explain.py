@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from enum import Enum
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import attrs
@@ -14,6 +13,7 @@ from milpasses_tools._output import (
     Json,
     Model,
     folder_bytes,
+    json_decibels,
     print_json,
     print_table,
     shape_text,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import os
 
     from coremltools.models import MLModel
+
     from milpasses.mlprogram import MLProgram
     from milpasses.rewrite import Site
 
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 class Sort(str, Enum):
     """The order of the weights."""
 
-    bytes = "bytes"
-    name = "name"
-    form = "form"
+    BYTES = "bytes"
+    NAME = "name"
+    FORM = "form"
 
 
 @attrs.frozen
@@ -41,8 +42,8 @@ class StoredWeight:
     """A weight as it is stored.
 
     ``form``: ``dense float16``, ``lut4 per_grouped_channel(16)``, ... ``why`` says why a weight is not
-    compressed, and is empty where it is. ``used_by`` holds ``op name:op type.parameter`` texts. ``sqnr_db`` is
-    what compression cost it, where the model's own report tells.
+    compressed, and is empty where it is. ``used_by`` holds texts ``op name:op type.parameter``. ``sqnr_db``
+    is what compression cost it, where the model's own report tells.
     """
 
     name: str
@@ -118,12 +119,12 @@ class Explanation:
         ]
         return tuple(sorted(totals, key=lambda total: (-total.nbytes, total.form)))
 
-    def sorted(self, by: Sort | str = Sort.bytes) -> tuple[StoredWeight, ...]:
+    def sorted(self, by: Sort | str = Sort.BYTES) -> tuple[StoredWeight, ...]:
         """The weights, largest first, or by name, or by form and then largest first."""
         keys: dict[Sort, Callable[[StoredWeight], Any]] = {
-            Sort.bytes: lambda weight: -weight.nbytes,
-            Sort.name: lambda weight: weight.name,
-            Sort.form: lambda weight: (weight.form, -weight.nbytes),
+            Sort.BYTES: lambda weight: -weight.nbytes,
+            Sort.NAME: lambda weight: weight.name,
+            Sort.FORM: lambda weight: (weight.form, -weight.nbytes),
         }
         return tuple(sorted(self.weights, key=keys[Sort(by)]))
 
@@ -143,7 +144,7 @@ class Explanation:
                     **attrs.asdict(weight),
                     "bits": round(weight.bits, 4),
                     "share": round(self.share(weight.nbytes), 6),
-                    "sqnr_db": "inf" if weight.sqnr_db == float("inf") else weight.sqnr_db,
+                    "sqnr_db": json_decibels(weight.sqnr_db),
                 }
                 for weight in (self.weights if weights is None else weights)
             ],
@@ -222,7 +223,7 @@ def _why(site: "Site", program: "MLProgram", record: dict[str, Any]) -> str:
     if record.get("status") in ("kept", "skipped"):
         return str(record.get("reason") or record["status"])
     usual = Recipe.of("int8")
-    refused = Rewriter(usual, program.target)._not_wanted(site, usual.decide(site.weight))
+    refused = Rewriter(usual, program.target).not_wanted(site, usual.decide(site.weight))
     return "nothing compressed it yet" if refused is None else refused[1]
 
 
@@ -282,14 +283,14 @@ def _range(sizes: Any) -> str:
 
 def command(
     model: Model,
-    sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.bytes,
+    sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, help="List the first N weights alone; totals stay whole."),
+        typer.Option(metavar="N", min=0, help="List the first N weights; totals count all."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how each weight of a model is stored, and why it is not smaller.
+    """Say how each weight of a model is stored, and why.
 
     For each weight: its form, bits an element, bytes, share of the bytes of all weights, the ops that use it,
     and where it is dense, why. Then totals by form, and the files of the package.

@@ -51,7 +51,9 @@ def constexpr_cast(source_val: Array, output_dtype: str) -> Array:
 
 
 def shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
-    """scale * (data - offset) with one scale and offset for each block; blocks divide each dimension evenly."""
+    """scale * (data - offset) with one scale and offset for each block; blocks divide each dimension
+    evenly.
+    """
     blocks = [n for count, size in zip(scale.shape, data.shape, strict=True) for n in (count, size // count)]
     ones = [n for count in scale.shape for n in (count, 1)]
     out = data.astype(np.float32).reshape(blocks)

@@ -8,7 +8,9 @@ from milpasses.interpreter.registry import Array, InterpreterError, op
 
 
 def grid_points(source: int, target: int, mode: str) -> Array:
-    """Where along an axis of ``source`` pixels the ``target`` samples lie, as MIL defines each sampling mode."""
+    """Where along an axis of ``source`` pixels the ``target`` samples lie, as MIL defines each sampling
+    mode.
+    """
     index = np.arange(target, dtype=np.float64)
     if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         if target == 1:
@@ -43,7 +45,10 @@ def _resize_linear(x: Array, height: int, width: int, mode: str) -> Array:
 
 
 def _nearest(x: Array, target: int, axis: int, mode: str = "DEFAULT") -> Array:
-    """The pixel at or before each grid point; the middle of pixels counts in UNALIGN_CORNERS."""
+    """The pixel that each output pixel falls in: at or before its grid point.
+
+    UNALIGN_CORNERS looks at the middle of the output pixel; the modes that align corners take the nearest.
+    """
     source = x.shape[axis]
     if mode == "DEFAULT":
         index = np.arange(target) * source // target
@@ -102,13 +107,20 @@ def resize(
     interpolation_mode: str = "LINEAR",
     sampling_mode: str = "DEFAULT",
 ) -> Array:
-    """Resize the last ``resized_dims`` dimensions; a size of 0 keeps the input's."""
+    """Resize the last ``resized_dims`` dimensions; a size of 0 keeps the input's.
+
+    Unlike the ops with ``nearest`` in their names, this one takes the nearest grid point in DEFAULT mode as
+    well, the lower one of two equally near, as Core ML's recorded results show.
+    """
     count = int(resized_dims)
     out = x
     for axis, wanted in zip(range(x.ndim - count, x.ndim), shape[len(shape) - count :], strict=True):
         target = int(wanted) or x.shape[axis]
         if interpolation_mode == "LINEAR":
             out = linear_axis(out, grid_points(x.shape[axis], target, sampling_mode), axis)
+        elif sampling_mode == "DEFAULT":
+            points = grid_points(x.shape[axis], target, sampling_mode)
+            out = np.take(out, np.ceil(points - 0.5).astype(np.int64), axis)
         else:
             out = _nearest(out, target, axis, sampling_mode)
     return out

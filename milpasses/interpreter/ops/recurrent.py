@@ -1,4 +1,8 @@
-"""Recurrent layers: x is [S, B, I]; gate matrices hold their gates one after another."""
+"""Recurrent layers: x is [S, B, I]; gate matrices hold their gates one after another.
+
+A layer of direction ``reverse`` returns its states in the order in which it made them, the last input's
+first; the backward half of a bidirectional one returns them in the order of the inputs.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,9 +59,9 @@ def rnn(
     act = _activation(activation)
     inputs = _project(ctx, x, weight_ih, bias)
     states, hidden = np.empty_like(inputs), initial_h
-    for step in _order(len(x), direction):
+    for count, step in enumerate(_order(len(x), direction)):
         hidden = act(inputs[step] + hidden @ weight_hh.T)
-        states[step] = hidden
+        states[count] = hidden
     return _sequence(states, hidden, output_sequence), hidden
 
 
@@ -86,7 +90,7 @@ def gru(
     gates_rz = np.concatenate([weight_hh[:size], weight_hh[2 * size :]]).T
     bias_rz = np.concatenate([hidden_bias[:size], hidden_bias[2 * size :]])
     weight_o, bias_o = weight_hh[size : 2 * size].T, hidden_bias[size : 2 * size]
-    for step in _order(len(x), direction):
+    for count, step in enumerate(_order(len(x), direction)):
         share = inputs[step]
         recurrent = hidden @ gates_rz + bias_rz
         reset = gate(share[:, :size] + recurrent[:, :size])
@@ -94,7 +98,7 @@ def gru(
         new = reset * (hidden @ weight_o + bias_o) if after else (reset * hidden) @ weight_o + bias_o
         candidate = act(share[:, size : 2 * size] + new)
         hidden = (1 - update) * candidate + update * hidden
-        states[step] = hidden
+        states[count] = hidden
     return _sequence(states, hidden, output_sequence), hidden
 
 
@@ -134,10 +138,12 @@ def lstm(
     if direction != "bidirectional":
         states, hidden, cell = one(direction, slice(None), weight_ih, weight_hh, bias, peephole)
         return _sequence(states, hidden, output_sequence), hidden, cell
-    assert weight_ih_back is not None and weight_hh_back is not None
+    assert weight_ih_back is not None
+    assert weight_hh_back is not None
     forward = one("forward", slice(0, size), weight_ih, weight_hh, bias, peephole)
-    backward = one("reverse", slice(size, None), weight_ih_back, weight_hh_back, bias_back, peephole_back)
-    states, hidden, cell = (np.concatenate(pair, axis=-1) for pair in zip(forward, backward, strict=True))
+    made, *last = one("reverse", slice(size, None), weight_ih_back, weight_hh_back, bias_back, peephole_back)
+    pairs = zip(forward, (made[::-1], *last), strict=True)
+    states, hidden, cell = (np.concatenate(pair, axis=-1) for pair in pairs)
     return _sequence(states, hidden, output_sequence), hidden, cell
 
 
@@ -159,7 +165,7 @@ def _lstm_direction(
     inputs = _project(ctx, x, weight_ih, bias)
     states = np.empty((*x.shape[:2], size), np.float32)
     recurrent = np.ascontiguousarray(weight_hh.T)
-    for step in _order(len(x), direction):
+    for count, step in enumerate(_order(len(x), direction)):
         share = inputs[step] + hidden @ recurrent
         i, f, o, z = (share[:, k * size : (k + 1) * size] for k in range(4))
         if peephole is not None:
@@ -171,5 +177,5 @@ def _lstm_direction(
         if peephole is not None:
             o = o + peephole[2 * size :] * cell
         hidden = gate(o) * act(cell)
-        states[step] = hidden
+        states[count] = hidden
     return states, hidden, cell

@@ -1,4 +1,6 @@
-"""Gathering from and scattering to indices. Negative indices count from the end; beyond the ends is an error."""
+"""Gathering from and scattering to indices. Negative indices count from the end; beyond the ends is an
+error.
+"""
 
 import math
 from collections.abc import Callable
@@ -58,7 +60,9 @@ def gather_nd(x: Array, indices: Array, batch_dims: Any = 0, validate_indices: A
 
 
 def _combine(target: Array, where: Any, updates: Array, mode: str) -> None:
-    """Combine ``updates`` into ``target`` in place; repeated indices count each time, the last ``update`` wins."""
+    """Combine ``updates`` into ``target`` in place; repeated indices count each time, the last ``update``
+    wins.
+    """
     if mode == "update":
         target[where] = updates
     elif mode in _UFUNCS:

@@ -168,8 +168,9 @@ def non_maximum_suppression(
 ) -> tuple[Array, ...]:
     """Greedy suppression of boxes (x, y, width, height) that overlap a better one by more than the threshold.
 
-    Up to iOS16 boxes are [n, B, 4], and the number selected is a fourth output; from iOS17 they are [n, 4, B].
-    Results are padded with zeros, indices with -1. If no score passes, the best box is selected all the same.
+    Up to iOS16 boxes are [n, B, 4], and the number selected is a fourth output; from iOS17 they are [n, 4,
+    B]. Results are padded with zeros, indices with -1. If no score passes, the best box is selected all the
+    same.
     """
     is_old = score_threshold is not None
     each_boxes, each_scores = (boxes, scores) if is_old else (boxes.swapaxes(1, 2), scores.swapaxes(1, 2))

@@ -97,7 +97,8 @@ def squeeze(x: Array, axes: Array | None = None) -> Array:
 def reshape(x: Array, shape: Array) -> Array:
     """The same elements in a new shape: -1 takes what is left, 0 the size of x counted from the right.
 
-    Counting from the right is iOS17's rule; where earlier targets allow 0 the ranks agree, and so do the rules.
+    Counting from the right is iOS17's rule; where earlier targets allow 0 the ranks agree, and so do the
+    rules.
     """
     sizes = [int(size) for size in shape]
     shift = x.ndim - len(sizes)
@@ -163,7 +164,8 @@ def slices(
 ) -> tuple[slice | int, ...]:
     """The index of ``slice_by_index``: Python's slices, a mask standing for an end left out.
 
-    A squeezed dimension is a plain index. With a negative stride, end -1 means the last element, as in Python.
+    A squeezed dimension is a plain index. With a negative stride, end -1 means the last element, as in
+    Python.
     """
     rank = len(shape)
     off = np.zeros(rank, np.bool_)

@@ -1,0 +1,53 @@
+"""``make bench``: milpasses against coremltools, in the same run, on models it builds itself.
+
+    python -m bench [--quick] [--only kernels|quality|speed|costs ...] [-o DIR]
+
+Writes ``bench.md`` and ``bench.json``. Ratios are the result; seconds are this machine's.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import coremltools
+import numpy as np
+
+import milpasses
+from bench import calls, costs, kernels, quality
+from bench.table import Table, write
+
+SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
+    "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.packing()],
+    "quality": [quality.quality],
+    "speed": [calls.speed],
+    "costs": [lambda _: costs.start(), lambda _: costs.memory(), costs.growth],
+}
+
+
+def main() -> None:
+    """Run the sections that were asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave out the 184 M-weight model's long calls")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("-o", "--output", type=Path, default=Path("out") / "bench")
+    options = parser.parse_args()
+    versions = (
+        f"milpasses {milpasses.__version__}, coremltools {coremltools.__version__}, NumPy {np.__version__}"
+    )
+    machine = (
+        f"{versions}, Python {platform.python_version()}, {os.cpu_count()} processors, {platform.machine()}"
+    )
+    print(machine, flush=True)
+    tables = []
+    for name in options.only:
+        for section in SECTIONS[name]:
+            print(name, flush=True)
+            tables.append(section(options.quick))
+            write(tables, options.output, machine)
+    print(f"wrote {options.output / 'bench.md'} and bench.json")
+
+
+if __name__ == "__main__":
+    main()

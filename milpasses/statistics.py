@@ -1,0 +1,187 @@
+"""What flows into each weight: second moments, means, and the range of every activation."""
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from milpasses._flows import flow, lookups
+from milpasses._moments import Moments, Range, Statistics
+from milpasses.compress import open_model
+from milpasses.errors import MilpassesError
+from milpasses.interpreter import Interpreter
+from milpasses.interpreter.engine import Precision
+from milpasses.interpreter.io import numpy_type
+from milpasses.lowering import base_name
+from milpasses.mlprogram import MLProgram
+from milpasses.samples import Samples
+
+__all__ = ["Moments", "Range", "Statistics", "statistics"]
+_SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
+_FLOATS = (np.float16, np.float32)
+
+
+def statistics(
+    model: Any,
+    data: Any,
+    *,
+    full: "bool | Collection[str]" = False,
+    limit: int | None = None,
+    seed: int = 0,
+    function: str = "main",
+    precision: Precision = "declared",
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Statistics:
+    """Run a model on data and sum up what flows into each of its weights.
+
+    One pass, one sample at a time; nothing is kept but the sums. Covered are the weights of linear, matmul
+    (either side), conv, conv_transpose, and the input weights of lstm, gru and rnn; of gather's tables the
+    reads are counted. Constants of two or more dimensions that are used otherwise are listed in ``skipped``,
+    with the reason.
+
+    Args:
+        model: path of an ``.mlpackage``, ``MLModel``, ``Program``, or an ``Interpreter`` made by the caller.
+            What runs is a reference, not an emulation of Core ML.
+        data: whatever ``Samples.of`` takes.
+        full: keep all of X^T X, not its diagonal alone: 8 width^2 bytes for each group of a weight, where a
+            conv's width counts its taps; or the names of the weights to keep it for.
+        limit, seed, function: as in ``Samples.of``.
+        precision: ``Interpreter``'s.
+        progress: called after each sample with (done, total or None, sample's name).
+
+    Raises:
+        MilpassesError: data that does not fit, names in ``full`` that the model lacks, or an input of a
+            weight that is not finite.
+    """
+    interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
+    samples = Samples.of(data, interpreter, limit=limit, seed=seed)
+    collector = _Collector(interpreter, _names(model, function), full)
+    found = collector.found
+    found.data, found.random = samples.description, samples.random
+    for sample in samples:
+        collector.sample = sample.name
+        interpreter.run(sample.inputs, interpreter.make_state(), [collector])
+        found.samples += 1
+        if progress is not None:
+            progress(found.samples, samples.count, sample.name)
+    seen = found.weights.keys() | found.lookups.keys()
+    found.skipped = {name: why for name, why in found.skipped.items() if name not in seen}
+    return found
+
+
+def _names(model: Any, function: str) -> dict[str, str]:
+    """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
+    if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
+        return {}
+    placed = MLProgram(open_model(model, None)[0]).sites()
+    return {
+        variable: one.site.weight.name
+        for one in placed
+        for owner, variable in one.places
+        if owner == function
+    }
+
+
+def _is_constant(var: Any) -> bool:
+    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))
+
+
+class _Collector:
+    """The observer: adds what each op with weights was given."""
+
+    def __init__(
+        self, interpreter: Interpreter, names: dict[str, str], full: "bool | Collection[str]"
+    ) -> None:
+        self.found = Statistics()
+        self.sample = ""
+        self._full = full
+        self._names = names
+        self._conflicts: set[str] = set()
+        self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
+        self._index(interpreter._loaded.function)
+        if not isinstance(full, bool):
+            unknown = sorted(set(full) - self.found.skipped.keys())
+            if unknown:
+                raise MilpassesError(
+                    f"no weight {', '.join(unknown)}; the model has {', '.join(self.found.skipped) or 'none'}"
+                )
+
+    def _index(self, block: Any) -> None:
+        """Find the weights of ``block`` and of the blocks inside; nothing has reached them yet."""
+        for op in block.operations:
+            for nested in op.blocks:
+                self._index(nested)
+            if op.op_type == "const" or op.op_type.startswith("constexpr_"):
+                continue
+            for param, bound in op.inputs.items():
+                for var in bound if isinstance(bound, list | tuple) else [bound]:
+                    if var is not None and _is_constant(var) and _is_weight(var):
+                        name = self._names.get(var.name) or base_name(var.op.name)
+                        self._uses.setdefault(op, []).append((param, name))
+                        self.found.skipped[name] = f"no sample reached {op.op_type} {op.name}"
+
+    def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+        for var, value in zip(op.outputs, outputs, strict=True):
+            self._range(var.name, value)
+        for param, bound in op.inputs.items():
+            if param in inputs and not isinstance(bound, list | tuple) and bound.op is None:
+                self._range(bound.name, inputs[param])
+        for param, name in self._uses.get(op, ()):
+            if op.op_type == "gather" and param == "x":
+                self._lookup(op, name, inputs)
+            else:
+                self._moments(op, param, name, inputs)
+
+    def _range(self, name: str, value: Any) -> None:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not value.size:
+            return
+        low, high, nonfinite = float(value.min()), float(value.max()), 0
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = value[np.isfinite(value)]
+            nonfinite = value.size - finite.size
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+        span = Range(low, high, nonfinite)
+        known = self.found.ranges.get(name)
+        self.found.ranges[name] = span if known is None else known | span
+
+    def _lookup(self, op: Any, name: str, inputs: Mapping[str, Any]) -> None:
+        counts = lookups(inputs)
+        known = self.found.lookups.get(name)
+        if isinstance(counts, str):
+            self.found.skipped[name] = f"{op.op_type} {op.name}: {counts}"
+        elif known is not None and known.shape != counts.shape:
+            self.found.skipped[name] = f"gather {op.name} reads it along another axis than the op before"
+        else:
+            self.found.lookups[name] = counts if known is None else known + counts
+
+    def _moments(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
+        use = f"{op.op_type} {op.name}"
+        found = flow(op.op_type, param, inputs)
+        if name in self._conflicts:
+            return
+        if isinstance(found, str):
+            self.found.skipped[name] = f"{use}: {found}"
+            return
+        full = self._full if isinstance(self._full, bool) else name in self._full
+        moments = self.found.weights.get(name) or Moments.empty(found, full, use)
+        if moments.layout != found.layout:
+            self._conflicts.add(name)
+            self.found.skipped[name] = f"{use} uses it along other channels than {', '.join(moments.used_by)}"
+            del self.found.weights[name]
+            return
+        moments.add(found)
+        if use not in moments.used_by:
+            moments.used_by = (*moments.used_by, use)
+        if not np.isfinite(moments.square_sum).all():
+            raise MilpassesError(
+                f"{self.sample}: the input of {use} is not finite: there are no statistics of that "
+                '(precision="float32" tells whether float16 overflowed)'
+            )
+        self.found.weights[name] = moments
+
+
+def _is_weight(var: Any) -> bool:
+    if numpy_type(var.sym_type) not in _FLOATS or len(var.shape) < 2:
+        return False
+    return int(np.prod(var.shape)) >= _SMALLEST

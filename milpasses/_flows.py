@@ -1,7 +1,7 @@
 """What flows into a weight: for each op with weights, its input as the rows that meet the weight.
 
-A flow gives blocks X [groups, rows, width] such that the op's output is made of ``X[g] @ W[g].T``, where W[g]
-is the group's part of the weight with its input channels (and kernel taps) flattened in the weight's own order.
+A flow gives blocks X [groups, rows, width] such that the output of the op is made of ``X[g] @ W[g].T``, where
+W[g] is the part of the weight of group g, its input channels (and kernel taps) flattened in their own order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +38,11 @@ class Flow:
     def layout(self) -> tuple[int, int, int, int]:
         """What flows into the same sums must share: groups, width, axis, taps."""
         return self.groups, self.width, self.axis, self.taps
+
+
+def is_constant(var: Any) -> bool:
+    """The variable is a const, or the output of a constexpr op: a compressed weight."""
+    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))
 
 
 def flow(op_type: str, param: str, arguments: Arguments) -> Flow | str:

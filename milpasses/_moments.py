@@ -1,4 +1,4 @@
-"""Sums over what the interpreter saw: moments of each weight's input, ranges of activations; and their file."""
+"""Sums over what the interpreter saw: moments of weights' inputs, ranges of activations; and their file."""
 
 import json
 import os

@@ -280,7 +280,6 @@ class Encoder:
         else:
             assert scheme.target_sparsity is not None
             mask = magnitude_mask(value, scheme.target_sparsity)
-        mask[value == 0] = 0  # a zero is never worth storing
         sparsity = 1 - np.count_nonzero(mask) / mask.size
         if scheme.threshold is not None and sparsity < scheme.minimum_sparsity_percentile:
             raise Refusal(

@@ -90,7 +90,7 @@ def check_target(scheme: Scheme, target: Target, weight: str) -> None:
     need = needs_ios18(scheme)
     if need and not target.ios18:
         raise TargetError(
-            f"{weight}: The {need} is {SINCE_IOS18}, or give it to milpasses.compress (--target iOS18) to raise the model; "
+            f"{weight}: The {need} is {SINCE_IOS18}, or give that to milpasses.compress (--target iOS18); "
             f"the recipe asks for {scheme} and this model targets {target.name}"
         )
 

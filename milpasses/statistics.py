@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from milpasses._flows import flow, lookups
+from milpasses._flows import flow, is_constant, lookups
 from milpasses._moments import Moments, Range, Statistics
 from milpasses.compress import open_model
 from milpasses.errors import MilpassesError
@@ -83,10 +83,6 @@ def _names(model: Any, function: str) -> dict[str, str]:
     }
 
 
-def _is_constant(var: Any) -> bool:
-    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))
-
-
 class _Collector:
     """The observer: adds what each op with weights was given."""
 
@@ -116,7 +112,7 @@ class _Collector:
                 continue
             for param, bound in op.inputs.items():
                 for var in bound if isinstance(bound, list | tuple) else [bound]:
-                    if var is not None and _is_constant(var) and _is_weight(var):
+                    if var is not None and is_constant(var) and _is_weight(var):
                         name = self._names.get(var.name) or base_name(var.op.name)
                         self._uses.setdefault(op, []).append((param, name))
                         self.found.skipped[name] = f"no sample reached {op.op_type} {op.name}"

@@ -67,6 +67,17 @@ def conv_linear() -> Callable[[str], Any]:
     return get
 
 
+def materialize(op: Any) -> Any:
+    """``op.materialized_val_inference()``, also where the op takes a table from another constexpr op.
+
+    coremltools' own method reads the table's value, which a constexpr variable does not have.
+    """
+    if op.op_type != "constexpr_lut_to_dense" or op.lut.val is not None:
+        return op.materialized_val_inference()
+    axis = None if op.vector_axis is None else op.vector_axis.val
+    return op.decompress(op.indices.val, op.lut.op.materialized_val_inference(), axis)
+
+
 def constexprs(model: Any) -> dict[str, Any]:
     """The compressed weights of a model's program: name -> the op that gives the weight."""
     found: dict[str, Any] = {}

@@ -5,7 +5,7 @@ from typing import Any
 
 import coremltools as ct
 import pytest
-from conftest import TARGETS, constexprs, conv_linear_program, convert, random, weights_program
+from conftest import TARGETS, constexprs, conv_linear_program, convert, materialize, random, weights_program
 
 import milpasses as mp
 from milpasses.blobfile import BlobReader
@@ -67,7 +67,7 @@ def test_saved_ops_decode_to_the_encoding(conv_linear: Any, tmp_path: Path, targ
     values = {op.name: op.outputs[0].val for op in dense._mil_program.functions["main"].operations}
     for name, (encoding, decoded) in expected.items():
         (op,) = [op for op_name, op in ops.items() if op_name.startswith(name)]
-        assert identical(op.materialized_val_inference(), decoded)
+        assert identical(materialize(op), decoded)
         assert identical(again[name].existing().decode(), decoded)
         assert identical(values[name], decoded)
         assert again[name].existing().form == encoding.form
@@ -89,7 +89,7 @@ def test_the_pass_emits_the_same(target: str, recipe: str) -> None:
     ours, theirs = constexprs(compressed), constexprs(model)
     assert list(ours) == list(theirs)
     for name, op in ours.items():
-        assert identical(op.materialized_val_inference(), theirs[name].materialized_val_inference())
+        assert identical(materialize(op), materialize(theirs[name]))
 
 
 @pytest.mark.parametrize("recipe", ["int4-b16", "pal3", "pal4-g16", "sparse50+pal4", "sparse75", "pal4+int8"])

@@ -15,8 +15,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def njit(function: F) -> F:
-    """Compile ``function`` with strict IEEE semantics, cached, without the interpreter lock."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    """Compile ``function`` with strict IEEE semantics, cached, without the interpreter lock.
+
+    ``fastmath=False`` is said aloud: left out, numba lets a function inherit the policy of the first caller
+    that it is compiled for.
+    """
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=False)(function))
 
 
 def njit_sums(function: F) -> F:

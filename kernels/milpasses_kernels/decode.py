@@ -31,7 +31,7 @@ def decode_affine(
     raw = bits(np.ascontiguousarray(codes))
     # A signed byte is its bits with the sign flipped, less 128.
     flip = 128 if codes.dtype == np.int8 else 0
-    decoded = np.empty(codes.shape, scale.dtype)
+    decoded = np.empty(codes.shape, scale.dtype.type)
 
     def run(rows: slice, columns: slice) -> None:
         block, out = raw[rows, columns], decoded[rows, columns]

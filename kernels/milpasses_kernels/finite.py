@@ -16,9 +16,10 @@ def nonfinite(values: NDArray[Any]) -> tuple[int, int]:
 
     Raises TypeError for another dtype.
     """
-    patterns = bits(weights_array(values).reshape(-1))
-    infinity = patterns.dtype.type(0x7C00 if values.dtype == np.float16 else 0x7F800000)
-    sign = patterns.dtype.type(1 << 8 * values.dtype.itemsize - 1)
+    flat = weights_array(values).reshape(-1)
+    patterns = bits(flat)
+    infinity = patterns.dtype.type(0x7C00 if flat.dtype == np.float16 else 0x7F800000)
+    sign = patterns.dtype.type(1 << 8 * flat.dtype.itemsize - 1)
     found: list[tuple[int, int]] = []
 
     def run(_: slice, part: slice) -> None:

@@ -1,31 +1,38 @@
-"""k-means of vectors of weights: look-up tables whose entries are ``cluster_dim`` weights each.
+"""Weighted k-means of short vectors of weights: look-up tables whose entries are vectors."""
 
-Several starts (k-means++, Arthur and Vassilvitskii 2007) are refined by Lloyd's iteration on a sample, the
-best one on all vectors. A cluster that runs empty takes the vector that is worst off. Sums go over fixed
-chunks in a fixed order, so the result does not depend on the number of threads.
-"""
-
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from math import frexp, inf
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import njit, njit_sums
+from . import _lloyd
+from ._blocks import float32_block
+from ._groups import check_k, checked_groups, checked_importance, for_groups
 from ._threads import for_ranges
-from .histogram import not_finite
 
-_CHUNK = 1 << 15
-_SAMPLE = 256  # vectors a cluster to train on
+_SAMPLE = 128  # training vectors for each entry
+_LEAST_SAMPLE = 4096
+_POOL = 16  # vectors looked at for each one sampled
+_CHUNK = 1 << 17  # vectors: fixed, so that sums over chunks do not depend on the number of threads
+_SETTLED = 1e-5  # relative gain of a pass below which entries have converged
 
-Floats = NDArray[np.float32]
+Points = NDArray[np.float32]
+Floats = NDArray[np.float64]
+T = TypeVar("T")
 
 
 class VectorKMeans(NamedTuple):
-    """``lut`` (G, k, d) in the dtype given, ``codes`` (G, n) uint8, ``cost`` (G,): the stored squared error."""
+    """Groups of vectors by look-up table: vector = lut[group, code].
+
+    ``lut`` (G, k, d) in the weights' dtype; ``codes`` (G, n) uint8; ``cost`` (G,) float64, the
+    (importance-weighted) squared error of what is stored, of distances in float32.
+    """
 
     lut: NDArray[Any]
     codes: NDArray[np.uint8]
-    cost: NDArray[np.float64]
+    cost: Floats
 
 
 def vector_kmeans(
@@ -33,177 +40,165 @@ def vector_kmeans(
     k: int,
     importance: NDArray[np.float32] | None = None,
     seed: int = 0,
-    starts: int = 4,
-    iterations: int = 20,
+    starts: int = 3,
+    iterations: int = 100,
 ) -> VectorKMeans:
-    """Find k vectors of small squared error for each group of vectors.
+    """Find a look-up table of k vectors of small squared error for each group of vectors.
 
-    ``vectors`` (G, n, d) float16 or float32, ``importance`` (G, n) non-negative float32 or None,
-    1 <= k <= 256. The table is rounded once to the vectors' dtype and codes are chosen after that. With
-    fewer distinct vectors than k the result is lossless and the last entry repeats.
+    ``vectors`` (G, n, d) float16 or float32, ``importance`` (G, n, d) non-negative float32: what the squared
+    error of each component counts. 1 <= k <= 256. Of ``starts`` k-means++ seedings, each improved by Lloyd's
+    algorithm and by moving centres, the best on up to 128 vectors an entry (at least 4096) is improved on
+    all of them, in at most ``iterations`` passes. Entries are rounded once to the weights' dtype; codes are
+    the nearest after rounding, the first of equals. A group of at most k distinct vectors is stored without
+    loss; entries may repeat. The result depends on ``seed``, not on the number of threads.
 
-    Raises TypeError for another dtype, ValueError for other shapes or k, NaN or infinities.
+    Raises TypeError for another dtype, ValueError for another rank, k, starts, iterations or importance, and
+    for NaN or infinities.
     """
-    if vectors.dtype.name not in ("float16", "float32"):
-        raise TypeError(f"vectors must be float16 or float32, but got {vectors.dtype}")
-    if vectors.ndim != 3 or not vectors.size:
-        raise ValueError(f"vectors must be (G, n, d) and not empty, but got shape {vectors.shape}")
-    if not 1 <= k <= 256:
-        raise ValueError(f"k must be in 1..256, but got {k}")
-    if importance is not None and importance.shape != vectors.shape[:2]:
-        raise ValueError(f"importance must be {vectors.shape[:2]}, but got {importance.shape}")
-    if not np.isfinite(vectors).all():
-        raise not_finite()
-    groups, n, d = vectors.shape
-    lut = np.empty((groups, k, d), vectors.dtype)
-    codes, cost = np.empty((groups, n), np.uint8), np.empty(groups)
-    for g in range(groups):
-        points = np.ascontiguousarray(vectors[g], np.float32)
-        weights = np.ones(n, np.float32) if importance is None else np.ascontiguousarray(importance[g])
-        centers = _train(points, weights, k, np.random.default_rng([seed, g]), starts, iterations)
-        lut[g] = centers.astype(vectors.dtype)
-        cost[g] = _pass(points, weights, lut[g].astype(np.float32), codes[g])[0]
+    check_k(k)
+    if starts < 1 or iterations < 1:
+        raise ValueError(f"starts and iterations must be at least 1, but got {starts} and {iterations}")
+    vectors = checked_groups(vectors, 3)
+    weights = checked_importance(importance, vectors.shape)
+    groups, n, dims = vectors.shape
+    lut, codes = np.empty((groups, k, dims), vectors.dtype), np.empty((groups, n), np.uint8)
+    cost = np.empty(groups)
+
+    def run(start: int, stop: int) -> None:
+        for g in range(start, stop):
+            group = _Group(vectors[g], weights.reshape(vectors.shape)[g] if weights.size else None)
+            centres = _trained(group, k, np.random.default_rng([seed, g]), starts, iterations)
+            _refine(group, centres, iterations)
+            lut[g] = (centres / group.scale).astype(vectors.dtype)
+            cost[g] = _encode(group, lut[g], codes[g])
+
+    for_groups(vectors, run)
     return VectorKMeans(lut, codes, cost)
 
 
-def _train(
-    points: Floats, weights: Floats, k: int, rng: np.random.Generator, starts: int, iterations: int
-) -> Floats:
-    """Centers (k, d) of one group: the best start on a sample, then a few passes over everything."""
-    n = points.shape[0]
-    if n <= 4096 or n <= 4 * k:
-        distinct = np.unique(points[weights > 0] if weights.any() else points, axis=0)
-        if len(distinct) <= k:
-            return np.pad(distinct, ((0, k - len(distinct)), (0, 0)), mode="edge")
-    size = max(_SAMPLE * k, 16384)
-    chosen = np.arange(n) if n <= size else np.sort(rng.choice(n, size, replace=False))
-    sample, sample_weights = points[chosen], weights[chosen]
-    best, best_cost = np.empty((0, 0), np.float32), np.inf
-    for _ in range(starts):
-        centers = np.empty((k, points.shape[1]), np.float32)
-        _spread(sample, sample_weights, rng.random(k), centers)
-        cost, centers = _lloyd(sample, sample_weights, centers, iterations)
-        if cost < best_cost:
-            best, best_cost = centers, cost
-    if n > size:
-        _, best = _lloyd(points, weights, best, 10)
-    return best
+class _Group:
+    """One group of vectors, read as float32 points and masses, (d, n) each, a chunk at a time.
+
+    Values and importance are scaled by powers of two to about 1: their products stay within float32.
+    """
+
+    def __init__(self, vectors: NDArray[Any], importance: Points | None) -> None:
+        self.vectors = vectors
+        self.importance = importance
+        self.scale = _to_one(max(float(vectors.max()), -float(vectors.min())))
+        self.mass_scale = 1.0 if importance is None else _to_one(float(importance.max()))
+
+    def read(self, part: Any) -> tuple[Points, Points]:
+        """Return the points and masses of a slice or an array of indices."""
+        points = float32_block(np.ascontiguousarray(self.vectors[part])).T * np.float32(self.scale)
+        points = np.ascontiguousarray(points)
+        if self.importance is None:
+            return points, np.ones_like(points)
+        return points, np.ascontiguousarray(self.importance[part].T * np.float32(self.mass_scale))
+
+    def chunks(self) -> list[slice]:
+        """Return the slices that cover the group, the same however many threads there are."""
+        return [slice(i, i + _CHUNK) for i in range(0, len(self.vectors), _CHUNK)]
+
+    def assign(self, centres: Floats, use: Callable[[slice, Points, Points, Points, Any], T]) -> list[T]:
+        """Call ``use(part, points, masses, distances, codes)`` for each chunk; return what it gives, in order."""
+        chunks = self.chunks()
+        results: dict[int, T] = {}
+
+        def run(start: int, stop: int) -> None:
+            for index in range(start, stop):
+                points, mass = self.read(chunks[index])
+                best, codes = _nearest(points, mass, centres)
+                results[index] = use(chunks[index], points, mass, best, codes)
+
+        for_ranges(len(chunks), run)
+        return [results[index] for index in range(len(chunks))]
 
 
-def _lloyd(points: Floats, weights: Floats, centers: Floats, iterations: int) -> tuple[float, Floats]:
-    """(cost, centers) after at most ``iterations`` steps; stops when the cost falls by less than 1e-5."""
-    codes = np.empty(points.shape[0], np.uint8)
-    previous, best = np.inf, centers
+def _to_one(largest: float) -> float:
+    """The power of two that brings ``largest`` into 0.5..1, as far as float32 holds it."""
+    return 2.0 ** min(max(-frexp(largest)[1], -120), 120)
+
+
+def _nearest(points: Points, mass: Points, centres: Floats) -> tuple[Points, NDArray[np.int32]]:
+    best, codes = np.full(points.shape[1], inf, np.float32), np.zeros(points.shape[1], np.int32)
+    _lloyd.nearest(points, mass, centres, 0, len(centres), best, codes)
+    return best, codes
+
+
+def _trained(group: _Group, k: int, random: np.random.Generator, starts: int, iterations: int) -> Floats:
+    """The best of several starts on a sample."""
+    points, mass = _sample(group, max(_SAMPLE * k, _LEAST_SAMPLE), random)
+    best, codes = np.empty(points.shape[1], np.float32), np.empty(points.shape[1], np.int32)
+    least, chosen = inf, np.zeros((k, len(points)))
+    for draws in random.random((starts, k)):
+        centres = np.empty(chosen.shape)
+        _lloyd.seed(points, mass, draws, centres, best, codes)
+        cost = _lloyd.train(points, mass, centres, iterations, best, codes)
+        if cost < least:
+            least, chosen = cost, centres
+    return chosen
+
+
+def _sample(group: _Group, size: int, random: np.random.Generator) -> tuple[Points, Points]:
+    """All vectors, or a weighted sample of about ``size`` that keeps the tails.
+
+    Half of its odds are even, half go with the squared distance from the mean; masses are divided by the
+    odds (a lightweight coreset: Bachem, Lucic and Krause, 2018).
+    """
+    n = len(group.vectors)
+    if n <= size:
+        return group.read(slice(None))
+    drawn: Any = slice(None)
+    if n > _POOL * size:
+        drawn = np.sort(random.choice(n, _POOL * size, replace=False, shuffle=False))
+    points, mass = group.read(drawn)
+    away = (mass * (points - points.mean(axis=1, keepdims=True)) ** 2).sum(axis=0, dtype=np.float64)
+    odds = 0.5 / away.size + 0.5 * away / (away.sum() or 1.0)
+    chosen, times = np.unique(random.choice(away.size, size, p=odds / odds.sum()), return_counts=True)
+    share = (times / (odds[chosen] * away.size)).astype(np.float32)
+    return np.ascontiguousarray(points[:, chosen]), np.ascontiguousarray(mass[:, chosen] * share)
+
+
+def _refine(group: _Group, centres: Floats, iterations: int) -> None:
+    """Lloyd's algorithm on all vectors, in place."""
+
+    def moments(
+        part: slice, points: Points, mass: Points, best: Points, codes: NDArray[np.int32]
+    ) -> tuple[Floats, Floats, NDArray[np.int64], float]:
+        sums, weights = np.zeros(centres.shape), np.zeros(centres.shape)
+        _lloyd.add_moments(points, mass, codes, sums, weights)
+        return sums, weights, np.bincount(codes, minlength=len(centres)), float(best.sum(dtype=np.float64))
+
+    before = inf
     for _ in range(iterations):
-        cost, sums, counts, worst = _pass(points, weights, centers, codes)
-        if cost < previous:
-            best = centers
-        if cost >= previous * (1 - 1e-5):
-            break
-        previous = cost
-        filled = counts > 0
-        moved = centers.copy()
-        moved[filled] = (sums[filled] / counts[filled, None]).astype(np.float32)
-        empty = np.flatnonzero(~filled)
-        moved[empty] = points[worst[: empty.size]]
-        centers = moved
-    cost = _pass(points, weights, centers, codes)[0]
-    return (cost, centers) if cost <= previous else (previous, best)
+        sums, weights, used, cost = (sum(of_chunks) for of_chunks in zip(*group.assign(centres, moments)))
+        _lloyd.set_means(sums, weights, centres)
+        moved = _move_idle(group, centres, np.flatnonzero(used == 0))
+        if not moved and before - cost <= _SETTLED * cost:
+            return
+        before = cost
 
 
-def _pass(
-    points: Floats, weights: Floats, centers: Floats, codes: NDArray[np.uint8]
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Assign every point; (cost, sums (k, d), counts (k,), the worst-off points, worst first)."""
-    n, d = points.shape
-    k = centers.shape[0]
-    parts = -(-n // _CHUNK)
-    sums, counts, costs = np.zeros((parts, k, d)), np.zeros((parts, k)), np.zeros(parts)
-    errors = np.empty(n, np.float32)
-    columns = np.ascontiguousarray(centers.T)
-    norms = (centers.astype(np.float64) ** 2).sum(axis=1).astype(np.float32)
-
-    def run(start: int, stop: int) -> None:
-        for part in range(start, stop):
-            span = slice(part * _CHUNK, min((part + 1) * _CHUNK, n))
-            _nearest(points[span], columns, norms, codes[span])
-            costs[part] = _gather(
-                points[span], weights[span], centers, codes[span], errors[span], sums[part], counts[part]
-            )
-
-    for_ranges(parts, run)
-    total = counts.sum(axis=0)
-    empty = int(np.count_nonzero(total == 0))
-    worst = np.argsort(-errors, kind="stable")[:empty] if empty else np.empty(0, np.int64)
-    return float(costs.sum()), sums.sum(axis=0), total, worst
+def _move_idle(group: _Group, centres: Floats, idle: NDArray[np.int64]) -> bool:
+    """Move centres without vectors to the vectors farthest from any centre, while there are such."""
+    left = list(idle)
+    for part in group.chunks() if left else []:
+        points, mass = group.read(part)
+        best, codes = _nearest(points, mass, centres)
+        while left and best.max() > 0:
+            c = left.pop()
+            centres[c] = points[:, best.argmax()]
+            _lloyd.nearest(points, mass, centres, c, c + 1, best, codes)
+    return len(left) < len(idle)
 
 
-@njit_sums
-def _nearest(points: Floats, columns: Floats, norms: Floats, codes: NDArray[np.uint8]) -> None:
-    """Write the nearest center of each point: least |c|^2 - 2 x.c, the lower index of two as near."""
-    d, k = columns.shape
-    scores = np.empty(k, np.float32)
-    for i in range(points.shape[0]):
-        for c in range(k):
-            scores[c] = norms[c]
-        for j in range(d):
-            twice = np.float32(2) * points[i, j]
-            for c in range(k):
-                scores[c] -= twice * columns[j, c]
-        best, least = 0, scores[0]
-        for c in range(1, k):
-            if scores[c] < least:
-                best, least = c, scores[c]
-        codes[i] = best
+def _encode(group: _Group, lut: NDArray[Any], codes: NDArray[np.uint8]) -> float:
+    """Write the codes of the nearest entries; return the squared error."""
 
+    def store(part: slice, points: Points, mass: Points, best: Points, nearest: NDArray[np.int32]) -> float:
+        codes[part] = nearest
+        return float(best.sum(dtype=np.float64))
 
-@njit
-def _gather(
-    points: Floats,
-    weights: Floats,
-    centers: Floats,
-    codes: NDArray[np.uint8],
-    errors: Floats,
-    sums: NDArray[np.float64],
-    counts: NDArray[np.float64],
-) -> float:
-    """Add up each cluster's points and their errors; returns the weighted cost."""
-    cost = 0.0
-    for i in range(points.shape[0]):
-        code, weight, error = codes[i], np.float64(weights[i]), 0.0
-        for j in range(points.shape[1]):
-            value = np.float64(points[i, j])
-            difference = value - centers[code, j]
-            error += difference * difference
-            sums[code, j] += weight * value
-        counts[code] += weight
-        errors[i] = weight * error
-        cost += weight * error
-    return cost
-
-
-@njit
-def _spread(points: Floats, weights: Floats, draws: NDArray[np.float64], centers: Floats) -> None:
-    """k-means++: each next center is a point drawn by its weighted squared distance to the nearest so far."""
-    n, d = points.shape
-    distance = np.full(n, np.inf)
-    total = 0.0
-    for i in range(n):
-        total += weights[i]
-    for c in range(centers.shape[0]):
-        target, chosen, so_far = draws[c] * total, n - 1, 0.0
-        for i in range(n):
-            so_far += weights[i] * (1.0 if c == 0 else distance[i])
-            if so_far >= target and so_far > 0.0:
-                chosen = i
-                break
-        total = 0.0
-        for j in range(d):
-            centers[c, j] = points[chosen, j]
-        for i in range(n):
-            squared = 0.0
-            for j in range(d):
-                difference = np.float64(points[i, j]) - centers[c, j]
-                squared += difference * difference
-            distance[i] = min(distance[i], squared)
-            total += weights[i] * distance[i]
+    cost = sum(group.assign(lut.astype(np.float64) * group.scale, store))
+    return cost / (group.scale**2 * group.mass_scale)

@@ -18,7 +18,7 @@ import pytest
 from coremltools.converters.mil import testing_utils
 from coremltools.converters.mil.mil.passes.defs.preprocess import NameSanitizer
 
-from milpasses.interpreter import Interpreter
+from milpasses.interpreter import Interpreter, InterpreterError
 
 # float16 programs are compared with float32 expectations: inputs, weights and every result carry a relative
 # rounding error of 2^-11 each, which sums amplify by the size of their terms. One rule for all tests.
@@ -65,7 +65,7 @@ def _check(
         assert got == expected, f"{name}: {got!r} != {expected!r}"
         return
     wanted = np.asarray(expected)
-    if shapes and not (wanted.shape == () and got.shape == (1,)):
+    if shapes and {wanted.shape, got.shape} != {(), (1,)}:
         assert got.shape == wanted.shape, f"{name}: shape {got.shape}, expected {wanted.shape}"
     values = got.astype(np.float64) if got.dtype != np.bool_ else got
     if half:
@@ -99,7 +99,10 @@ def compare_backend(
         inputs = {
             k: _as_input(v, features[k]) if k in features else v for k, v in (input_key_values or {}).items()
         }
-        outputs = interpreter.run(inputs, state)
+        try:
+            outputs = interpreter.run(inputs, state)
+        except InterpreterError as error:  # tests of bad indices look for what Core ML says then
+            raise RuntimeError(f"Unable to compute the prediction using ML Program: {error}") from error
         half = dtype == "fp16"
         for name, expected in expected_outputs.items():
             got = _output(outputs, name)
@@ -132,6 +135,13 @@ def _record(test: str, kind: str, error: str | None) -> None:
             log.write(json.dumps({"test": test, "kind": kind, "error": error}) + "\n")
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note tests that passed: an error recorded in one of them is the error that the test expects."""
+    if _LOG and report.when == "call" and report.outcome == "passed" and not hasattr(report, "wasxfail"):
+        with open(_LOG, "a") as log:
+            log.write(json.dumps({"passed": report.nodeid}) + "\n")
+
+
 def _replace_everywhere() -> None:
     """Test modules import the functions by name: replace each reference that exists."""
     for module in list(sys.modules.values()):
@@ -139,6 +149,35 @@ def _replace_everywhere() -> None:
             theirs = getattr(module, ours.__name__, None)
             if theirs is not None and getattr(theirs, "__module__", "").startswith("coremltools."):
                 setattr(module, ours.__name__, ours)
+
+
+def _wrap_torch() -> None:
+    """The torch frontend's tests convert, and compare on macOS only: compare after their conversion."""
+    module: Any = sys.modules.get("coremltools.converters.mil.frontend.torch.test.testing_utils")
+    if module is None:
+        return
+    theirs = module.convert_and_compare
+
+    def convert_and_compare(
+        input_data: Any, model_spec: Any, expected_results: Any = None, atol: float = 1e-4, **options: Any
+    ) -> Any:
+        if expected_results is None and not isinstance(model_spec, str):
+            data = input_data if isinstance(input_data, (list, tuple)) else [input_data]
+            network = model_spec.module() if hasattr(model_spec, "graph_signature") else model_spec
+            expected_results = network(*module._copy_input_data(data))
+        result = theirs(input_data, model_spec, expected_results=expected_results, atol=atol, **options)
+        _, model, inputs, _ = result
+        names = [output.name for output in model.get_spec().description.output]
+        arrays = module.flatten_and_detach_torch_results(expected_results)
+        precision = options.get("backend", ("neuralnetwork", "fp32"))[1]
+        rtol = options.get("rtol", 1e-5)
+        state = model.make_state() if model._is_stateful() else None
+        compare_backend(
+            model, inputs, dict(zip(names, arrays, strict=True)), precision, atol, rtol, state=state
+        )
+        return result
+
+    module.convert_and_compare = convert_and_compare
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -152,3 +191,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Catch modules that came in with the collection."""
     _replace_everywhere()
+    _wrap_torch()

@@ -77,7 +77,8 @@ def expected_failures(names: list[str]) -> tuple[dict[str, str], list[str]]:
     """Reasons for the tests in ``names`` that the list covers, and the entries that cover none."""
     reasons: dict[str, str] = {}
     unused: list[str] = []
-    for entry in yaml.safe_load(EXPECTED.read_text()) or []:
+    entries: list[dict[str, str]] = yaml.safe_load(EXPECTED.read_text()) or []
+    for entry in entries:
         case = entry.get("case", "")
         covered = [name for name in names if name.partition("[")[0] == entry["test"] and case in name]
         reasons |= dict.fromkeys(covered, entry["reason"])

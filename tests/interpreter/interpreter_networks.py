@@ -204,7 +204,7 @@ class ViT(nn.Module):
             nn.Parameter(torch.randn(1, 1, dim)),
             nn.Parameter(torch.randn(1, 17, dim)),
         )
-        self.encoder, self.head = Encoder(dim, 4, 2, norm_first=True), nn.Linear(dim, 10)
+        self.encoder, self.head = Encoder(dim, 4, 1, norm_first=True), nn.Linear(dim, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
@@ -217,7 +217,7 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv1d(16, dim, 3, padding=1), nn.Conv1d(dim, dim, 3, 2, padding=1)
         self.positions = nn.Parameter(torch.randn(20, dim) * 0.1)
-        self.encoder, self.norm = Encoder(dim, 4, 2, norm_first=True), nn.LayerNorm(dim)
+        self.encoder, self.norm = Encoder(dim, 4, 1, norm_first=True), nn.LayerNorm(dim)
 
     def forward(self, mel: Tensor) -> Tensor:
         x = functional.gelu(self.conv2(functional.gelu(self.conv1(mel)))).transpose(1, 2)

@@ -14,7 +14,7 @@ import interpreter_networks as nets  # noqa: E402
 
 IMAGE = (1, 3, 32, 32)
 CASES: dict[str, tuple[Any, tuple[int, ...]]] = {
-    "resnet": (lambda: nets.ResNet(8, (1, 2, 1), 10), IMAGE),
+    "resnet": (lambda: nets.ResNet(8, (1, 1), 10), IMAGE),
     "mobilenet_v3": (nets.MobileNetV3Block, IMAGE),
     "densenet": (nets.DenseNet, IMAGE),
     "convnext": (nets.ConvNeXt, IMAGE),

@@ -65,7 +65,7 @@ def _round_and_sum(floats: NDArray[np.float32], rounded: NDArray[np.float32]) ->
     total = 0.0
     for i in range(floats.size):
         rounded[i] = round_to_half(floats[i])
-        total += half_to_float(np.uint16(i & 0x3FFF)) + rounded[i]
+        total += half_to_float(np.uint16(i & 0x3FFF)) + np.float64(floats[i])
     return total
 
 

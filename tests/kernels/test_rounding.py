@@ -222,6 +222,15 @@ def test_importance_moves_the_error_to_where_it_matters_less() -> None:
         assert (error(groups, weighted, importance) <= bound).all()
 
 
+@pytest.mark.parametrize("block", [8, 32768])
+def test_no_importance_at_all(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "BLOCK", block)
+    groups = gaussian(3, 32)
+    rounded = quantize(groups, 4, True, True, importance=np.zeros((1, 32), np.float32))
+    for a, b in zip(rounded, quantize(groups, 4, True, True, search=False), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_importance_rows_repeat() -> None:
     groups = gaussian(12, 32)
     importance = np.random.default_rng(2).random((3, 32), np.float32)

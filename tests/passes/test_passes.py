@@ -74,7 +74,8 @@ def test_nested_blocks_are_rewritten() -> None:
     def build() -> Any:
         mb.name_count.clear()
         return mb.program(
-            input_specs=[mb.TensorSpec(shape=(1, 64)), mb.TensorSpec(shape=(1,))], opset_version=ct.target.iOS18
+            input_specs=[mb.TensorSpec(shape=(1, 64)), mb.TensorSpec(shape=(1,))],
+            opset_version=ct.target.iOS18,
         )(two_ways)
 
     def two_ways(x: Any, flag: Any) -> Any:

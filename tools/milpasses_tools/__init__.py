@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milpasses_tools.compare import compare
     from milpasses_tools.demo import demo
     from milpasses_tools.doctor import doctor
     from milpasses_tools.explain import explain
 
-__all__ = ["demo", "doctor", "explain"]  # each is a function in the module of the same name
+__all__ = ["compare", "demo", "doctor", "explain"]  # each is a function in the module of the same name
 
 
 class _Package(ModuleType):

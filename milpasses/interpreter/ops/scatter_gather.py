@@ -20,6 +20,12 @@ _UFUNCS: dict[str, Any] = {
 }
 
 
+def _validate(indices: Array, sizes: Any, validate: Any) -> None:
+    """From iOS17: with ``validate_indices`` negative indices are out of bounds as well."""
+    if bool(validate) and np.any((indices < 0) | (indices >= sizes)):
+        raise InterpreterError(f"indices out of bounds: expected 0 to {np.asarray(sizes) - 1}")
+
+
 def _batched(gather: Callable[[Array, Array], Array], x: Array, indices: Array, batch_dims: int) -> Array:
     """Apply ``gather`` to each pair of the leading ``batch_dims`` dimensions."""
     batch = x.shape[:batch_dims]
@@ -38,6 +44,7 @@ def gather(
 ) -> Array:
     """Slices of x at ``indices`` along ``axis``."""
     along, batch = int(axis) % x.ndim, int(batch_dims)
+    _validate(indices, x.shape[along], validate_indices)
     if batch == 0:
         return np.take(x, indices, along)
     return _batched(lambda a, b: np.take(a, b, along - batch), x, indices, batch)
@@ -46,12 +53,14 @@ def gather(
 @op("gather_along_axis", moves=True)
 def gather_along_axis(x: Array, indices: Array, axis: Any = 0, validate_indices: Any = False) -> Array:
     """Elements of x at ``indices`` along ``axis``, everything else in place."""
+    _validate(indices, x.shape[int(axis)], validate_indices)
     return np.take_along_axis(x, indices.astype(np.int64), int(axis))
 
 
 @op("gather_nd", moves=True)
 def gather_nd(x: Array, indices: Array, batch_dims: Any = 0, validate_indices: Any = False) -> Array:
     """Slices of x at the index vectors along the last axis of ``indices``."""
+    _validate(indices, x.shape[int(batch_dims) :][: indices.shape[-1]], validate_indices)
 
     def pick(a: Array, b: Array) -> Array:
         return a[tuple(np.moveaxis(b, -1, 0))]
@@ -85,6 +94,7 @@ def scatter(
     """``data`` with slices along ``axis`` updated."""
     out = np.array(data)
     along = int(axis) % data.ndim
+    _validate(indices, data.shape[along], validate_indices)
     flat = updates.reshape(*updates.shape[:along], -1, *updates.shape[along + indices.ndim :])
     _combine(np.moveaxis(out, along, 0), indices.reshape(-1), np.moveaxis(flat, along, 0), mode)
     return out
@@ -100,6 +110,7 @@ def scatter_along_axis(
     validate_indices: Any = False,
 ) -> Array:
     """``data`` with elements at ``indices`` along ``axis`` updated."""
+    _validate(indices, data.shape[int(axis)], validate_indices)
     out = np.array(data)
     where: list[Any] = list(np.ogrid[tuple(slice(0, n) for n in indices.shape)])
     where[int(axis)] = indices
@@ -112,6 +123,7 @@ def scatter_nd(
     data: Array, indices: Array, updates: Array, mode: str = "add", validate_indices: Any = False
 ) -> Array:
     """``data`` with slices at the index vectors along the last axis of ``indices`` updated."""
+    _validate(indices, data.shape[: indices.shape[-1]], validate_indices)
     out = np.array(data)
     _combine(out, tuple(np.moveaxis(indices, -1, 0)), updates, mode)
     return out

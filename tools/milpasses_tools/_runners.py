@@ -1,0 +1,117 @@
+"""Who runs a model: milpasses' interpreter anywhere, or Core ML itself on macOS."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from milpasses.errors import MilpassesError
+from milpasses.interpreter import Feature, Interpreter, Observer
+from milpasses.samples import model_inputs
+
+
+class Runner(Protocol):
+    """Runs one function of a model, each time with states anew."""
+
+    inputs: dict[str, Feature]
+    output_names: list[str]
+
+    def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """The outputs by name: arrays, uint8 images, a label, a mapping from classes to probabilities."""
+        ...
+
+
+class Reference:
+    """Runs a model with milpasses' interpreter."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self.interpreter = interpreter
+        self.inputs = interpreter.inputs
+        self.output_names = interpreter.output_names
+
+    def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """See ``Runner``."""
+        return self.interpreter.run(inputs, self.interpreter.make_state(), observers)
+
+
+class CoreML:
+    """Runs a model with ``MLModel.predict``; ``model`` is anything with that method (and ``make_state``).
+
+    Written after coremltools' documentation and tested with a stand-in; not tried on macOS yet.
+    """
+
+    def __init__(self, model: Any, inputs: dict[str, Feature], output_names: list[str]) -> None:
+        self.model, self.inputs, self.output_names = model, inputs, output_names
+        self._has_state = any(feature.kind == "state" for feature in inputs.values())
+
+    def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """See ``Runner``; there is nothing to observe."""
+        given = {name: _to_coreml(self.inputs[name], value) for name, value in inputs.items()}
+        made = (
+            self.model.predict(given, state=self.model.make_state())
+            if self._has_state
+            else self.model.predict(given)
+        )
+        missing = [name for name in self.output_names if name not in made]
+        if missing:
+            raise MilpassesError(f"Core ML gave no output {', '.join(missing)}; it gave {', '.join(made)}")
+        return {name: _from_coreml(made[name]) for name in self.output_names}
+
+
+def _to_coreml(feature: Feature, value: Any) -> Any:
+    """Arrays in the declared type; images as PIL's, which is what ``predict`` takes."""
+    if feature.image is None:
+        return np.asarray(value, feature.dtype)
+    from PIL import Image
+
+    image = value if hasattr(value, "convert") else Image.fromarray(np.asarray(value))
+    return image.convert(
+        "F" if "FLOAT16" in feature.image.layout else "L" if feature.image.is_gray else "RGB"
+    )
+
+
+def _from_coreml(value: Any) -> Any:
+    if hasattr(value, "convert"):  # a PIL image: RGB, gray or float
+        return np.asarray(value.convert("RGB") if value.mode == "RGBA" else value)
+    return value
+
+
+def open_runner(model: Any, function: str, runtime: str) -> Runner:
+    """Who runs ``model`` (a path, ``MLModel``, ``Program`` or ``Interpreter``); raises ``MilpassesError``."""
+    if runtime == "reference":
+        return Reference(model if isinstance(model, Interpreter) else Interpreter(model, function))
+    if runtime != "coreml":
+        raise MilpassesError(f"runtime must be reference or coreml, got {runtime!r}")
+    if sys.platform != "darwin":
+        raise MilpassesError("runtime coreml needs macOS, where Core ML is; runtime reference runs anywhere")
+    from coremltools.models import MLModel
+
+    if not isinstance(model, str | os.PathLike | MLModel):
+        raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
+    path: Any = model.package_path if isinstance(model, MLModel) else os.fspath(model)
+    spec: Any = MLModel(path, skip_model_load=True).get_spec()
+    several = {one.name: one for one in spec.description.functions}
+    described = several.get(function, spec.description)
+    loaded = MLModel(path, function_name=function if several else None)
+    return CoreML(loaded, model_inputs(path, function), [output.name for output in described.output])
+
+
+def check_alike(a: Runner, b: Runner) -> None:
+    """Raise ``MilpassesError`` unless both models take the same inputs and give outputs of the same names."""
+    inputs = [{name: _kind(feature) for name, feature in one.inputs.items()} for one in (a, b)]
+    for title, first, second in (
+        ("inputs", *({f"{name} {kind}" for name, kind in one.items()} for one in inputs)),
+        ("outputs", set(a.output_names), set(b.output_names)),
+    ):
+        if first != second:
+            raise MilpassesError(
+                f"the models have different {title}: {', '.join(sorted(first)) or 'none'} against "
+                f"{', '.join(sorted(second)) or 'none'}"
+            )
+
+
+def _kind(feature: Feature) -> str:
+    layout = "" if feature.image is None else f"{feature.image.layout} "
+    return f"({layout}{feature.kind} {'x'.join('?' if n is None else str(n) for n in feature.shape)})"

@@ -25,7 +25,7 @@ _SETTLED = 1e-4  # relative gain of an iteration below which a start, or a move 
 def nearest(
     points: Points, mass: Points, centres: Floats, first: int, last: int, best: Points, codes: Codes
 ) -> None:
-    """Where a centre of ``first`` to ``last`` - 1 is closer than ``best`` (n,), put its distance and code there."""
+    """Put distances below ``best`` (n,) there and their centres, of ``first`` to ``last`` - 1, into ``codes``."""
     dims, n = points.shape
     scratch = np.empty(_STRIP, np.float32)
     for start in range(0, n, _STRIP):
@@ -55,9 +55,7 @@ def _take_closer(distance: Points, c: Any, best: Points, codes: Codes) -> None:
 
 
 @njit
-def seed(
-    points: Points, mass: Points, draws: Floats, centres: Floats, best: Points, codes: Codes
-) -> None:
+def seed(points: Points, mass: Points, draws: Floats, centres: Floats, best: Points, codes: Codes) -> None:
     """Choose k points as centres, each with odds of its distance from those before it (k-means++).
 
     ``draws`` (k,) uniform in [0, 1). Stops short, repeating the last centre, once all points are centres
@@ -144,7 +142,10 @@ def _move_idle(points: Points, mass: Points, centres: Floats, best: Points, code
     moved = False
     for c in range(len(centres)):
         if used[c] == 0:
-            worst = np.argmax(best)
+            worst = 0
+            for i in range(best.size):
+                if best[i] > best[worst]:
+                    worst = i
             if best[worst] == 0.0:
                 break
             for t in range(len(points)):
@@ -154,20 +155,18 @@ def _move_idle(points: Points, mass: Points, centres: Floats, best: Points, code
     return moved
 
 
-@njit
 def train(
     points: Points, mass: Points, centres: Floats, iterations: int, best: Points, codes: Codes
 ) -> float:
-    """``lloyd``, then move centres from where they help least to where the error is largest, while that helps.
+    """``lloyd``, then move centres to where the error is largest, while that helps; return the cost.
 
-    (In the spirit of Fritzke, "The breathing k-means algorithm", 2020.)
+    In the spirit of Fritzke, "The breathing k-means algorithm" (2020): first a quarter of the centres at a
+    time, half as many after each failure.
     """
-    k, dims = centres.shape
     cost, errors, weights = lloyd(points, mass, centres, iterations, best, codes)
-    moves = k // 4
-    while moves > 0:
-        trial = centres.copy()
-        _move(trial, errors, weights, moves)
+    moves = len(centres) // 4
+    while moves > 0 and cost > 0.0:
+        trial = _moved(centres, errors, weights, moves)
         trial_cost, trial_errors, trial_weights = lloyd(points, mass, trial, iterations, best, codes)
         if trial_cost < cost * (1.0 - _SETTLED):
             cost, errors, weights = trial_cost, trial_errors, trial_weights
@@ -177,38 +176,29 @@ def train(
     return cost
 
 
-@njit
-def _move(centres: Floats, errors: Floats, weights: Floats, moves: int) -> None:
-    """Split the centres of largest error, at the expense of those whose mass is close to another centre."""
-    k, dims = centres.shape
-    help_of = np.full(k, inf)
-    error_of = np.zeros(k)
-    partner = np.zeros(k, np.int64)
-    for c in range(k):
-        for other in range(k):
-            away = 0.0
-            for t in range(dims):
-                away += weights[c, t] * (centres[c, t] - centres[other, t]) ** 2
-            if other != c and away < help_of[c]:
-                help_of[c], partner[c] = away, other
-        for t in range(dims):
-            error_of[c] += errors[c, t]
-    idle, busy = np.argsort(help_of), np.argsort(-error_of)
-    taken = np.zeros(k, np.bool_)
-    b = 0
-    for c in idle:
-        # A partner takes over the points of a centre that leaves: it stays.
-        if moves == 0 or taken[c]:
+def _moved(centres: Floats, errors: Floats, weights: Floats, moves: int) -> Floats:
+    """Split the centres of largest error in two, at the expense of those that are missed least.
+
+    A centre is missed by its mass times the squared distance from its nearest neighbour, which takes over
+    its points and therefore stays.
+    """
+    missed = (weights[:, None] * (centres[:, None] - centres) ** 2).sum(axis=2)
+    np.fill_diagonal(missed, inf)
+    neighbour = missed.argmin(axis=1)
+    busy = iter(np.argsort(-errors.sum(axis=1), kind="stable"))
+    moved = centres.copy()
+    settled: set[int] = set()
+    for idle in np.argsort(missed.min(axis=1), kind="stable"):
+        if moves == 0 or idle in settled:
             continue
-        while b < k and taken[busy[b]] or busy[b] == c:
-            b += 1
-        if b == k:
+        split = next((c for c in busy if c != idle and c not in settled), None)
+        if split is None:
             break
-        split = busy[b]
-        taken[c] = taken[split] = taken[partner[c]] = True
-        t = np.argmax(errors[split])
-        step = np.sqrt(errors[split, t] / max(weights[split, t], 1e-300))
-        centres[c] = centres[split]
-        centres[c, t] += step
-        centres[split, t] -= step
+        settled.update((idle, split, neighbour[idle]))
+        along = errors[split].argmax()
+        step = np.sqrt(errors[split, along] / max(weights[split, along], np.finfo(float).tiny))
+        moved[idle] = moved[split]
+        moved[idle, along] += step
+        moved[split, along] -= step
         moves -= 1
+    return moved

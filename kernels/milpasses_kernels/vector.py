@@ -12,8 +12,8 @@ from ._blocks import float32_block
 from ._groups import check_k, checked_groups, checked_importance, for_groups
 from ._threads import for_ranges
 
-_SAMPLE = 128  # training vectors for each entry
-_LEAST_SAMPLE = 4096
+_SAMPLE = 256  # training vectors for each entry
+_LEAST_SAMPLE = 8192
 _POOL = 16  # vectors looked at for each one sampled
 _CHUNK = 1 << 17  # vectors: fixed, so that sums over chunks do not depend on the number of threads
 _SETTLED = 1e-5  # relative gain of a pass below which entries have converged
@@ -47,7 +47,7 @@ def vector_kmeans(
 
     ``vectors`` (G, n, d) float16 or float32, ``importance`` (G, n, d) non-negative float32: what the squared
     error of each component counts. 1 <= k <= 256. Of ``starts`` k-means++ seedings, each improved by Lloyd's
-    algorithm and by moving centres, the best on up to 128 vectors an entry (at least 4096) is improved on
+    algorithm and by moving centres, the best on up to 256 vectors an entry (at least 8192) is improved on
     all of them, in at most ``iterations`` passes. Entries are rounded once to the weights' dtype; codes are
     the nearest after rounding, the first of equals. A group of at most k distinct vectors is stored without
     loss; entries may repeat. The result depends on ``seed``, not on the number of threads.
@@ -101,7 +101,7 @@ class _Group:
         return [slice(i, i + _CHUNK) for i in range(0, len(self.vectors), _CHUNK)]
 
     def assign(self, centres: Floats, use: Callable[[slice, Points, Points, Points, Any], T]) -> list[T]:
-        """Call ``use(part, points, masses, distances, codes)`` for each chunk; return what it gives, in order."""
+        """Return ``use(part, points, masses, distances, codes)`` of each chunk, in order."""
         chunks = self.chunks()
         results: dict[int, T] = {}
 
@@ -172,9 +172,10 @@ def _refine(group: _Group, centres: Floats, iterations: int) -> None:
 
     before = inf
     for _ in range(iterations):
-        sums, weights, used, cost = (sum(of_chunks) for of_chunks in zip(*group.assign(centres, moments)))
-        _lloyd.set_means(sums, weights, centres)
-        moved = _move_idle(group, centres, np.flatnonzero(used == 0))
+        sums, weights, used, costs = zip(*group.assign(centres, moments), strict=True)
+        cost = sum(costs)
+        _lloyd.set_means(np.sum(sums, axis=0), np.sum(weights, axis=0), centres)
+        moved = _move_idle(group, centres, np.flatnonzero(np.sum(used, axis=0) == 0))
         if not moved and before - cost <= _SETTLED * cost:
             return
         before = cost

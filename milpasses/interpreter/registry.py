@@ -13,13 +13,14 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from milpasses.errors import MilpassesError
 from milpasses.interpreter.backend import Backend
 
 Array = npt.NDArray[Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class InterpreterError(ValueError):
+class InterpreterError(MilpassesError):
     """A program, an input or an op that the interpreter cannot run; the message says which and why."""
 
 

@@ -12,6 +12,7 @@ import attrs
 Kind = Literal["array", "image", "scores", "probabilities", "label"]
 Limits = float | Mapping[str, float]
 EVERY = "*"
+_SHARE = ", which is a share, 0 to 1"
 NOTES = {
     "reference": (
         "by milpasses' interpreter: a float32 reference that rounds each result to its declared type, "
@@ -196,6 +197,11 @@ class Comparison:
         if unknown or not values:
             which = f"no output {', '.join(unknown)}" if unknown else "no output"
             raise MilpassesError(f"{which} that has a {measure}; there are {', '.join(values) or 'none'}")
+        for limit in by_name.values():
+            if math.isnan(limit) or (measure == "agreement" and not 0 <= limit <= 1):
+                raise MilpassesError(
+                    f"{limit:g} is no limit for {measure}" + _SHARE * (measure == "agreement")
+                )
         missed: list[Miss] = []
         for name, value in values.items():
             limit = by_name.get(name, by_name.get(EVERY))

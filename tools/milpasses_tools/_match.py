@@ -51,10 +51,10 @@ def live_inputs(op: Any) -> dict[tuple[str, int], Any]:
 def match(a: Any, b: Any) -> Matching:
     """Pair the ops of two functions.
 
-    1. Ops of the same name, type and output shapes are a pair, unless their inputs are known to belong to
-       other ops of the other program: then the names are only numbers that have moved.
-    2. Else ops of the same type and output shapes whose inputs are known to be the same, in program order;
-       an op that still waits for its namesake is not taken, unless 1 found names that have moved.
+    Ops of the same type and output shapes are a pair if they have the same name, and nothing is known against
+    it: inputs that belong to other pairs. A name with a number in it may have moved, so that it gives way to
+    an op whose inputs are all known to be the same. So does the name of an op that the other program lacks,
+    unless that op has a namesake of its own with the same inputs.
     """
     return _Matcher(a, b).run()
 
@@ -64,8 +64,12 @@ class _Matcher:
         self.ops_a, self.ops_b = list(_walk(a)), list(_walk(b))
         self.names_a = {op.name: op for op in self.ops_a}
         self.names_b = {op.name: op for op in self.ops_b}
-        self.same: dict[Any, Any] = {}  # variable of b -> variable of a
-        self.known: set[Any] = set()  # variables of a that have a partner
+        self.users_b: dict[Any, list[Any]] = {}  # variable of b -> ops
+        for op in self.ops_b:
+            for var in dict.fromkeys(live_inputs(op).values()):
+                self.users_b.setdefault(var, []).append(op)
+        self.a_to_b: dict[Any, Any] = {}  # variables
+        self.b_to_a: dict[Any, Any] = {}
         self.taken: set[Any] = set()  # ops of b
         self.done: set[Any] = set()  # ops of a that were looked at
         for name in a.inputs.keys() & b.inputs.keys():
@@ -74,7 +78,7 @@ class _Matcher:
     def run(self) -> Matching:
         pairs: list[Pair] = []
         for op in self.ops_a:
-            pair = self._by_name(op) or self._by_structure(op)
+            pair = self._partner(op)
             self.done.add(op)
             if pair is not None:
                 pairs.append(pair)
@@ -83,21 +87,30 @@ class _Matcher:
         lost_a = [op for op in self.ops_a if op not in found]
         return Matching(pairs, lost_a, [op for op in self.ops_b if op not in self.taken])
 
-    def _by_name(self, op: Any) -> Pair | None:
-        other = self.names_b.get(op.name)
-        if other is None or other in self.taken or not _alike(op, other) or self._agree(op, other) is False:
-            return None
-        return Pair(op, other, "name")
+    def _partner(self, op: Any) -> Pair | None:
+        namesake = self.names_b.get(op.name)
+        agree = None
+        if namesake is not None:
+            agree = self._agree(op, namesake)
+            if namesake in self.taken or not _alike(op, namesake) or agree is False:
+                namesake = None
+        if namesake is not None and (agree or not any(map(str.isdigit, op.name))):
+            return Pair(op, namesake, "name")
+        other = self._by_structure(op)
+        if other is not None:
+            return Pair(op, other, "name" if other is namesake else "structure")
+        return None if namesake is None else Pair(op, namesake, "name")
 
-    def _by_structure(self, op: Any) -> Pair | None:
-        moved = op.name in self.names_b
-        for other in self.ops_b:
+    def _by_structure(self, op: Any) -> Any:
+        """The first op of b with the same inputs that does not wait for a namesake with the same inputs."""
+        known = next((self.a_to_b[var] for var in live_inputs(op).values() if var in self.a_to_b), None)
+        for other in self.users_b.get(known, []):
             if other in self.taken or not _alike(op, other) or not self._agree(op, other):
                 continue
             namesake = self.names_a.get(other.name)
             waits = namesake is not None and namesake not in self.done and namesake is not op
-            if moved or not waits or not _alike(namesake, other):
-                return Pair(op, other, "structure")
+            if not waits or not _alike(namesake, other) or not self._agree(namesake, other):
+                return other
         return None
 
     def _agree(self, op: Any, other: Any) -> bool | None:
@@ -108,8 +121,8 @@ class _Matcher:
             mine, theirs = inputs.get(key), others.get(key)
             if mine is None or theirs is None:
                 answer = None
-            elif self.same.get(theirs) is not mine:
-                if theirs in self.same and mine in self.known:
+            elif self.b_to_a.get(theirs) is not mine:
+                if theirs in self.b_to_a and mine in self.a_to_b:
                     return False
                 answer = None
         return answer
@@ -123,8 +136,8 @@ class _Matcher:
                 self._pair_vars(mine, theirs)
 
     def _pair_vars(self, mine: Any, theirs: Any) -> None:
-        self.same[theirs] = mine
-        self.known.add(mine)
+        self.a_to_b[mine] = theirs
+        self.b_to_a[theirs] = mine
 
 
 def _walk(block: Any) -> Iterator[Any]:

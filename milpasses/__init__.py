@@ -12,7 +12,9 @@ from milpasses.passes._metadata import register as _register
 from milpasses.pipeline import pipeline
 from milpasses.recipe import Recipe, Rule
 from milpasses.report import Record, Report
+from milpasses.samples import Sample, SampleError, Samples
 from milpasses.schemes import Keep, Palettize, Prune, Quantize, RecipeError
+from milpasses.statistics import Statistics, statistics
 from milpasses.weights import Consumer, Weight
 
 __version__ = "0.1.0"
@@ -31,6 +33,10 @@ __all__ = [
     "Record",
     "Report",
     "Rule",
+    "Sample",
+    "SampleError",
+    "Samples",
+    "Statistics",
     "TargetError",
     "Weight",
     "compress",
@@ -38,6 +44,7 @@ __all__ = [
     "decompress",
     "passes",
     "pipeline",
+    "statistics",
 ]
 
 _register()

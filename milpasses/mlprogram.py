@@ -137,6 +137,9 @@ class MLProgram:
         known = tensor_type(value.type)
         if value.WhichOneof("value") != "blobFileValue" or known is None:
             return
+        users = [user for user, _ in function.uses.get(variable, [])]
+        if users and all(user.type.startswith("constexpr_") for user in users):
+            return  # a part of a compressed weight, which has a site of its own
         dtype, shape = known
         blob = (value.blobFileValue.fileName, value.blobFileValue.offset)
         blocked = self._blocked(function, variable)

@@ -81,7 +81,10 @@ class Samples:
                 one sample; but where the input's first size is 1 each row is a sample. Optional ``labels``:
                 integers or texts, one a sample (or a row of them, where the model takes a batch);
                 a mapping from names to arrays: the same rules;
-                the path of a folder of images, see ``milpasses._image_folder``;
+                the path of a folder of images: a folder for each class names the labels, files directly in
+                it have none. Each is scaled to fill and cropped around its centre, bilinear, and goes to the
+                image input; or to the only input, if that is a float (1, 3, height, width), as RGB 0..1,
+                or (1, 1, height, width), as luminance 0..1. Needs ``milpasses[images]``;
                 a callable without parameters, or its name as ``module:function``, or an iterable: it gives
                 a mapping from names to arrays for each run, or a pair (mapping, label), or a ``Sample``;
                 ``"random"``: see ``seed``;

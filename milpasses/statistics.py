@@ -94,6 +94,7 @@ class _Collector:
         self._full = full
         self._names = names
         self._conflicts: set[str] = set()
+        self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
         self._index(interpreter._loaded.function)
         if not isinstance(full, bool):
@@ -142,13 +143,15 @@ class _Collector:
         self.found.ranges[name] = span if known is None else known | span
 
     def _lookup(self, op: Any, name: str, inputs: Mapping[str, Any]) -> None:
-        counts = lookups(inputs)
-        known = self.found.lookups.get(name)
+        counts, axis = lookups(inputs), int(inputs.get("axis", 0))
+        first, known = self._axes.setdefault(name, (op.name, axis)), self.found.lookups.get(name)
         if isinstance(counts, str):
-            self.found.skipped[name] = f"{op.op_type} {op.name}: {counts}"
-        elif known is not None and known.shape != counts.shape:
-            self.found.skipped[name] = f"gather {op.name} reads it along another axis than the op before"
-        else:
+            self.found.skipped[name] = f"gather {op.name}: {counts}"
+        elif first[1] != axis:
+            self._conflicts.add(name)
+            self.found.skipped[name] = f"gather {op.name} reads it along another axis than {first[0]}"
+            self.found.lookups.pop(name, None)
+        elif name not in self._conflicts:
             self.found.lookups[name] = counts if known is None else known + counts
 
     def _moments(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-from conftest import constexprs, conv_linear_program, convert, random, weights_program
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
+from models import constexprs, conv_linear_program, convert, random, weights_program
 
 import milpasses as mp
 

@@ -9,8 +9,8 @@ import coremltools as ct
 import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
-from conftest import TARGETS, conv_linear_program, convert
 from coremltools.converters.mil.mil import types
+from models import TARGETS, conv_linear_program, convert
 
 import milpasses as mp
 

@@ -223,8 +223,8 @@ def test_default_op_selector_is_the_threshold() -> None:
         (3, "expected a coremltools OptimizationConfig, not 3"),
         (PAL4, "expected a coremltools OptimizationConfig"),
         (
-            OptimizationConfig(None, {"conv": OpPalettizerConfig(mode="unique", cluster_dim=2)}),
-            "op_type_configs['conv']: cluster_dim: 2 goes only with mode=kmeans, not unique",
+            OptimizationConfig(None, {"conv": OpPalettizerConfig(nbits=2, mode="uniform", cluster_dim=2)}),
+            "op_type_configs['conv']: cluster_dim: 2 goes only with mode=kmeans or unique, not uniform",
         ),
         (
             OptimizationConfig(None, None, {"a": OpMagnitudePrunerConfig(n_m_ratio=(-1, 4))}),

@@ -276,7 +276,7 @@ def test_a_function_shows_but_has_no_text_form() -> None:
         ("palettize(nbits=4, channel_axis=1)", "channel_axis: only with granularity=per_grouped_channel"),
         ("pal4-g0", "group_size: expected a whole number of at least 1, not '0'"),
         ("pal4-v0", "cluster_dim: expected a whole number of at least 1"),
-        ("pal4-uniform-v2", "cluster_dim: 2 goes only with mode=kmeans, not uniform"),
+        ("pal4-uniform-v2", "cluster_dim: 2 goes only with mode=kmeans or unique, not uniform"),
         ("palettize(nbits=4, enable_per_channel_scale=1)", "enable_per_channel_scale: expected one of true"),
         ("prune()", "give exactly one of target_sparsity, threshold, n_m_ratio, not none"),
         ("prune(target_sparsity=0.5, threshold=0)", "not target_sparsity and threshold"),

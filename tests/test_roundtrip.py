@@ -5,7 +5,7 @@ from typing import Any
 
 import coremltools as ct
 import pytest
-from conftest import TARGETS, constexprs, conv_linear_program, convert, materialize, random, weights_program
+from models import TARGETS, constexprs, conv_linear_program, convert, materialize, random, weights_program
 
 import milpasses as mp
 from milpasses.blobfile import BlobReader

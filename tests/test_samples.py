@@ -15,7 +15,6 @@ from milpasses.interpreter import Feature, Interpreter
 from milpasses.interpreter.images import ImageFormat
 from milpasses.samples import Sample, SampleError, Samples, model_inputs
 
-PIL = pytest.importorskip("PIL.Image")
 RNG = np.random.default_rng(5)
 
 
@@ -269,7 +268,7 @@ class TestRandom:
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
+    pytest.importorskip("PIL.Image").fromarray(np.asarray(pixels, np.uint8)).save(path, **options)
     return path
 
 
@@ -318,7 +317,7 @@ class TestImageFolders:
         np.testing.assert_array_equal(sample.inputs["photo"], [[0, 25, 75, 100]] * 2)
 
     def test_turned_upright(self, tmp_path: Path):
-        exif = PIL.Exif()
+        exif = pytest.importorskip("PIL.Image").Exif()
         exif[0x0112] = 6  # rotated by a quarter to the right when shown
         pixels = np.arange(12).reshape(3, 4) * 20
         save(tmp_path / "a.png", pixels, exif=exif)
@@ -358,6 +357,7 @@ class TestImageFolders:
         np.testing.assert_array_equal(output[0], pixels.transpose(2, 0, 1)[::-1])
 
     def test_problems_are_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        pytest.importorskip("PIL")
         folder = tmp_path / "d"
         folder.mkdir()
         with pytest.raises(SampleError, match=r"d: holds no image \(\.bmp"):

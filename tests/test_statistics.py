@@ -8,7 +8,6 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-from conftest import convert
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 
@@ -208,6 +207,21 @@ class TestRows:
         with pytest.raises(KeyError, match="lookups"):
             found["weight"]
 
+    def test_gathers_that_cannot_be_added_up(self):
+        def build(x0: Any) -> Any:
+            table = const(draw(2, 6), "table")
+            batched = mb.gather(x=const(draw(2, 6), "batched"), indices=x0, axis=1, batch_dims=1, name="many")
+            rows, columns = (mb.gather(x=table, indices=x0, axis=axis, name=f"g{axis}") for axis in (0, 1))
+            return batched, rows, columns
+
+        steps: list[Any] = []
+        model = program(build, (2, 3), dtypes=(types.int32,))
+        found = statistics(model, "random", limit=2, progress=lambda *step: steps.append(step))
+        assert found.skipped["batched"] == "gather many: gather with batch_dims reads a table of each batch"
+        assert found.skipped["table"] == "gather g1 reads it along another axis than g0"
+        assert found.lookups == {}
+        assert steps == [(1, 2, "random[0]"), (2, 2, "random[1]")]
+
 
 class TestUses:
     def test_a_weight_that_several_ops_use_adds_up(self):
@@ -248,6 +262,8 @@ class TestUses:
         assert found.skipped["never"] == "no sample reached linear dead"
         assert found.skipped["offset"].endswith("add has no rule for its y")
         assert "vector" not in found.skipped
+        dotted = program(lambda x0: mb.matmul(x=x0, y=const(draw(4, 4)), name="dot"), (4,))
+        assert "one side of the matmul is a vector" in statistics(dotted, "random", limit=1).skipped["weight"]
         with pytest.raises(KeyError, match="no sample reached"):
             found["never"]
         with pytest.raises(KeyError, match="no such weight"):
@@ -278,7 +294,12 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(["common::const_deduplication"])
-    model = convert(program(build, (2, 32)), skip_model_load=True, pass_pipeline=passes)
+    model = ct.convert(
+        program(build, (2, 32)),
+        minimum_deployment_target=ct.target.iOS18,
+        pass_pipeline=passes,
+        skip_model_load=True,
+    )
     paths = {"plain": folder / "plain.mlpackage", "small": folder / "small.mlpackage"}
     model.save(str(paths["plain"]))
     milpasses.compress(paths["plain"], "int8; min_elements=0 -> int8", output=paths["small"])

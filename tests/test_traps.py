@@ -5,8 +5,8 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-from conftest import constexprs, conv_linear_program, convert, random, weights_program
 from coremltools.converters.mil import Builder as mb
+from models import constexprs, conv_linear_program, convert, random, weights_program
 
 import milpasses as mp
 

@@ -27,12 +27,16 @@ def encode(flat: NDArray[Any], entries: NDArray[np.float64], codes: NDArray[np.u
     if flat.dtype == np.float16:
         half_stops(entries, VALUE_OF_RANK, stops)
     else:
-        middles = 0.5 * (entries[1:] + entries[:-1])
-        limits[:-1] = middles
-        above = limits[:-1] > middles
+        # The largest float32 up to the middle. What float64 drops of the sum of two float32 (Knuth's two-sum)
+        # decides where the middle is a float32 itself.
+        total = entries[:-1] + entries[1:]
+        second = total - entries[:-1]
+        dropped = (entries[:-1] - (total - second)) + (entries[1:] - second)
+        limits[:-1] = 0.5 * total
+        above = (limits[:-1] > 0.5 * total) | ((limits[:-1] == 0.5 * total) & (dropped < 0))
         limits[:-1][above] = np.nextafter(limits[:-1][above], np.float32(-np.inf))
-        high = (limits[:-1].view(np.uint32) >> 16).astype(np.int64)
-        stops[:-1] = np.where(high >= 0x8000, 0xFFFF - high, 0x8000 + high) + 1
+        cells = (limits[:-1].view(np.uint32) >> 16).astype(np.int64)
+        stops[:-1] = np.where(cells >= 0x8000, 0xFFFF - cells, 0x8000 + cells) + 1
     paint(stops, table)
 
     def run(_: slice, part: slice) -> None:

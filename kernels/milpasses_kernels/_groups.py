@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._blocks import weights_array
+from ._blocks import bits, weights_array
 from ._threads import for_ranges
 from .finite import nonfinite
 
@@ -54,6 +54,21 @@ def checked_importance(importance: NDArray[Any] | None, shape: tuple[int, ...]) 
     if importance.size and not (importance.min() >= 0 and importance.max() < np.inf):
         raise ValueError("importance must be finite and non-negative")
     return np.ascontiguousarray(importance).reshape(-1)
+
+
+def extremes(groups: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest and the largest weight of each group, (G,) each.
+
+    As integers, bit patterns order like the magnitudes, and every negative one is above (unsigned) or below
+    (signed) the others. NumPy compares integers fast, and float16 one by one.
+    """
+    unsigned = bits(groups)
+    signed = unsigned.view(unsigned.dtype.str.replace("u", "i"))
+    top, positive = unsigned.max(axis=1), signed.max(axis=1)
+    some_negative = top.view(signed.dtype) < 0
+    lowest = np.where(some_negative, top, unsigned.min(axis=1)).view(groups.dtype)
+    highest = np.where(positive >= 0, positive, signed.min(axis=1)).view(groups.dtype)
+    return lowest.astype(np.float64), highest.astype(np.float64)
 
 
 def is_long(groups: NDArray[Any]) -> bool:

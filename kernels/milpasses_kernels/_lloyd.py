@@ -19,13 +19,14 @@ Codes = NDArray[np.int32]
 
 _STRIP = 512  # points whose distances stay in the first-level cache
 _SETTLED = 1e-4  # relative gain of an iteration below which a start, or a move of centres, has converged
+_LIKELY = 6  # single moves tried before giving up
 
 
 @njit
 def nearest(
     points: Points, mass: Points, centres: Floats, first: int, last: int, best: Points, codes: Codes
 ) -> None:
-    """Put distances below ``best`` (n,) there and their centres, of ``first`` to ``last`` - 1, into ``codes``."""
+    """Lower ``best`` and set ``codes`` (n,) where one of centres ``first`` to ``last`` - 1 is closer."""
     dims, n = points.shape
     scratch = np.empty(_STRIP, np.float32)
     for start in range(0, n, _STRIP):
@@ -161,34 +162,36 @@ def train(
     """``lloyd``, then move centres to where the error is largest, while that helps; return the cost.
 
     In the spirit of Fritzke, "The breathing k-means algorithm" (2020): first a quarter of the centres at a
-    time, half as many after each failure.
+    time, half as many after each failure, at last one by one, the next likely ones too.
     """
     cost, errors, weights = lloyd(points, mass, centres, iterations, best, codes)
-    moves = len(centres) // 4
-    while moves > 0 and cost > 0.0:
-        trial = _moved(centres, errors, weights, moves)
+    moves, skip = max(1, len(centres) // 4), 0
+    while cost > 0.0 and skip < min(_LIKELY, len(centres)):
+        trial = _moved(centres, errors, weights, moves, skip)
         trial_cost, trial_errors, trial_weights = lloyd(points, mass, trial, iterations, best, codes)
         if trial_cost < cost * (1.0 - _SETTLED):
-            cost, errors, weights = trial_cost, trial_errors, trial_weights
+            cost, errors, weights, skip = trial_cost, trial_errors, trial_weights, 0
             centres[:] = trial
-        else:
+        elif moves > 1:
             moves //= 2
+        else:
+            skip += 1
     return cost
 
 
-def _moved(centres: Floats, errors: Floats, weights: Floats, moves: int) -> Floats:
+def _moved(centres: Floats, errors: Floats, weights: Floats, moves: int, skip: int) -> Floats:
     """Split the centres of largest error in two, at the expense of those that are missed least.
 
     A centre is missed by its mass times the squared distance from its nearest neighbour, which takes over
-    its points and therefore stays.
+    its points and therefore stays. ``skip`` passes over every other of the first.
     """
     missed = (weights[:, None] * (centres[:, None] - centres) ** 2).sum(axis=2)
     np.fill_diagonal(missed, inf)
     neighbour = missed.argmin(axis=1)
-    busy = iter(np.argsort(-errors.sum(axis=1), kind="stable"))
+    busy = iter(np.argsort(-errors.sum(axis=1), kind="stable")[skip % 2 :])
     moved = centres.copy()
     settled: set[int] = set()
-    for idle in np.argsort(missed.min(axis=1), kind="stable"):
+    for idle in np.argsort(missed.min(axis=1), kind="stable")[skip // 2 :]:
         if moves == 0 or idle in settled:
             continue
         split = next((c for c in busy if c != idle and c not in settled), None)

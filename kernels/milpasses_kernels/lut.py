@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ._blocks import bits, weights_array
 from ._codes import encode
-from ._groups import check_finite, check_k, checked_groups, for_groups
+from ._groups import check_finite, check_k, checked_groups, extremes, for_groups
 from ._jit import njit
 
 _SLOTS = 1024  # of the hash table: a quarter full at most
@@ -58,7 +58,7 @@ def uniform(groups: NDArray[Any], k: int) -> Coded:
     """
     check_k(k)
     groups = checked_groups(groups)
-    lowest, highest = _extremes(groups)
+    lowest, highest = extremes(groups)
     share = np.arange(k) / max(k - 1, 1)
     lut = lowest[:, None] * (1 - share) + highest[:, None] * share
     lut = lut.astype(groups.dtype)
@@ -96,21 +96,6 @@ def unique(groups: NDArray[Any], max_k: int = 256) -> Coded | None:
     if counts.min() < 0:
         return None
     return Coded(found[:, : counts.max()].view(groups.dtype), codes)
-
-
-def _extremes(groups: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The smallest and the largest weight of each group, (G,) each.
-
-    As integers, bit patterns order like the magnitudes, and every negative one is above (unsigned) or below
-    (signed) the others. NumPy compares integers fast, and float16 one by one.
-    """
-    unsigned = bits(groups)
-    signed = unsigned.view(unsigned.dtype.str.replace("u", "i"))
-    top, positive = unsigned.max(axis=1), signed.max(axis=1)
-    some_negative = top.view(signed.dtype) < 0
-    lowest = np.where(some_negative, top, unsigned.min(axis=1)).view(groups.dtype)
-    highest = np.where(positive >= 0, positive, signed.min(axis=1)).view(groups.dtype)
-    return lowest.astype(np.float64), highest.astype(np.float64)
 
 
 @njit

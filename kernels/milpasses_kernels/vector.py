@@ -1,7 +1,7 @@
 """Weighted k-means of short vectors of weights: look-up tables whose entries are vectors."""
 
 from collections.abc import Callable
-from math import frexp, inf
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import _lloyd
 from ._blocks import float32_block
-from ._groups import check_k, checked_groups, checked_importance, for_groups
+from ._groups import check_k, checked_groups, checked_importance, extremes, for_groups
 from ._threads import for_ranges
 
 _SAMPLE = 256  # training vectors for each entry
@@ -46,11 +46,12 @@ def vector_kmeans(
     """Find a look-up table of k vectors of small squared error for each group of vectors.
 
     ``vectors`` (G, n, d) float16 or float32, ``importance`` (G, n, d) non-negative float32: what the squared
-    error of each component counts. 1 <= k <= 256. Of ``starts`` k-means++ seedings, each improved by Lloyd's
-    algorithm and by moving centres, the best on up to 256 vectors an entry (at least 8192) is improved on
-    all of them, in at most ``iterations`` passes. Entries are rounded once to the weights' dtype; codes are
-    the nearest after rounding, the first of equals. A group of at most k distinct vectors is stored without
-    loss; entries may repeat. The result depends on ``seed``, not on the number of threads.
+    error of each component counts. 1 <= k <= 256. On up to 256 vectors an entry (at least 8192), Lloyd's
+    algorithm runs from ``starts`` k-means++ seedings, each improved by moving entries to where the error is
+    largest; from the best it runs on all vectors, in at most ``iterations`` passes. Entries are rounded once
+    to the weights' dtype; codes are the nearest after rounding, the first of equals. Entries may repeat: a
+    group of at most k distinct vectors is stored without loss where all components have importance. The
+    result depends on ``seed``, not on the number of threads.
 
     Raises TypeError for another dtype, ValueError for another rank, k, starts, iterations or importance, and
     for NaN or infinities.
@@ -63,10 +64,12 @@ def vector_kmeans(
     groups, n, dims = vectors.shape
     lut, codes = np.empty((groups, k, dims), vectors.dtype), np.empty((groups, n), np.uint8)
     cost = np.empty(groups)
+    lowest, highest = extremes(vectors.reshape(groups, -1))
+    scales = _to_one(np.maximum(highest, -lowest))
 
     def run(start: int, stop: int) -> None:
         for g in range(start, stop):
-            group = _Group(vectors[g], weights.reshape(vectors.shape)[g] if weights.size else None)
+            group = _Group(vectors[g], weights.reshape(vectors.shape)[g] if weights.size else None, scales[g])
             centres = _trained(group, k, np.random.default_rng([seed, g]), starts, iterations)
             _refine(group, centres, iterations)
             lut[g] = (centres / group.scale).astype(vectors.dtype)
@@ -82,11 +85,11 @@ class _Group:
     Values and importance are scaled by powers of two to about 1: their products stay within float32.
     """
 
-    def __init__(self, vectors: NDArray[Any], importance: Points | None) -> None:
+    def __init__(self, vectors: NDArray[Any], importance: Points | None, scale: float) -> None:
         self.vectors = vectors
         self.importance = importance
-        self.scale = _to_one(max(float(vectors.max()), -float(vectors.min())))
-        self.mass_scale = 1.0 if importance is None else _to_one(float(importance.max()))
+        self.scale = scale
+        self.mass_scale = 1.0 if importance is None else _to_one(importance.max())
 
     def read(self, part: Any) -> tuple[Points, Points]:
         """Return the points and masses of a slice or an array of indices."""
@@ -115,9 +118,9 @@ class _Group:
         return [results[index] for index in range(len(chunks))]
 
 
-def _to_one(largest: float) -> float:
-    """The power of two that brings ``largest`` into 0.5..1, as far as float32 holds it."""
-    return 2.0 ** min(max(-frexp(largest)[1], -120), 120)
+def _to_one(largest: Any) -> Any:
+    """Return the powers of two that bring values into 0.5..1, as far as float32 holds them."""
+    return 2.0 ** np.clip(-np.frexp(largest)[1], -120, 120)
 
 
 def _nearest(points: Points, mass: Points, centres: Floats) -> tuple[Points, NDArray[np.int32]]:

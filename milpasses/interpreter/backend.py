@@ -112,7 +112,8 @@ def round_to_half(x: Array) -> Array:
         absolute, code = magnitude[:n], bits[:n]
         np.abs(source, out=absolute)
         if not absolute.max() < _HALF_OVERFLOW:  # NaN compares false, too
-            target[:] = source.astype(np.float16)
+            with np.errstate(over="ignore"):  # infinity is the answer
+                target[:] = source.astype(np.float16)
             continue
         pattern = source.view(np.uint32)
         np.right_shift(pattern, np.uint32(13), out=code)

@@ -40,7 +40,7 @@ def find_sites(program: Any) -> list[Found]:
     by_id: dict[Any, Found] = {}
     for name, function in program.functions.items():
         for op in _walk(function):
-            if op.op_type == "const" and _is_weight(op.outputs[0].val):
+            if op.op_type == "const" and _is_weight(op.outputs[0].val) and not _is_part(op.outputs[0]):
                 key = op.weight_id
                 if key is not None and key in by_id:
                     _share(by_id[key], op, name)
@@ -94,6 +94,12 @@ def _is_weight(value: Any) -> bool:
         and value.size >= _SMALLEST_IN_FILE
         and value.dtype in ("float16", "float32", "uint8", "int8")
     )
+
+
+def _is_part(variable: Any) -> bool:
+    """The constant only feeds constexpr ops: it is a part of a compressed weight, which has a site of its own."""
+    users = variable.child_ops
+    return bool(users) and all(user.op_type.startswith("constexpr_") for user in users)
 
 
 def _consumers(variables: list[Any]) -> tuple[Consumer, ...]:

@@ -1,9 +1,9 @@
 """A pytest plugin that puts another implementation behind ``coremltools.optimize.coreml``.
 
 The five functions that compress, decompress and describe weights are replaced by those of the module that
-``--implementation`` names, each wrapped to count its calls and its time; coremltools itself is wrapped the
-same way. Every test starts from the same random seed, so that two implementations see the same weights. The
-outcome of each test goes to the JSON file of ``--results``; ``optimize_run`` compares two of them.
+``--implementation`` names, each wrapped to count its calls and their CPU time; coremltools itself is wrapped
+the same way. Every test starts from the same random seed, so that two implementations see the same weights.
+The outcome of each test goes to the JSON file of ``--results``; ``optimize_run`` compares two of them.
 """
 
 import functools
@@ -29,7 +29,7 @@ FUNCTIONS = (
 )
 REPLACED = "coremltools.optimize.coreml"
 
-_spent: list[float] = []  # seconds of each call that the running test made
+_spent: list[float] = []  # CPU seconds of each call that the running test made
 _tests: dict[str, dict[str, Any]] = {}
 
 
@@ -53,11 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def _timed(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             return function(*args, **kwargs)
         finally:
-            _spent.append(time.perf_counter() - start)
+            _spent.append(time.process_time() - start)
 
     return call
 

@@ -1,6 +1,6 @@
 """Run coremltools' own tests of weight compression with milpasses behind its functions, and compare.
 
-    python tests/conformance/optimize_run.py [--quick] [--fp32] [--jobs N] [--implementation MODULE]
+    python tests/conformance/optimize_run.py [--quick] [--jobs N] [--implementation MODULE]
     python tests/conformance/optimize_run.py --baseline
 
 The file ``coremltools/test/optimize/coreml/test_post_training_quantization.py`` of the installed wheel runs
@@ -37,14 +37,14 @@ OUTCOMES = ("passed", "failed", "skipped")
 Results = dict[str, dict[str, Any]]
 
 
-def run(implementation: str, *, quick: bool, fp32: bool, jobs: int) -> Results:
+def run(implementation: str, *, quick: bool, jobs: int) -> Results:
     """Run the test file with ``implementation`` behind coremltools' functions; return each test's result."""
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONDONTWRITEBYTECODE": "1",  # leave the installed package as it is
         "RUN_BACKWARD_COMPATIBILITY": "0" if quick else "1",  # "1": every target from iOS16 on
-        "INCLUDE_MIL_FP32_UNIT_TESTS": "1" if fp32 else "0",
+        "INCLUDE_MIL_FP32_UNIT_TESTS": "0",  # coremltools itself fails 236 of those 750
     }
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
@@ -69,7 +69,7 @@ def run(implementation: str, *, quick: bool, fp32: bool, jobs: int) -> Results:
             )
         tests: Results = json.loads(results.read_text())
     if not any(test.get("calls") for test in tests.values()):
-        sys.exit(f"no test called {implementation}: nothing was measured\n{done.stdout[-4000:]}")
+        sys.exit(f"no test called {implementation}: nothing was measured")
     return tests
 
 
@@ -102,7 +102,7 @@ def table(baseline: Results, ours: Results) -> str:
     order = sorted(rows, key=lambda row: (row == "all", row.startswith("("), row))
     lines = [
         f"{'':32} {'coremltools':>28} {'milpasses':>28}",
-        f"{'':32}{2 * '  passed failed skipped   sec'}",
+        f"{'':32}{2 * '  passed failed skipped CPU s'}",
     ]
     for row in order:
         theirs, own, seconds = rows[row]
@@ -144,7 +144,6 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="iOS16 only, as the file does by itself")
-    parser.add_argument("--fp32", action="store_true", help="float32 programs as well")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--implementation", default="milpasses.coreml", metavar="MODULE")
     parser.add_argument(
@@ -152,7 +151,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     if options.baseline:
-        tests = run(REPLACED, quick=False, fp32=True, jobs=options.jobs)
+        tests = run(REPLACED, quick=False, jobs=options.jobs)
         head = {
             "coremltools": coremltools.__version__,
             "python": sys.version.split()[0],
@@ -162,7 +161,7 @@ def main() -> int:
         BASELINE.write_text(f'{{"made_with": {json.dumps(head)}, "tests": {{\n{lines}\n}}}}\n')
         print(f"{BASELINE.name}: {dict(Counter(test['outcome'] for test in tests.values()))}")
         return 0
-    ours = run(options.implementation, quick=options.quick, fp32=options.fp32, jobs=options.jobs)
+    ours = run(options.implementation, quick=options.quick, jobs=options.jobs)
     return compare(json.loads(BASELINE.read_text())["tests"], ours, not options.quick)
 
 

@@ -2,8 +2,8 @@
 
     python tests/conformance/run.py
 
-Each suite prints its table, and has options of its own when started by itself. The exit status is the worse of
-the two.
+Each suite prints its table, and has options of its own when started by itself. The exit status is the worse
+of the two.
 """
 
 import subprocess

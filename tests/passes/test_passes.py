@@ -5,9 +5,9 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-from conftest import constexprs, conv_linear_program, convert, random
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+from models import constexprs, conv_linear_program, convert, random
 
 import milpasses as mp
 

@@ -5,18 +5,18 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
 import numpy as np
 import pytest
-from conftest import Run
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.testing_utils import compute_snr_and_psnr
 from milpasses_tools import _runners, compare, explain
+from milpasses_tools._comparison_text import print_comparison
 from milpasses_tools._match import match
 from milpasses_tools._metrics import AccuracySums, Agreement, ErrorSums, kind_of
 from milpasses_tools.compare import Comparison, Miss, OutputError, accuracy
@@ -29,6 +29,7 @@ from milpasses.samples import Sample
 
 RNG = np.random.default_rng(11)
 INF = math.inf
+Run = Callable[..., Any]  # the fixture milpasses_command
 
 
 def draw(*shape: int) -> np.ndarray:
@@ -336,7 +337,8 @@ def cats(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestClassifiers:
     def test_a_folder_of_classes(self, cats: Path):
-        found = compare(cats / "cat.mlpackage", cats / "dog.mlpackage", cats / "photos")
+        found = compare(cats / "cat.mlpackage", cats / "dog.mlpackage", cats / "photos", per_op=True)
+        assert [op.op_type for op in found.ops if op.own_snr_db != INF] == ["linear"]
         kinds = {output.name: (output.kind, output.agreement) for output in found.outputs}
         (probabilities,) = (name for name, (kind, _) in kinds.items() if kind == "probabilities")
         assert kinds == {"animal": ("label", 2 / 3), probabilities: ("probabilities", 2 / 3)}
@@ -619,6 +621,34 @@ class TestCoreML:
         with pytest.raises(MilpassesError, match="needs a saved model or an MLModel, got Program"):
             compare(scaled(1), scaled(1), runtime="coreml")
 
+    def test_opens_the_function_that_was_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, digits_packages: dict[str, Path], tmp_path: Path
+    ):
+        class Loaded(ct.models.MLModel):
+            def __init__(
+                self, path: str, function_name: str | None = None, skip_model_load: bool = False
+            ) -> None:
+                super().__init__(path, skip_model_load=True)
+                self.opened = path, function_name, skip_model_load
+
+        descriptor = ct.utils.MultiFunctionDescriptor()
+        for name in ("one", "two"):
+            descriptor.add_function(str(digits_packages["iOS18"]), "main", name)
+        descriptor.default_function_name = "one"
+        several = str(tmp_path / "several.mlpackage")
+        ct.utils.save_multifunction(descriptor, several)
+        plain = str(digits_packages["iOS18"])
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(ct.models, "MLModel", Loaded)
+        for path, function, opened in (
+            (plain, "main", (plain, None, False)),
+            (several, "two", (several, "two", False)),
+        ):
+            runner = _runners.open_runner(path, function, "coreml")
+            assert isinstance(runner, _runners.CoreML)
+            assert runner.model.opened == opened
+            assert (list(runner.inputs), runner.output_names) == (["image"], ["scores"])
+
     def test_compares_its_outputs(self, monkeypatch: pytest.MonkeyPatch):
         made = iter([np.array([[1.0, 2.0]]), np.array([[1.0, np.nan]])])
         features = {"x": Feature("x", "tensor", np.float32, (1, 2))}
@@ -717,6 +747,16 @@ class TestCommand:
         assert outcome.out == ""
         assert outcome.err.count("\n") == 1
         assert expected in outcome.err
+
+    def test_lists_what_has_no_partner(self, capsys: pytest.CaptureFixture[str]):
+        a, b = scaled(1), program(lambda x: mb.relu(x=mb.mul(x=x, y=2.0, name="product"), name="out"), (1, 4))
+        found = compare(a, b, [{"x": [[1.0, np.nan, 0.0, 0.0]]}], per_op=True)
+        print_comparison(found, 5)
+        lines = capsys.readouterr().out.splitlines()
+        assert "1 ops of a alone: out" in lines
+        assert "1 ops of b alone: out" in lines
+        assert "model a: first nan in product of mul product, sample item[0]" in lines
+        assert "on 1 sample of an iterable" in lines
 
     def test_missing_models(self, milpasses_command: Run):
         outcome = milpasses_command("compare", "nowhere.mlpackage", "nowhere.mlpackage")

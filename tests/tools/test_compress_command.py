@@ -188,3 +188,15 @@ class TestReasons:
             "kept 1 (20 bytes): 4 elements",
             "skipped 1 (20 bytes): 5 channels",
         ]
+
+
+def test_compare_says_what_compression_did_to_the_outputs(
+    milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ("compress", digits_packages["iOS18"], "-r", "pal2", "--compare", "random")
+    text = milpasses_command(*arguments, "-o", tmp_path / "a.mlpackage")
+    assert text.status == 0
+    assert "random" in text.out
+    outcome = milpasses_command(*arguments, "-o", tmp_path / "b.mlpackage", "--json")
+    (scores,) = json.loads(outcome.out)["comparison"]["outputs"]
+    assert 0 < scores["snr_db"] < 30

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 
 from milpasses._flows import is_constant
-from milpasses.interpreter import Interpreter, InterpreterError
+from milpasses.interpreter import Interpreter
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.registry import rule
 from milpasses_tools._comparison import NonFinite, OpError
@@ -185,22 +185,10 @@ def _equal(x: Any, y: Any) -> bool:
 
 @attrs.frozen
 class _Alone:
-    """The context of an op that runs outside its program."""
+    """The context of an op outside its program; those that ask for more of it are not run alone."""
 
     op: Any
     backend: Any
-
-    def rng(self, seed: int) -> np.random.Generator:
-        raise InterpreterError(f"{self.op.op_type} draws random numbers: it cannot run alone")
-
-    def run_block(self, index: int, arguments: list[Any]) -> list[Any]:
-        raise InterpreterError(f"{self.op.op_type} has blocks: it cannot run alone")
-
-    def read_state(self, name: str) -> Any:
-        raise InterpreterError(f"{self.op.op_type} reads a state: it cannot run alone")
-
-    def write_state(self, name: str, value: Any) -> None:
-        raise InterpreterError(f"{self.op.op_type} writes a state: it cannot run alone")
 
 
 def _run_alone(interpreter: Interpreter, op: Any, arguments: Mapping[str, Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from milpasses.compress import open_model
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter, Observer
 from milpasses.samples import model_inputs
@@ -90,12 +91,13 @@ def open_runner(model: Any, function: str, runtime: str) -> Runner:
 
     if not isinstance(model, str | os.PathLike | MLModel):
         raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
-    path: Any = model.package_path if isinstance(model, MLModel) else os.fspath(model)
-    spec: Any = MLModel(path, skip_model_load=True).get_spec()
-    several = {one.name: one for one in spec.description.functions}
-    described = several.get(function, spec.description)
+    package, _ = open_model(model, None)
+    path = str(package.path)
+    description = package.spec.description
+    several = {one.name: one for one in description.functions}
+    outputs = several.get(function, description).output
     loaded = MLModel(path, function_name=function if several else None)
-    return CoreML(loaded, model_inputs(path, function), [output.name for output in described.output])
+    return CoreML(loaded, model_inputs(path, function), [output.name for output in outputs])
 
 
 def check_alike(a: Runner, b: Runner) -> None:

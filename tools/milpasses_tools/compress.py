@@ -48,6 +48,14 @@ def command(
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
     ] = None,
+    compare_on: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="DATA",
+            help="Compare the outputs before and after on DATA: .npz, a folder of images, module:function, random.",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     verbose: Annotated[
@@ -83,11 +91,18 @@ def command(
     seconds = time.perf_counter() - began
     if report is not None:
         report.write_text(compressed.report.to_json(indent=2) + "\n", encoding="utf-8")
+    found = None
+    if compare_on is not None:
+        from milpasses_tools.compare import compare
+
+        found = compare(model, compressed, compare_on)
     sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content = json.loads(compressed.report.to_json())
         content["input"] = {"path": str(model), "bytes": sizes[0]}
         content["output"] = {"path": str(output), "bytes": sizes[1]}
+        if found is not None:
+            content["comparison"] = found.to_dict()
         print_json({**content, "seconds": round(seconds, 3)})
     elif not quiet:
         print_report(compressed.report, verbose)
@@ -95,6 +110,11 @@ def command(
             f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
             f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
         )
+        if found is not None:
+            from milpasses_tools._comparison_text import print_comparison
+
+            print()
+            print_comparison(found, top=20)
 
 
 def _target(name: str) -> Any:

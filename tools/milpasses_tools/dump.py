@@ -1,0 +1,163 @@
+"""``milpasses dump``: a program as text, data, a graph or a page."""
+
+import json
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milpasses_tools._output import Model, json_decibels
+from milpasses_tools._select import EVERYTHING, Selection, Show, select
+from milpasses_tools._text import operands_text, text_lines
+from milpasses_tools._view import Block, Constant, GraphView, Op, Variable, Weight, view
+
+if TYPE_CHECKING:
+    import os
+
+    from coremltools.converters.mil.mil import Program
+    from coremltools.models import MLModel
+
+
+class Format(str, Enum):
+    """How a program is written."""
+
+    TEXT = "text"
+    JSON = "json"
+    DOT = "dot"
+    HTML = "html"
+
+
+def dump(
+    model: "str | os.PathLike[str] | MLModel | Program",
+    format: Format | str = Format.TEXT,
+    *,
+    show: Show | str = Show.ALL,
+    only_ops: "tuple[str, ...] | list[str]" = (),
+    around_op: str | None = None,
+    radius: int = 2,
+    passes: bool = False,
+) -> str:
+    """Write a program as ``text`` that reads like MIL, as ``json``, ``dot`` or one ``html`` page.
+
+    ``model`` is the path of an ``.mlpackage``, an ``MLModel``, or a coremltools ``Program`` at any point of a
+    conversion; it is not changed. Small constants stand at their uses; weights are summed up: form, bits an
+    element, bytes, and what compression cost them where the model's report tells. The same model gives the
+    same text.
+
+    ``show`` is ``all``, ``weights``, ``ops`` (no weights) or ``inputs``. ``only_ops`` are op types, or globs
+    of types or names. ``around_op`` shows what is within ``radius`` edges of an op. ``passes`` adds to the
+    text the graph passes that made each op, which a program in memory remembers. Raises ``MilpassesError``.
+    """
+    kind = Format(format)
+    found = view(model)
+    selection = select(found, Show(show), only_ops, around_op, radius)
+    return "".join(f"{line}\n" for line in _lines(found, kind, selection, passes))
+
+
+def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -> Iterator[str]:
+    if kind is Format.TEXT:
+        return text_lines(found, selection, passes)
+    if kind is Format.JSON:
+        content = to_dict(found, selection)
+        return iter([json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)])
+    if kind is Format.DOT:
+        from milpasses_tools._dot import dot_lines
+
+        return dot_lines(found, selection)
+    from milpasses_tools._html import page
+
+    return iter([page(found, selection)])
+
+
+def to_dict(found: GraphView, selection: Selection = EVERYTHING) -> dict[str, Any]:
+    """The program as plain values for JSON: functions, nested blocks, ops, weights."""
+
+    def op_dict(op: Op) -> dict[str, Any] | None:
+        if not selection.reaches(op):
+            return None
+        content: dict[str, Any] = {
+            "type": op.type,
+            "name": op.name,
+            "inputs": {param: _operands(operands) for param, operands in op.inputs.items()},
+            "outputs": _variables(op.outputs),
+        }
+        if op.blocks:
+            content["blocks"] = [block_dict(block) for block in op.blocks]
+        if op.weight is not None:
+            content["weight"] = weight_dict(op.weight)
+        if op.passes:
+            content["passes"] = list(op.passes)
+        return content
+
+    def block_dict(block: Block) -> dict[str, Any]:
+        ops = [content for content in map(op_dict, block.ops) if content is not None]
+        return {"inputs": _variables(block.inputs), "ops": ops, "outputs": list(block.outputs)}
+
+    return {
+        "model": found.source,
+        "features": found.features,
+        "functions": [
+            {"name": function.name, "target": function.target, **block_dict(function.block)}
+            for function in found.functions
+        ],
+    }
+
+
+def weight_dict(weight: Weight) -> dict[str, Any]:
+    """What is known of a weight, as plain values for JSON."""
+    return {
+        "name": weight.name,
+        "shape": list(weight.shape),
+        "dtype": weight.dtype,
+        "form": weight.form,
+        "bits": round(weight.bits, 4),
+        "nbytes": weight.nbytes,
+        "sqnr_db": json_decibels(weight.sqnr_db),
+    }
+
+
+def _variables(variables: tuple[Variable, ...]) -> list[dict[str, str]]:
+    return [{"name": variable.name, "type": variable.type} for variable in variables]
+
+
+def _operands(operands: Any) -> list[str]:
+    """Variables as ``%name``, constants as their text."""
+    return [one.text if isinstance(one, Constant) else operands_text([one]) for one in operands]
+
+
+def command(
+    model: Model,
+    format: Annotated[Format, typer.Option("--format", help="How to write the program.")] = Format.TEXT,
+    show: Annotated[
+        Show, typer.Option(help="All of it, or only weights, other ops, inputs and outputs.")
+    ] = Show.ALL,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE_OR_GLOB", help="Only ops of this type, or whose type or name matches."),
+    ] = None,
+    around: Annotated[
+        str | None, typer.Option(metavar="OP", help="Only the neighbourhood of the op of this name.")
+    ] = None,
+    radius: Annotated[int, typer.Option(metavar="N", min=0, help="How many edges --around reaches.")] = 2,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
+    ] = None,
+) -> None:
+    """Show the program inside a model.
+
+    The text reads like MIL: one op a line, nested blocks indented, weights summed up. Two runs give the same
+    text, so it can be kept and compared.
+
+    \b
+    milpasses dump model.mlpackage --show ops
+    milpasses dump model.mlpackage --only conv --only '*attention*'
+    milpasses dump model.mlpackage --around conv1 --radius 1
+    milpasses dump model.mlpackage --format html -o model.html
+    """
+    text = dump(model, format, show=show, only_ops=only or (), around_op=around, radius=radius)
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")

@@ -33,7 +33,8 @@ def child(body: str, environment: dict[str, str] | None = None) -> dict[str, Any
 def memory() -> Table:
     """Peak memory of ``compress`` over what importing takes, as a multiple of the weights' bytes."""
     table = Table(
-        "Peak memory", "Resident peak of a process, less that of one that only imports; wanted: at most 2."
+        "Peak memory",
+        "Resident peak of a process, less that of one that only imports; wanted: at most 2.",
     )
     kernels = "import milpasses_kernels.kmeans, milpasses_kernels.rounding, milpasses_kernels.decode"
     idle = child(f"import milpasses; {kernels}; facts = {{}}")["peak"]

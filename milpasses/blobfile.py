@@ -6,6 +6,7 @@ writing appends. The layout is that of coremltools' own writer (mlmodel/src/MILB
 compare it byte for byte.
 """
 
+import mmap
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,18 @@ class BlobReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._data: NDArray[np.uint8] = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise PackageError(f"{path}: the weight file cannot be read ({error})") from None
+        self._data: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         if self._data.size < _HEADER.itemsize or self._data[:64].view(_HEADER)[0]["version"] != _VERSION:
             raise PackageError(f"{path}: not a version {_VERSION} weight file, or truncated")
+
+    def release(self) -> None:
+        """Give the memory of what was read back; it is read again from the file where it is needed."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     def raw(self, offset: int) -> tuple[str, NDArray[np.uint8], int]:
         """The type name, the stored bytes, and the padding bits of the blob whose record is at ``offset``."""

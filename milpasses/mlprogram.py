@@ -283,31 +283,22 @@ def _shared(site: Site, function: str, consumers: tuple[Consumer, ...], blocked:
 def _merge_equal(found: list[Placed]) -> list[Placed]:
     """Weights stored twice with the same bytes become one site: same bytes, same encoding."""
     kept: list[Placed] = []
-    candidates: dict[tuple[str, tuple[int, ...]], list[Placed]] = {}
-    samples: dict[int, bytes] = {}
+    candidates: dict[Any, list[Placed]] = {}
     for placed in found:
         weight = placed.site.weight
         if placed.site.existing is not None or weight.rank < 2:
             kept.append(placed)
             continue
-        same_type = candidates.setdefault((weight.dtype, weight.shape), [])
-        twin = None
-        for other in same_type:
-            for one in (placed, other):
-                if id(one) not in samples:
-                    samples[id(one)] = one.site.weight.value.reshape(-1)[
-                        :: max(1, weight.size // 512)
-                    ].tobytes()
-            if samples[id(placed)] == samples[id(other)] and np.array_equal(
-                placed.site.weight.value.view(np.uint8), other.site.weight.value.view(np.uint8)
-            ):
-                twin = other
+        values = weight.value.reshape(-1)
+        ends = np.concatenate([values[:64], values[-64:]]).tobytes()
+        alike = candidates.setdefault((weight.dtype, weight.shape, ends), [])
+        for twin in alike:
+            if np.array_equal(values.view(np.uint8), twin.site.weight.value.reshape(-1).view(np.uint8)):
+                for function in weight.functions:
+                    twin.site = _shared(twin.site, function, weight.consumers, placed.site.blocked)
+                twin.places.extend(placed.places)
                 break
-        if twin is None:
-            same_type.append(placed)
+        else:
+            alike.append(placed)
             kept.append(placed)
-            continue
-        for function in weight.functions:
-            twin.site = _shared(twin.site, function, weight.consumers, placed.site.blocked)
-        twin.places.extend(placed.places)
     return kept

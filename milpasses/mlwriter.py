@@ -78,6 +78,7 @@ class ProgramWriter:
         if id(placed) not in self._answers:
             specs = self.rewrites(placed)
             self._answers[id(placed)] = None if specs is None else self._store(specs)
+            self.program.package.release()
         return self._answers[id(placed)]
 
     def _store(self, specs: list[OpSpec]) -> list[tuple[OpSpec, dict[str, Any]]]:

@@ -44,6 +44,11 @@ class Package:
             self._readers[file_name] = BlobReader(path)
         return self._readers[file_name]
 
+    def release(self) -> None:
+        """Give the memory of the weights that were read back."""
+        for reader in self._readers.values():
+            reader.release()
+
 
 def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
     """Read the package at ``path``; ``spec`` replaces the specification on disk if given.

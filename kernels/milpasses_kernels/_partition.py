@@ -40,27 +40,29 @@ def optimal_partition(values: Floats, weights: Floats, bounds: Bounds) -> int:
         for i in range(m + 1):
             bounds[i] = i
         return m
-    weight, moment = np.empty(m + 1), np.empty(m + 1)
-    weight[0] = moment[0] = 0.0
-    mean = 0.0
-    whole, absorbed = True, False
+    total, mean = 0.0, 0.0
+    whole = True
     for i in range(m):
-        weight[i + 1] = weight[i] + weights[i]
+        total += weights[i]
         mean += weights[i] * values[i]
         whole = whole and weights[i] == np.floor(weights[i])
-        absorbed = absorbed or weight[i + 1] == weight[i]
-    if absorbed:
-        return -1
-    mean /= weight[m]
+    mean /= total
+    # Too many items to merge: weights below the rounding of the total count as much as that.
+    least = total * _ROUNDING if m > _MOST_MERGED else 0.0
     # Centred on a value, differences of float16 values stay exact, and so do their sums.
     middle = 0
     while middle < m - 1 and values[middle] < mean:
         middle += 1
     centre, square = values[middle], 0.0
+    weight, moment = np.empty(m + 1), np.empty(m + 1)
+    weight[0] = moment[0] = 0.0
     for i in range(m):
-        away = values[i] - centre
-        moment[i + 1] = moment[i] + weights[i] * away
-        square += weights[i] * away * away
+        w, away = max(weights[i], least), values[i] - centre
+        weight[i + 1] = weight[i] + w
+        moment[i + 1] = moment[i] + w * away
+        square += w * away * away
+        if weight[i + 1] == weight[i]:
+            return -1
 
     coarse = np.empty(m + 1, np.int32)
     cells, penalty = _companding(values, weight, k, coarse)
@@ -72,8 +74,8 @@ def optimal_partition(values: Floats, weights: Floats, bounds: Bounds) -> int:
     penalty, cost = _search(weight, moment, None, penalty, bounds)
     # Differences of whole weights are exact; of others they are wrong by rounding of the total.
     slack = _ROUNDING * (square + k * penalty)
-    if not whole:
-        slack += 0.25 * _ROUNDING * weight[m] * max(values[m - 1] - centre, centre - values[0]) ** 2
+    if not whole or total > 2.0**53:
+        slack += 0.25 * _ROUNDING * total * max(values[m - 1] - centre, centre - values[0]) ** 2
     return k if slack <= _TOLERANCE * (square + cost) or m > _MOST_MERGED else -1
 
 

@@ -97,7 +97,7 @@ def _is_weight(value: Any) -> bool:
 
 
 def _is_part(variable: Any) -> bool:
-    """The constant only feeds constexpr ops: it is a part of a compressed weight, which has a site of its own."""
+    """The constant only feeds constexpr ops: a part of a compressed weight, which has its own site."""
     users = variable.child_ops
     return bool(users) and all(user.op_type.startswith("constexpr_") for user in users)
 

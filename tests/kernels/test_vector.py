@@ -67,7 +67,7 @@ def test_vector_kmeans(case: tuple[Any, int, Any]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("dims", [2, 4])
 def test_another_step_gains_little(dtype: Any, dims: int) -> None:
-    vectors = gaussian(2, few(2000, 150), dims, dtype)
+    vectors = gaussian(2, few(2000, 60), dims, dtype)
     importance = np.random.default_rng(1).exponential(1, vectors.shape).astype(np.float32)
     for weights in (None, importance):
         result = vector_kmeans(vectors, 16, weights)
@@ -80,7 +80,7 @@ def test_another_step_gains_little(dtype: Any, dims: int) -> None:
 
 @pytest.mark.parametrize(("dims", "k"), [(2, 16), (4, 32)])
 def test_better_than_plain_lloyd(dims: int, k: int) -> None:
-    vectors = gaussian(1, few(1500, 200), dims, seed=2)
+    vectors = gaussian(1, few(1500, 80), dims, seed=2)
     cost = vector_kmeans(vectors, k).cost[0]
     rng = np.random.default_rng(0)
     for _ in range(3):
@@ -156,7 +156,7 @@ def test_rare_vectors_are_found_in_every_chunk(dtype: Any) -> None:
 
 @pytest.mark.usefixtures("small_pieces")
 def test_neither_threads_nor_length_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = gaussian(3, 400, 2, np.float16)
+    vectors = gaussian(3, few(400, 150), 2, np.float16)
     importance = np.random.default_rng(0).exponential(1, vectors.shape).astype(np.float32)
     results = []
     for threads, long in (("1", 1 << 20), ("3", 1 << 20), ("3", 100)):

@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from milpasses_tools.compare import compare
     from milpasses_tools.demo import demo
+    from milpasses_tools.diff import diff
     from milpasses_tools.doctor import doctor
+    from milpasses_tools.dump import dump
     from milpasses_tools.explain import explain
+    from milpasses_tools.replay import replay
+    from milpasses_tools.trace import trace
 
-__all__ = ["compare", "demo", "doctor", "explain"]  # each is a function in the module of the same name
+# Each is a function in the module of the same name.
+__all__ = ["compare", "demo", "diff", "doctor", "dump", "explain", "replay", "trace"]
 
 
 class _Package(ModuleType):

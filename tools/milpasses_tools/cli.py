@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from milpasses_tools._output import quiet_coremltools
 
-SUBCOMMANDS = ("compress", "explain", "dump", "diff", "compare", "doctor", "demo")
+SUBCOMMANDS = ("compress", "explain", "dump", "diff", "trace", "replay", "compare", "doctor", "demo")
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click inside newer typers
 

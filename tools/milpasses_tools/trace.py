@@ -1,0 +1,229 @@
+"""``milpasses trace``: what each graph pass of a conversion did."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import attrs
+import typer
+
+from milpasses_tools._output import Json, print_json, print_table
+
+KINDS = ("added", "removed", "changed", "moved")
+
+
+@attrs.define
+class PassRecord:
+    """One run of one pass.
+
+    ``changed`` counts values of constants and the order of the ops too; ``changes`` says what, op by op
+    (``_fingerprint.Change``). ``memory`` is the growth of the process in bytes, None where that is not known.
+    ``notes`` are traps that the pass has left behind. ``text`` is the program after it, if it was asked for.
+    """
+
+    index: int
+    name: str
+    pipeline: str
+    seconds: float = 0.0
+    memory: int | None = None
+    changed: bool = False
+    changes: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    text: str | None = None
+
+    def counts(self, kind: str) -> dict[str, int]:
+        """How many ops of each type were added, removed, changed or moved."""
+        return dict(sorted(Counter(one.type for one in self.changes if one.kind == kind).items()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but ``text`` as plain values for JSON."""
+        content = attrs.asdict(self, filter=lambda attribute, _: attribute.name not in ("text", "changes"))
+        return {
+            **content,
+            **{f"ops_{kind}": self.counts(kind) for kind in KINDS},
+            "changes": [str(change) for change in self.changes],
+        }
+
+
+@attrs.define
+class Failure:
+    """The pass that raised (or left an invalid program), why, and where the program before it was kept."""
+
+    name: str
+    error: str
+    folder: Path | None = None
+
+
+@attrs.define
+class Trace:
+    """The passes that ran, in order. ``notes`` are findings about the whole conversion."""
+
+    passes: list[PassRecord] = attrs.field(factory=list)
+    failure: Failure | None = None
+    notes: list[str] = attrs.field(factory=list)
+    overhead: float = 0.0  # seconds that tracing took
+
+    @property
+    def changed(self) -> list[PassRecord]:
+        """The passes that changed the program."""
+        return [one for one in self.passes if one.changed]
+
+    def touched(self, name: str) -> list[tuple[str, str]]:
+        """(pass, what it did) of every change to the op or constant ``name``."""
+        return [
+            (one.name, str(change)) for one in self.passes for change in one.changes if change.name == name
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        failure = self.failure and {
+            "pass": self.failure.name,
+            "error": self.failure.error,
+            "kept_in": self.failure.folder and str(self.failure.folder),
+        }
+        return {
+            "passes": [one.to_dict() for one in self.passes],
+            "failure": failure,
+            "notes": self.notes,
+            "tracing_seconds": round(self.overhead, 4),
+        }
+
+
+@contextmanager
+def trace(
+    *,
+    dump_after_change: "str | os.PathLike[str] | None" = None,
+    dump_after: "str | Sequence[str]" = (),
+    on_failure: "str | os.PathLike[str] | None" = None,
+    every_value: bool = False,
+) -> Generator[Trace]:
+    """Watch the graph passes of every conversion in the ``with`` block::
+
+        with milpasses_tools.trace(dump_after_change="dumps") as t:
+            ct.convert(...)
+        print(t.changed, t.touched("conv1"))
+
+    ``dump_after_change`` is a folder, which gets a text of the program at the start and after each pass that
+    changed it; ``dump_after`` names passes whose records keep the text. ``on_failure`` is a folder where the
+    program before a failing pass is kept, for ``replay``: that costs a copy of the graph after each change,
+    not of the weights. Large constants are read once and then only sampled, unless ``every_value``; what is
+    overlooked so is noted at the end. After the block coremltools is as it was.
+    """
+    from milpasses_tools._watch import Watch
+
+    names = (dump_after,) if isinstance(dump_after, str) else tuple(dump_after)
+    folders = [None if one is None else Path(one) for one in (dump_after_change, on_failure)]
+    watch = Watch(Trace(), folders[0], names, folders[1], every_value)
+    with watch.installed():
+        try:
+            yield watch.trace
+        finally:
+            watch.finish()
+
+
+def command(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="A Python script that converts a model.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Its arguments (after --).")
+    ] = None,
+    dump_after_change: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the program to DIR after each pass that changed it."),
+    ] = None,
+    dump_after: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="Print the program after this pass.")
+    ] = None,
+    on_failure: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep the program before a failing pass in DIR.")
+    ] = None,
+    every_value: Annotated[
+        bool, typer.Option("--every-value", help="Read all constants after each pass: slow, misses nothing.")
+    ] = False,
+    every_pass: Annotated[
+        bool, typer.Option("--all", help="List the passes that changed nothing too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a script, and say what each graph pass of its conversions did.
+
+    For each pass: ops added, removed and changed (constants count by their values), time and memory. If a
+    pass fails, the passes before it are listed and the status is 1; with --on-failure the program before it
+    is kept, and milpasses replay DIR runs the pass again.
+    """
+    if not script.is_file():
+        raise FileNotFoundError(2, "no such script", str(script))
+    error: Exception | None = None
+    with trace(
+        dump_after_change=dump_after_change,
+        dump_after=dump_after or (),
+        on_failure=on_failure,
+        every_value=every_value,
+    ) as found:
+        try:
+            _run(script, arguments or [])
+        except Exception as raised:
+            error = raised
+    if as_json:
+        print_json(
+            {**found.to_dict(), "error": None if error is None else f"{type(error).__name__}: {error}"}
+        )
+    else:
+        _print(found, every_pass)
+    if error is not None:
+        if found.failure is None:
+            raise error
+        raise typer.Exit(1)
+
+
+def _run(script: Path, arguments: list[str]) -> None:
+    """Run ``script`` as Python would; what it prints goes to stderr."""
+    import runpy
+
+    argv, path = sys.argv, sys.path[:]
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        with redirect_stdout(sys.stderr):
+            runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as ended:
+        if ended.code not in (None, 0):
+            raise RuntimeError(f"{script}: ended with status {ended.code}") from None
+    finally:
+        sys.argv, sys.path[:] = argv, path
+
+
+def _print(found: Trace, every_pass: bool) -> None:
+    rows = [
+        [
+            one.index,
+            one.name,
+            *(" ".join(f"{kind}:{count}" for kind, count in one.counts(what).items()) for what in KINDS[:3]),
+            f"{one.seconds:.3f}",
+            None if one.memory is None else f"{one.memory / 2**20:.1f}",
+        ]
+        for one in found.passes
+        if every_pass or one.changed or one.error
+    ]
+    print_table([">", "pass", "added", "removed", "changed", ">seconds", ">MiB"], rows)
+    seconds = sum(one.seconds for one in found.passes)
+    print(
+        f"{len(found.passes):,} passes ran in {seconds:.2f} s, {len(found.changed):,} changed the program; "
+        f"tracing took {found.overhead:.2f} s"
+    )
+    for one in found.passes:
+        for note in one.notes:
+            print(f"note: after {one.name}: {note}")
+    for note in found.notes:
+        print(f"note: {note}")
+    for one in found.passes:
+        if one.text is not None:
+            print(f"\nafter {one.name}:\n{one.text}")
+    if found.failure is not None:
+        print(f"failed: {found.failure.name}: {found.failure.error}")
+        if found.failure.folder is not None:
+            print(f"the program before it is in {found.failure.folder}; milpasses replay runs the pass again")

@@ -57,4 +57,5 @@ wheel: $(VENV)/.test ## build the wheel and try it in a clean virtual environmen
 	$(BIN)/python scripts/check_wheel.py
 
 clean: ## remove what was built
+	find . -name "*.nb[ic]" -delete
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .coverage* bench/.cache

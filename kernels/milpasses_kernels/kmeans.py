@@ -32,10 +32,11 @@ class KMeans(NamedTuple):
 def solve(distinct: Floats, weights: Floats, k: int) -> tuple[NDArray[np.int64], float]:
     """Cut ascending points on a line into the k clusters of least weighted squared deviation.
 
-    ``distinct`` (m,) strictly ascending and ``weights`` (m,) non-negative, finite, within the range of
-    float32 and its products. Returns (bounds, cost): cluster c is ``distinct[bounds[c]:bounds[c + 1]]``, of
-    min(k, m) clusters, and the cost is the optimum to about 1e-9 of itself. O(m) a trial penalty, of which a
-    few are needed; see ``_partition`` for the sources.
+    ``distinct`` (m,) strictly ascending and ``weights`` (m,) non-negative, finite, both within the range of
+    float32. Returns (bounds, cost): cluster c is ``distinct[bounds[c]:bounds[c + 1]]``. There are k clusters,
+    or as many as there are points of positive weight. The cost is the optimum, to 1e-9 of itself for up to a
+    million points, to rounding of the total deviation for more. Time is O(m) for each of a few trial
+    penalties; ``_partition`` names the sources.
 
     Raises ValueError for k < 1, or points that are not finite and ascending, or weights that are not
     finite and non-negative.

@@ -1,7 +1,6 @@
 """What a program in memory is at one moment, cheap enough to take after every pass."""
 
 import operator
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,14 +46,14 @@ class Values:
     known: dict[int, _Known] = attrs.field(factory=dict)
     used: set[int] = attrs.field(factory=set)
 
-    def checksum(self, array: Any) -> int:
-        """The checksum of ``array``."""
+    def token(self, array: Any) -> tuple[int, bytes]:
+        """What stands for the values of ``array``: their checksum, and some of them."""
         key = id(array)
         self.used.add(key)
         known, sample = self.known.get(key), _sample(array)
         if known is None or known.sample != sample or self.thorough:
             known = self.known[key] = _Known(array, _checksum(array), sample)
-        return known.checksum
+        return known.checksum, known.sample
 
     def forget(self) -> None:
         """Let go of the arrays that were not asked for since the last call."""
@@ -67,7 +66,10 @@ class Values:
 
 
 def _checksum(array: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    """The sum of all bytes, eight at a time: as fast as memory, and no single change leaves it as it was."""
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    whole = data.size // 8 * 8
+    return int(data[:whole].view(np.uint64).sum()) + (int(data[whole:].sum()) << 64)
 
 
 def _sample(array: Any) -> bytes:
@@ -137,7 +139,7 @@ class _Printer:
         outputs = tuple([(var.name, self.type(var)) for var in op._output_vars])
         if self.const(op):
             value = _value(op.outputs[0])
-            token = self.values.checksum(value) if _is_large(value) else _token(value)
+            token = self.values.token(value) if _is_large(value) else _token(value)
             return op.name, (("val", token),), outputs, (), id(op.enclosing_block)
         inputs = tuple(
             [
@@ -237,7 +239,7 @@ def _text(operand: Any) -> str:
         return "none"
     if isinstance(operand, str):
         return f"%{operand}"
-    if isinstance(operand, int):  # the checksum of a large constant
+    if isinstance(operand[0], int):  # the checksum of a large constant
         return "a constant"
     if len(operand) == 3 and isinstance(operand[2], bytes):
         dtype, shape, data = operand

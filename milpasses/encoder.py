@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from milpasses.blocks import Shape, block_counts, from_rows, nearest_divisor, to_rows
 from milpasses.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.milproto import SMALLEST_IN_FILE
 from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
 from milpasses.weights import Weight
 
 Array = NDArray[Any]
 STRUCTURED_OPS = ("conv", "linear")
-SMALLEST = 10  # elements; coremltools stores fewer in the program itself
 
 
 class Refusal(Exception):  # noqa: N818 (an answer, not an error: it becomes a report's reason)
@@ -55,7 +55,7 @@ class Encoder:
                 raise Refusal("a mask over vectors of a look-up table is not made")
             return Sparse(self._mask(value, scheme), existing)
         if isinstance(existing, Sparse) and isinstance(existing.values, np.ndarray):
-            if existing.values.size < SMALLEST:
+            if existing.values.size < SMALLEST_IN_FILE:
                 raise Refusal(f"{existing.values.size} non-zero values: nothing to gain")
             if isinstance(scheme, Palettize):
                 return Sparse(existing.mask, self._palettize(value, scheme, existing.mask))
@@ -328,7 +328,7 @@ class Encoder:
         """Integer entries with one scale for all tables of a weight (what the ops can chain)."""
         from milpasses_kernels.rounding import quantize
 
-        if table.size < SMALLEST:
+        if table.size < SMALLEST_IN_FILE:
             raise Refusal(f"a look-up table of {table.size} entries: nothing to gain")
         rounded = quantize(
             table.reshape(1, -1),

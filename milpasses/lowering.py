@@ -15,6 +15,7 @@ from milpasses.encodings import Cast, Encoding, Palettized, Quantized, Scaled, S
 from milpasses.errors import MilpassesError
 
 Array = NDArray[Any]
+NOT_DATA = ("shape", "axis", "vector_axis", "output_dtype")  # parameters of the ops that hold no weights
 SUFFIXES = {Quantized: "_quantized", Palettized: "_palettized", Sparse: "_sparsified"}
 
 

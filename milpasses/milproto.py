@@ -33,7 +33,7 @@ _TO_PROTO = {
     "bool": 1,
 }
 _FROM_PROTO = {number: name for name, number in _TO_PROTO.items()}
-_SMALLEST_IN_FILE = 10
+SMALLEST_IN_FILE = 10  # elements
 
 
 def tensor_type(value_type: Any) -> tuple[str, tuple[int, ...]] | None:
@@ -112,7 +112,7 @@ def write_value(values: Array, dtype: str, writer: BlobWriter, file_name: str) -
     from coremltools.converters.mil.backend.mil import helper
     from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
 
-    if dtype != "str" and values.size >= _SMALLEST_IN_FILE:
+    if dtype != "str" and values.size >= SMALLEST_IN_FILE:
         offset = writer.write(values, dtype)
         return helper.create_file_value_tensor(file_name, offset, values.shape, _TO_PROTO[dtype])
     if dtype == "str":

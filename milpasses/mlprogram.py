@@ -12,7 +12,7 @@ import numpy as np
 
 from milpasses.encodings import Encoding
 from milpasses.errors import PackageError
-from milpasses.lowering import base_name, lift
+from milpasses.lowering import NOT_DATA, base_name, lift
 from milpasses.milproto import (
     constant_bool,
     constant_int,
@@ -25,7 +25,6 @@ from milpasses.package import Package
 from milpasses.rewrite import Site, Target
 from milpasses.weights import Consumer, Weight
 
-_NOT_DATA = ("shape", "axis", "vector_axis", "output_dtype")
 Key = tuple[str, str]  # function, variable
 
 
@@ -230,10 +229,10 @@ def _in_attributes(op: Any) -> bool:
 def _data(op: Any) -> Iterator[Any]:
     """The constants of a constexpr op that hold data (not shapes or axes)."""
     for param, value in op.attributes.items():
-        if param != "name" and param not in _NOT_DATA:
+        if param != "name" and param not in NOT_DATA:
             yield value
     for param, argument in op.inputs.items():
-        if param not in _NOT_DATA:
+        if param not in NOT_DATA:
             for binding in argument.arguments:
                 if binding.WhichOneof("binding") == "value":
                     yield binding.value

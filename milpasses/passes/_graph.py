@@ -10,14 +10,12 @@ from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
 
+from milpasses.blobfile import packed_bytes
 from milpasses.encodings import Encoding
-from milpasses.lowering import OpSpec, Ref, base_name, lift
-from milpasses.milproto import packed_bytes
+from milpasses.lowering import NOT_DATA, OpSpec, Ref, base_name, lift
+from milpasses.milproto import SMALLEST_IN_FILE
 from milpasses.rewrite import Site, Target
 from milpasses.weights import Consumer, Weight
-
-_NOT_DATA = ("shape", "axis", "vector_axis", "output_dtype")
-_SMALLEST_IN_FILE = 10
 
 
 @attrs.define(eq=False)
@@ -91,7 +89,7 @@ def _walk(block: Any) -> Iterator[Any]:
 def _is_weight(value: Any) -> bool:
     return (
         isinstance(value, np.ndarray)
-        and value.size >= _SMALLEST_IN_FILE
+        and value.size >= SMALLEST_IN_FILE
         and value.dtype in ("float16", "float32", "uint8", "int8")
     )
 
@@ -196,7 +194,7 @@ def _data(op: Any) -> Iterator[Any]:
     """The constants with data of a constexpr op and of those that feed it."""
     seen: set[int] = set()
     for param, bound in _inputs(op).items():
-        if param in _NOT_DATA or id(bound) in seen:
+        if param in NOT_DATA or id(bound) in seen:
             continue
         seen.add(id(bound))
         if bound.op is not None and bound.op.op_type.startswith("constexpr_"):

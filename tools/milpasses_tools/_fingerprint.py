@@ -239,7 +239,7 @@ def _text(operand: Any) -> str:
         return "none"
     if isinstance(operand, str):
         return f"%{operand}"
-    if isinstance(operand[0], int):  # the checksum of a large constant
+    if operand and isinstance(operand[0], int):  # the checksum of a large constant
         return "a constant"
     if len(operand) == 3 and isinstance(operand[2], bytes):
         dtype, shape, data = operand

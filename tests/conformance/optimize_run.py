@@ -48,25 +48,22 @@ def run(implementation: str, *, quick: bool, jobs: int) -> Results:
     }
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
-        arguments = [str(TESTS), "-p", "optimize_plugin", "-p", "no:cacheprovider", "-c", os.devnull]
-        arguments += [
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            str(TESTS),
             "--rootdir",
             str(TESTS.parent),
-            "-n",
-            str(jobs),
-            "-q",
-            "--no-header",
-            "--tb=no",
-            "-W",
-            "ignore",
+            "-c",
+            os.devnull,
         ]
-        arguments += ["--runxfail", "--implementation", implementation, "--results", str(results)]
-        command = [sys.executable, "-m", "pytest", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        command += ["-p", "optimize_plugin", "-p", "no:cacheprovider", "-n", str(jobs), "--runxfail"]
+        command += ["-q", "--no-header", "--no-summary", "-W", "ignore"]
+        command += ["--implementation", implementation, "--results", str(results)]
+        done = subprocess.run(command, env=environment, stdout=sys.stderr)  # shows how far it is
         if not results.exists():
-            sys.exit(
-                f"pytest ended with status {done.returncode}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-            )
+            sys.exit(f"pytest ended with status {done.returncode} and no results")
         tests: Results = json.loads(results.read_text())
     if not any(test.get("calls") for test in tests.values()):
         sys.exit(f"no test called {implementation}: nothing was measured")
@@ -87,7 +84,7 @@ def expected_failures(names: list[str]) -> tuple[dict[str, str], list[str]]:
     return reasons, unused
 
 
-def table(baseline: Results, ours: Results) -> str:
+def table(baseline: Results, ours: Results, implementation: str) -> str:
     """Outcomes by test class, for the tests that call the functions, and one row for those that do not."""
     rows: dict[str, tuple[Counter[str], Counter[str], list[float]]] = {}
     for name, test in ours.items():
@@ -101,7 +98,7 @@ def table(baseline: Results, ours: Results) -> str:
             seconds[1] += test.get("seconds", 0)
     order = sorted(rows, key=lambda row: (row == "all", row.startswith("("), row))
     lines = [
-        f"{'':32} {'coremltools':>28} {'milpasses':>28}",
+        f"{'':32} {'coremltools':>28} {implementation:>28}",
         f"{'':32}{2 * '  passed failed skipped CPU s'}",
     ]
     for row in order:
@@ -114,26 +111,35 @@ def table(baseline: Results, ours: Results) -> str:
     return "\n".join(lines)
 
 
-def compare(baseline: Results, ours: Results, whole: bool) -> int:
+def listing(title: str, tests: Results, reason: str = "") -> None:
+    """Print every test of ``tests``, those with the same function and error under one line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, test in sorted(tests.items()):
+        function, _, case = name.partition("[")
+        groups.setdefault((function, test.get("error", test["outcome"])), []).append(case.rstrip("]"))
+    for (function, error), cases in groups.items():
+        print(f"{title}: {function}, {len(cases)} of its cases: {error}")
+        for line in filter(None, [reason, *cases]):
+            print(f"    {line}")
+
+
+def compare(baseline: Results, ours: Results, implementation: str, whole: bool) -> int:
     """Print the table and every difference; return the exit status. ``whole``: no test was left out."""
     unknown = [name for name in ours if name not in baseline]
     if unknown:
         sys.exit(
             f"{len(unknown)} tests are not in {BASELINE.name}, such as {unknown[0]}; run with --baseline"
         )
-    print(table(baseline, ours))
+    print(table(baseline, ours, implementation))
     lost = [name for name, test in ours.items() if test["outcome"] != baseline[name]["outcome"] == "passed"]
     gained = [name for name, test in ours.items() if baseline[name]["outcome"] != test["outcome"] == "passed"]
     reasons, unused = expected_failures(lost)
-    for name in gained:
-        print(f"gained      {name}")
-    for name in sorted(lost, key=lambda name: name not in reasons):
-        verdict = (
-            f"expected    {name}\n            {reasons[name]}" if name in reasons else f"REGRESSION  {name}"
-        )
-        print(f"{verdict}\n            {ours[name].get('error', ours[name]['outcome'])}")
+    listing("gained", {name: baseline[name] for name in gained})
+    for reason in dict.fromkeys(reasons.values()):
+        listing("expected", {name: ours[name] for name in lost if reasons.get(name) == reason}, reason)
+    listing("REGRESSION", {name: ours[name] for name in lost if name not in reasons})
     for entry in unused if whole else []:
-        print(f"NOT NEEDED  {entry}: remove it from {EXPECTED.name}")
+        print(f"NOT NEEDED: {entry}; remove it from {EXPECTED.name}")
     regressions = len(lost) - len(reasons)
     print(f"{regressions} regressions, {len(reasons)} expected differences, {len(gained)} gained")
     return 1 if regressions or (whole and unused) else 0
@@ -162,7 +168,8 @@ def main() -> int:
         print(f"{BASELINE.name}: {dict(Counter(test['outcome'] for test in tests.values()))}")
         return 0
     ours = run(options.implementation, quick=options.quick, jobs=options.jobs)
-    return compare(json.loads(BASELINE.read_text())["tests"], ours, not options.quick)
+    baseline: Results = json.loads(BASELINE.read_text())["tests"]
+    return compare(baseline, ours, options.implementation, not options.quick)
 
 
 if __name__ == "__main__":

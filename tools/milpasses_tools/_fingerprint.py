@@ -37,14 +37,16 @@ class _Known:
 
 @attrs.define(eq=False)
 class Values:
-    """Checksums of large constants. The same array object is not read again, but for a sample of it.
+    """What is kept from one snapshot to the next: above all, checksums of large constants.
 
-    ``thorough`` reads all of it every time, which finds a change in place of any single element.
+    The same array object is not read again, but for a sample of it; ``thorough`` reads all of it every time,
+    which finds a change in place of any single element.
     """
 
     thorough: bool = False
     known: dict[int, _Known] = attrs.field(factory=dict)
     used: set[int] = attrs.field(factory=set)
+    types: dict[int, tuple[Any, str]] = attrs.field(factory=dict)  # the texts of types, which are many
 
     def token(self, array: Any) -> tuple[int, bytes]:
         """What stands for the values of ``array``: their checksum, and some of them."""
@@ -115,7 +117,6 @@ class _Printer:
 
     def __init__(self, values: Values) -> None:
         self.values = values
-        self.types: dict[int, str] = {}
         self.is_const: dict[type, bool] = {}
 
     def const(self, op: Any) -> bool:
@@ -152,11 +153,11 @@ class _Printer:
         return op.name, inputs, outputs, blocks, id(op.enclosing_block)
 
     def type(self, var: Any) -> str:
-        key = id(var._sym_type)
-        text = self.types.get(key)
-        if text is None:
-            text = self.types[key] = type_text(var.sym_type)
-        return text
+        kind = var._sym_type
+        known = self.values.types.get(id(kind))
+        if known is None:
+            known = self.values.types[id(kind)] = (kind, type_text(kind))
+        return known[1]
 
     def operand(self, bound: Any) -> Any:
         if isinstance(bound, list | tuple):

@@ -21,14 +21,14 @@ def text_lines(view: GraphView, selection: Selection = EVERYTHING, passes: bool 
     yield f"# {shown}{total:,} ops; {len(weights):,} weights, {nbytes:,} bytes"
 
 
-def op_line(op: Op) -> str:
-    """The op on one line, without what is inside its blocks."""
+def op_line(op: Op, end: str = "") -> str:
+    """The op on one line, without what is inside its blocks; ``end`` comes before the comment, if any."""
     results = ", ".join(map(_variable, op.outputs))
     # The name is that of the (first) result, as a rule; where it is not, it is said.
     outputs = [variable.name for variable in op.outputs]
     name = "" if op.name in outputs[:1] or not op.name else f"  # name: {op.name}"
     call = f"{op.type}({', '.join(_input(*one) for one in op.inputs.items())})"
-    return f"{results} = {call}{name}" if results else f"{call}{name}"
+    return f"{results} = {call}{end}{name}" if results else f"{call}{end}{name}"
 
 
 def weight_text(weight: Weight) -> str:
@@ -83,7 +83,7 @@ class _Writer:
             if not self.selection.reaches(op):
                 continue
             self.count += 1
-            yield f"{indent}{op_line(op)}{self._notes(op)}{' {' if op.blocks else ''}"
+            yield f"{indent}{op_line(op, ' {' if op.blocks else '')}{self._notes(op)}"
             for nested in op.blocks:
                 yield from self.block(nested, indent + _INDENT)
             if op.blocks:

@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 
 SMALLEST_WEIGHT = 10  # elements: below, coremltools writes a constant into the program itself
-_MOST_ELEMENTS = 16
 
 
 @attrs.frozen
@@ -35,7 +34,7 @@ class Constant:
     @property
     def text(self) -> str:
         """The value as MIL would write it; of large arrays, and of what cannot be read, only the type."""
-        if self.size > _MOST_ELEMENTS:
+        if self.size >= SMALLEST_WEIGHT:
             return f"<{self.type}>"
         try:
             return literal(self.load())

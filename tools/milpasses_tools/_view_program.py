@@ -132,7 +132,8 @@ def _variable(var: Any) -> Variable:
 
 def _dtype(dtype: Any) -> str:
     name = types.builtin_to_string(dtype)
-    return {"fp16": "float16", "fp32": "float32", "fp64": "float64", "double": "float64"}.get(name, name)
+    names = {"fp16": "float16", "fp32": "float32", "fp64": "float64", "double": "float64", "string": "str"}
+    return names.get(name, name)
 
 
 def type_text(kind: Any) -> str:

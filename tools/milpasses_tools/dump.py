@@ -144,6 +144,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show the program inside a model.
 
@@ -156,6 +157,7 @@ def command(
     milpasses dump model.mlpackage --around conv1 --radius 1
     milpasses dump model.mlpackage --format html -o model.html
     """
+    format = Format.JSON if as_json else format
     text = dump(model, format, show=show, only_ops=only or (), around_op=around, radius=radius)
     if output is None:
         print(text, end="")

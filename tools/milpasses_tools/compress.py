@@ -53,7 +53,7 @@ def command(
         typer.Option(
             "--compare",
             metavar="DATA",
-            help="Compare outputs before and after on DATA: .npz, a folder of images, module:function, random.",
+            help="Compare outputs before and after on DATA: .npz, image folder, module:function, random.",
         ),
     ] = None,
     as_json: Json = False,

@@ -41,8 +41,8 @@ def quality(quick: bool) -> Table:
         add(table, case, reference, ours, theirs)
     joint = cto.prune_weights(model, cto.OptimizationConfig(cto.OpMagnitudePrunerConfig(target_sparsity=0.5)))
     joint = cto.palettize_weights(joint, cto.OptimizationConfig(P(nbits=2)), joint_compression=True)
-    # What the tables cost: against the pruned weights. Above 65,504 elements coremltools' percentile is NaN, and
-    # it prunes nothing.
+    # What the tables cost, against the pruned weights. Above 65,504 elements coremltools prunes nothing: its
+    # percentile is NaN.
     pruned = {name: w for name, w in values(mp.compress(model, "sparse50")).items() if w.size <= 65_504}
     add(table, "sparse50+pal2", pruned, mp.compress(model, "sparse50+pal2"), joint)
     return table

@@ -46,7 +46,6 @@ bench: $(VENV)/.test ## speed, size and error against coremltools in the same ru
 	$(BIN)/python -m bench
 
 conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses
-	$(BIN)/python -m pip install --quiet scikit-learn
 	$(BIN)/python tests/conformance/run.py
 
 docs: $(VENV)/.test ## run the code blocks of README.md

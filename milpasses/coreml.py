@@ -19,7 +19,7 @@ from milpasses.compress import decompress as _decompress
 from milpasses.errors import MilpassesError, TargetError
 from milpasses.mlprogram import MLProgram
 from milpasses.recipe import Recipe
-from milpasses.rewrite import SINCE_IOS18, Rewriter
+from milpasses.rewrite import SINCE_IOS18, Rewriter, Target
 
 __all__ = [
     "decompress_weights",
@@ -63,6 +63,17 @@ def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
         )
 
 
+def _check_grouped(config: Any, target: Target) -> None:
+    """coremltools refuses the granularity before iOS18 even with one group (``group_size=0``)."""
+    configs = [config.global_config, *config.op_type_configs.values(), *config.op_name_configs.values()]
+    for one in configs:
+        granularity = getattr(one, "granularity", None)
+        if getattr(granularity, "name", "") == "PER_GROUPED_CHANNEL" and not target.ios18:
+            raise TargetError(
+                f"The per_grouped_channel palettization is {SINCE_IOS18}; this model targets {target.name}"
+            )
+
+
 def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> CompressedModel:
     import coremltools as ct
 
@@ -73,6 +84,7 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
         target = MLProgram(package).target
         if joint_compression and not target.ios18:
             raise TargetError(f"Joint compression is only {SINCE_IOS18}; this model targets {target.name}")
+        _check_grouped(config, target)
         rewriter = Rewriter(
             Recipe.from_coremltools(config),
             target,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from milpasses.blocks import Shape, block_counts, from_rows, nearest_divisor, to_rows
 from milpasses.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.errors import JointError
 from milpasses.milproto import SMALLEST_IN_FILE
 from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
 from milpasses.weights import Weight
@@ -61,6 +62,11 @@ class Encoder:
                 return Sparse(existing.mask, self._palettize(value, scheme, existing.mask))
             if isinstance(scheme, Quantize):
                 return Sparse(existing.mask, self._quantize(value, scheme, existing.mask))
+        if isinstance(scheme, Quantize) and scheme.granularity != "per_tensor":
+            raise JointError(
+                f"{self.weight.name}: When use joint compression for palettization-quantization, please make "
+                f"sure to use per-tensor quantization: a look-up table has no channels ({scheme})"
+            )
         if isinstance(existing, Palettized) and isinstance(scheme, Quantize):
             return attrs.evolve(existing, lut=self._rounded_table(existing.table, scheme))
         if (
@@ -74,10 +80,15 @@ class Encoder:
             return self._palettize_codes(existing, scheme)
         raise Refusal(f"{existing.form} cannot be joined with {scheme}")
 
-    def _palettize_codes(self, existing: Quantized, scheme: Palettize) -> Scaled:
+    def _palettize_codes(self, existing: Quantized, scheme: Palettize) -> Palettized | Scaled:
         """A look-up table of integer codes, which the weight's own scale follows."""
         inner = self._palettize(existing.codes.astype(np.float32), scheme)
         table = np.rint(inner.table).astype(existing.codes.dtype)
+        if existing.scale.size == 1:  # the scale of the codes is a scale of the table's entries
+            ones = (1,) * table.ndim
+            zero_point = None if existing.zero_point is None else existing.zero_point.reshape(ones)
+            lut = Quantized(table, existing.scale.reshape(ones), zero_point, existing.dtype)
+            return attrs.evolve(inner, lut=lut)
         return Scaled(attrs.evolve(inner, lut=table), existing.scale, existing.zero_point)
 
     def _divide(self, size: int, wanted: int, what: str, multiple: int = 1) -> int:
@@ -156,6 +167,8 @@ class Encoder:
                 scheme, enable_per_channel_scale=False, granularity="per_grouped_channel", group_size=1
             )
         axis = self._palettize_axis(scheme)
+        if scheme.cluster_dim > 1:
+            self._check_vectors(axis, scheme.cluster_dim)
         blocks = self._palettize_blocks(value.shape, scheme, axis)
         if scheme.cluster_dim > 1:
             return self._palettize_vectors(value, scheme, blocks, axis)
@@ -210,7 +223,6 @@ class Encoder:
         from milpasses_kernels.vector import vector_kmeans
 
         width = scheme.cluster_dim
-        self._check_conv_groups(axis, width)
         split = (*value.shape[:axis], value.shape[axis] // width, width, *value.shape[axis + 1 :])
         vectors = np.moveaxis(value.reshape(split), axis + 1, -1)
         index_shape = vectors.shape[:-1]
@@ -238,13 +250,13 @@ class Encoder:
         codes = np.stack([inverse.reshape(-1) for _, inverse in found]).astype(np.uint8)
         return lut, codes
 
-    def _check_conv_groups(self, axis: int, width: int) -> None:
+    def _check_vectors(self, axis: int, width: int) -> None:
         """A grouped convolution's vectors must not straddle its groups (coremltools' own restriction)."""
-        for consumer in self.weight.consumers:
-            if consumer.op_type in ("conv", "conv_transpose") and axis == 0:
-                channels = self.weight.shape[0] // max(consumer.groups, 1)
-                if channels % width:
-                    raise self._bad_vectors(width, channels)
+        groups = [use.groups for use in self.weight.consumers if use.op_type in ("conv", "conv_transpose")]
+        for group in groups or [1]:
+            channels = self.weight.shape[axis] // (max(group, 1) if axis == 0 else 1)
+            if channels % width:
+                raise self._bad_vectors(width, channels)
 
     def _bad_vectors(self, width: int, channels: int) -> Refusal:
         name = self.weight.name

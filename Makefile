@@ -42,7 +42,7 @@ format: $(VENV)/.lint ## let ruff rewrite the files
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test ## speed, size and error against coremltools in the same run (see bench/README.md)
+bench: $(VENV)/.test ## speed, size and error against coremltools in the same run; writes out/bench
 	$(BIN)/python -m bench
 
 conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses

@@ -108,7 +108,8 @@ class Rewritten:
 class Rewriter:
     """Applies a recipe to weights, one at a time.
 
-    ``requantize``: a weight that is compressed already is decoded and compressed anew. ``fit_groups`` as in
+    ``requantize``: a weight that is compressed already is decoded and compressed anew. ``join``: it keeps its
+    form and gets the scheme's on top (coremltools' ``joint_compression``). ``fit_groups`` as in
     ``Encoder``. ``only_if_smaller``: keep a weight dense where its new form would not save a byte.
     """
 

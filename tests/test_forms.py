@@ -5,7 +5,6 @@ No machine that runs these tests can load the model into Core ML; coremltools' o
 
 from typing import Any
 
-import coremltools as ct
 import coremltools.optimize.coreml as cto
 import numpy as np
 import pytest
@@ -189,7 +188,3 @@ def test_through_ct_convert_as_through_compress() -> None:
         compressed = mp.compress(plain, mp.Palettize(nbits=4, weight_threshold=500))
         assert described(converted) == described(compressed)
         assert [r.row() for r in pipeline.report] == [r.row() for r in compressed.report]
-
-
-def test_ct_target_names() -> None:
-    assert {name: getattr(ct.target, name) for name in TARGETS} == TARGETS

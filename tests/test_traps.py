@@ -194,10 +194,7 @@ def test_a_value_inferred_from_a_weight_blocks_it() -> None:
         rows = mb.gather(x=table, indices=np.arange(4, dtype=np.int32), axis=0, name="rows")
         return mb.add(x=x, y=rows)
 
-    options = {"skip_const_by_size": "1"}
-    base = ct.PassPipeline.EMPTY
-    pipeline = mp.pipeline(EVERY4, base=base)
-    del options
+    pipeline = mp.pipeline(EVERY4, base=ct.PassPipeline.EMPTY)
     model = convert(program, pass_pipeline=pipeline)
     assert "rows (gather) has a value that was inferred from it" in pipeline.report.records[0].reason
     assert constexprs(model) == {}

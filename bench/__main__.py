@@ -1,6 +1,6 @@
 """``make bench``: milpasses against coremltools, in the same run, on models it builds itself.
 
-    python -m bench [--quick] [--only kernels|quality|speed|costs ...] [-o DIR]
+    python -m bench [--quick] [--only SECTION ...] [-o DIR]
 
 Writes ``bench.md`` and ``bench.json``. Ratios are the result; seconds are this machine's.
 """
@@ -15,7 +15,7 @@ import coremltools
 import numpy as np
 
 import milpasses
-from bench import calls, costs, kernels, quality
+from bench import calls, costs, interpreter, kernels, quality
 from bench.table import Table, write
 
 SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
@@ -23,6 +23,7 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "quality": [quality.quality],
     "speed": [calls.speed],
     "costs": [lambda _: costs.start(), lambda _: costs.memory(), costs.growth],
+    "interpreter": [lambda _: interpreter.speed(), lambda _: interpreter.memory()],
 }
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from bench.models import package
 from bench.table import Table
 
+# VmHWM, since ru_maxrss of a process includes the peak of the parent that it was forked from.
 PEAK = """
-import json, resource, sys
+import json, re
 {body}
-print(json.dumps({{"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, **facts}}))
+peak = int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024
+print(json.dumps({{"peak": peak, **facts}}))
 """
 
 

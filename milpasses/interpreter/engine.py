@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from milpasses_kernels.half import round_to_half
 
 from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from milpasses.interpreter.backend import Backend, BackendName, choose, round_to_half
+from milpasses.interpreter.backend import Backend, BackendName, choose
 from milpasses.interpreter.io import Feature, State, describe_function, feed, fetch, numpy_type
 from milpasses.interpreter.program import load
 from milpasses.interpreter.registry import Array, InterpreterError, Rule, rule
@@ -83,6 +84,7 @@ class Interpreter:
         self._seed = seed
         self._keep_weights = keep_weights
         self._weights: dict[Any, Any] = {}
+        self._overrides: dict[Any, Any] = {}
         self._check_ops()
         self._plans: dict[int, _Plan] = {}
         self._main = self._plan(self._loaded.function)
@@ -119,6 +121,31 @@ class Interpreter:
                 run.values[var] = var.name if self.inputs[var.name].kind == "state" else arrays[var.name]
             results = run.execute(self._main)
         return fetch(self._loaded, results, self.precision == "declared")
+
+    def override(self, values: Mapping[str, Any]) -> None:
+        """Give constants and compressed weights other values for the runs to come.
+
+        ``values`` maps names of variables to arrays of their shapes; every call takes the place of the one
+        before, and an empty mapping undoes it. Raises InterpreterError for a name that no op reads as a
+        constant, and for another shape.
+        """
+        found: dict[Any, Any] = {}
+        readers: list[tuple[_Step, list[Any]]] = []
+        for plan in (self._main, *self._plans.values()):
+            for step in plan.steps:
+                read = [var for _, argument in (*step.constant, *step.live) for var in _vars(argument)]
+                found.update((v, values[v.name]) for v in filter(_is_constant, read) if v.name in values)
+                readers.append((step, read))
+        unknown = set(values) - {var.name for var in found}
+        if unknown:
+            raise InterpreterError(f"no op reads a constant {', '.join(sorted(unknown))}")
+        for var, value in found.items():
+            if np.shape(value) != tuple(var.shape):
+                raise InterpreterError(f"{var.name} has shape {tuple(var.shape)}, not {np.shape(value)}")
+        for step, read in readers:
+            if any(var in found or var in self._overrides for var in read):
+                step.fixed = None
+        self._overrides = found
 
     def _check_ops(self) -> None:
         missing: set[str] = set()
@@ -179,6 +206,8 @@ class Interpreter:
 
     def constant(self, var: Any, keep: bool = True) -> Any:
         """Value of a const or constexpr output: floats as float32, decoded once."""
+        if var in self._overrides:
+            return _as_compute(self._overrides[var])
         if var in self._weights:
             return self._weights[var]
         op = var.op

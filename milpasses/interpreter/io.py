@@ -8,8 +8,8 @@ import numpy as np
 from coremltools import proto
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
+from milpasses_kernels.half import round_to_half
 
-from milpasses.interpreter.backend import round_to_half
 from milpasses.interpreter.images import ColorLayout, ImageFormat, from_image, to_image
 from milpasses.interpreter.program import Loaded
 from milpasses.interpreter.registry import Array, InterpreterError

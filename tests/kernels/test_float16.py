@@ -1,6 +1,6 @@
 """float16 by integer steps, against NumPy: all patterns one way, what may go wrong the other way."""
 
-import naive_rounding as naive
+import naive
 import numpy as np
 import pytest
 from milpasses_kernels._float16 import (

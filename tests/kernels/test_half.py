@@ -1,6 +1,6 @@
 """Rounding of whole arrays to float16, bit for bit NumPy's."""
 
-import naive_rounding as naive
+import naive
 import numpy as np
 import pytest
 from milpasses_kernels.half import round_to_half

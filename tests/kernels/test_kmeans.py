@@ -14,7 +14,7 @@ from milpasses_kernels import _partition
 from milpasses_kernels._ranks import FIRST_RANK, LAST_RANK, VALUE_OF_RANK, nearest_rank
 from milpasses_kernels.histogram import histogram
 from milpasses_kernels.kmeans import KMeans, kmeans, solve
-from naive_rounding import JIT, few
+from naive import JIT, few
 
 EXAMPLES = few(150, 60)
 

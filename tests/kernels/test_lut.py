@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from milpasses_kernels.lut import assign, uniform, unique
-from naive_rounding import few
+from naive import few
 
 DTYPES = [np.float16, np.float32]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import naive_rounding as naive
+import naive
 import numpy as np
 import pytest
 from coremltools.optimize import _utils as ct_utils

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from milpasses_kernels import vector as module
 from milpasses_kernels.kmeans import kmeans
 from milpasses_kernels.vector import VectorKMeans, vector_kmeans
-from naive_rounding import few
+from naive import few
 
 DTYPES = [np.float16, np.float32]
 

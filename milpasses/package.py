@@ -61,7 +61,11 @@ def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
     if folder.is_file():
         raise PackageError(
             f"{folder}: an .mlpackage folder is needed, and this is a file"
-            + (" (a legacy .mlmodel holds no ML Program)" if folder.suffix == ".mlmodel" else "")
+            + (
+                " (a legacy .mlmodel holds no ML Program; milpasses upgrade makes one of it)"
+                if folder.suffix == ".mlmodel"
+                else ""
+            )
         )
     try:
         manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
-"""From a Program, an MLModel or the path of a package to one MIL function, with what the package says of
-it.
+"""From a Program, an MLModel or the path of a model to one MIL function, with what the model says of it.
+
+A legacy neural network (``.mlmodel``) is read into MIL first.
 """
 
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ def load(program_or_package: Any, function: str) -> Loaded:
             raise InterpreterError(_no_function(function, names))
         found: Any = program_or_package.functions[function]
         return Loaded(found, None, tuple(getattr(found, "input_types", None) or ()))
+    if _is_legacy(program_or_package):
+        return _read_legacy(program_or_package, function)
     if isinstance(program_or_package, (str, Path)):
         path = Path(program_or_package)
         if not path.exists():
@@ -43,14 +46,34 @@ def load(program_or_package: Any, function: str) -> Loaded:
     if isinstance(program_or_package, ct.models.MLModel):
         return _load_model(program_or_package, function)
     kind = type(program_or_package).__name__
-    raise InterpreterError(f"expected a Program, an MLModel or the path of an .mlpackage, got {kind}")
+    raise InterpreterError(
+        f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
+    )
+
+
+def _is_legacy(model: Any) -> bool:
+    if isinstance(model, (str, Path)):
+        return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
+    if isinstance(model, ct.models.MLModel):
+        return model._spec.WhichOneof("Type") != "mlProgram"
+    return hasattr(model, "specificationVersion") or hasattr(model, "program")  # a specification, a Reading
+
+
+def _read_legacy(model: Any, function: str) -> Loaded:
+    from milpasses.neuralnetwork import Reading, read
+
+    reading = model if isinstance(model, Reading) else read(model)
+    names = list(reading.program.functions)
+    if function not in names:
+        raise InterpreterError(_no_function(function, names))
+    return Loaded(reading.program.functions[function], reading.description)
 
 
 def _load_model(model: Any, function: str) -> Loaded:
     spec: Any = model.get_spec()
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
-        raise InterpreterError(f"the model is a {kind}, not an mlProgram: read it into MIL first")
+        raise InterpreterError(f"the package holds a {kind}, not an mlProgram")
     program = spec.mlProgram
     names = list(program.functions)
     if function not in names:

@@ -1,0 +1,1 @@
+"""The layer families; a file each. ``registry`` imports every module here."""

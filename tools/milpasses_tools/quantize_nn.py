@@ -1,0 +1,118 @@
+"""``milpasses quantize-nn``: quantize the weights of a legacy ``.mlmodel``."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milpasses_tools._output import Json, print_json, progress
+
+if TYPE_CHECKING:
+    from milpasses.neuralnetwork import QuantizedModel
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="The .mlmodel to write, whole or not at all."),
+    ],
+    bits: Annotated[int | None, typer.Option("--bits", "-b", help="1 to 8, or 16 for float16.")] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            "-m",
+            help="linear, linear_symmetric, linear_lut, kmeans_lut (kmeans), dequantization.",
+        ),
+    ] = "linear",
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Quantize again what is quantized already; more is lost.")
+    ] = False,
+    skip: Annotated[
+        str,
+        typer.Option(metavar="TYPES", help="Layer types to leave as they are: batchnorm,bias,depthwiseConv."),
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List the weights that were not quantized, too.")
+    ] = False,
+) -> None:
+    """Quantize the weights of a legacy neural network.
+
+    As coremltools' quantize_weights, with less error: exact k-means, searched scales. Classifiers, regressors
+    and pipelines are taken. IN is never changed.
+
+    \b
+    milpasses quantize-nn food.mlmodel --bits 4 --mode kmeans_lut -o food4.mlmodel
+    milpasses quantize-nn food4.mlmodel --mode dequantization -o food32.mlmodel
+    """
+    if mode == "custom_lut":
+        raise typer.BadParameter("custom_lut takes a function: use milpasses.neuralnetwork.quantize_weights")
+    began = time.perf_counter()
+    with progress(quiet) as step:
+        found = quantize_nn(
+            model, output, bits, mode, requantize=requantize, skip=skip, force=force, progress=step
+        )
+    seconds = time.perf_counter() - began
+    sizes = model.stat().st_size, output.stat().st_size
+    if as_json:
+        content = json.loads(found.report.to_json())
+        content["input"] = {"path": str(model), "bytes": sizes[0]}
+        content["output"] = {"path": str(output), "bytes": sizes[1]}
+        print_json({**content, "seconds": round(seconds, 3)})
+    elif not quiet:
+        from milpasses_tools.compress import print_report
+
+        print_report(found.report, verbose)
+        ratio = f" ({sizes[0] / sizes[1]:.2f} times smaller)" if sizes[1] < sizes[0] else ""
+        print(f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes{ratio} in {seconds:.1f} s")
+
+
+def quantize_nn(
+    model: Any,
+    output: "str | Path",
+    nbits: int | None = None,
+    mode: str = "linear",
+    *,
+    requantize: bool = False,
+    skip: str = "",
+    force: bool = False,
+    progress: Any = None,
+) -> "QuantizedModel":
+    """Quantize a legacy ``.mlmodel`` into ``output``: ``milpasses.neuralnetwork.quantize_weights``.
+
+    ``skip`` names layer types that stay as they are, divided by commas, as coremltools'
+    ``AdvancedQuantizedLayerSelector`` takes them (its limits on small convolutions do not apply). Raises
+    ``MilpassesError``.
+    """
+    from milpasses.neuralnetwork import quantize_weights
+
+    return quantize_weights(
+        model,
+        nbits,
+        mode,
+        selector=_selector(skip),
+        requantize=requantize,
+        output=output,
+        force=force,
+        progress=progress,
+    )
+
+
+def _selector(skip: str) -> Any:
+    wanted = [name.strip() for name in skip.split(",") if name.strip()]
+    if not wanted:
+        return None
+    from coremltools.models.neural_network.quantization_utils import AdvancedQuantizedLayerSelector
+
+    from milpasses import MilpassesError
+
+    try:
+        return AdvancedQuantizedLayerSelector(wanted, 0, 0)
+    except ValueError as error:
+        raise MilpassesError(str(error)) from None

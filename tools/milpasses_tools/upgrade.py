@@ -1,0 +1,73 @@
+"""``milpasses upgrade``: ``milpasses.neuralnetwork.upgrade`` from the command line."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from milpasses_tools._output import Json, folder_bytes, print_json, progress
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all."),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", "-r", help="Compress the weights: a short name (pal4), a text form, or a YAML file."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="TARGET", help="iOS16 or later; by default the lowest that holds the weights."),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="TYPE", help="Arithmetic and weights: float16 or float32.")
+    ] = "float16",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
+    ] = False,
+) -> None:
+    """Turn a legacy neural network into an ML Program.
+
+    Inputs, outputs, labels and texts stay; quantized weights keep their codes. IN is never changed.
+
+    \b
+    milpasses upgrade model.mlmodel -o model.mlpackage
+    milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4
+    """
+    from milpasses import neuralnetwork
+    from milpasses_tools.compress import read_target
+
+    began = time.perf_counter()
+    wanted = None if target is None else read_target(target)
+    chosen: Any = precision
+    with progress(quiet) as step:
+        upgraded = neuralnetwork.upgrade(
+            model, recipe, wanted, precision=chosen, output=output, force=force, progress=step
+        )
+    seconds = time.perf_counter() - began
+    sizes = model.stat().st_size, folder_bytes(output)
+    if as_json:
+        content: dict[str, Any] = json.loads(upgraded.report.to_json()) if recipe is not None else {}
+        content["input"] = {"path": str(model), "bytes": sizes[0]}
+        content["output"] = {"path": str(output), "bytes": sizes[1]}
+        print_json({**content, "notes": upgraded.notes, "seconds": round(seconds, 3)})
+        return
+    if quiet:
+        return
+    if recipe is not None:
+        from milpasses_tools.compress import print_report
+
+        print_report(upgraded.report, verbose)
+    for note in upgraded.notes:
+        print(note)
+    print(f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes in {seconds:.1f} s")

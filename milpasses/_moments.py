@@ -53,9 +53,11 @@ class Moments:
         gram = np.zeros((*shape, flow.width)) if full else None
         return cls(flow.axis, flow.taps, 0, np.zeros(shape), np.zeros(shape), gram, (used_by,))
 
-    def add(self, flow: Flow) -> None:
-        """Add the rows of ``flow``."""
+    def add(self, flow: Flow, sampled: bool = False) -> None:
+        """Add the rows of ``flow``; ``sampled``: of a block not more than tell something new, in float32."""
         for block in flow.blocks:
+            if sampled:
+                block = _sample(block)
             self.rows += block.shape[1]
             self.sum += block.sum(axis=1)
             self.square_sum += np.einsum("grk,grk->gk", block, block)
@@ -115,10 +117,11 @@ class Range:
 class Statistics:
     """What ``statistics`` found, by the weights' names as in reports (``Site.weight.name``).
 
-    ``weights``: what each weight met. ``lookups``: for a table that gather reads, how often each slice was
-    read (int64). ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more
-    dimensions of which nothing is known, and why. ``samples``: runs. ``data`` says what was run, ``random``
-    that it means nothing.
+    ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
+    ``lookups``: for a table that gather reads, how often each slice was read (int64).
+    ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more dimensions of
+    which nothing is known, and why. ``samples``: runs. ``data`` says what was run, ``random`` that it means
+    nothing.
     """
 
     weights: dict[str, Moments] = attrs.field(factory=dict)
@@ -128,6 +131,7 @@ class Statistics:
     samples: int = 0
     data: str = ""
     random: bool = False
+    held_out: dict[str, Moments] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> Moments:
         if name in self.weights:
@@ -145,21 +149,18 @@ class Statistics:
     def __len__(self) -> int:
         return len(self.weights)
 
+    def _of(self, held_out: bool) -> dict[str, Moments]:
+        return self.held_out if held_out else self.weights
+
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both runs together; raises ``MilpassesError`` if the models differ."""
-        for name in self.weights.keys() & other.weights.keys():
-            if not self.weights[name].fits(other.weights[name]):
-                raise MilpassesError(
-                    f"{name}: these statistics do not add up: they come from different models, or only "
-                    "one of them is full"
-                )
+        weights = _added(self.weights, other.weights)
+        held_out = _added(self.held_out, other.held_out)
         for name in self.lookups.keys() & other.lookups.keys():
             if self.lookups[name].shape != other.lookups[name].shape:
                 raise MilpassesError(f"{name}: these statistics come from different models")
-        weights = {**self.weights, **other.weights}
         tables = {**self.lookups, **other.lookups}
         ranges = {**self.ranges, **other.ranges}
-        weights |= {n: self.weights[n] + other.weights[n] for n in self.weights.keys() & other.weights}
         tables |= {n: self.lookups[n] + other.lookups[n] for n in self.lookups.keys() & other.lookups}
         ranges |= {n: self.ranges[n] | other.ranges[n] for n in self.ranges.keys() & other.ranges}
         skipped = {
@@ -167,15 +168,17 @@ class Statistics:
         }
         data = self.data if self.data == other.data else f"{self.data}; {other.data}"
         samples = self.samples + other.samples
-        return Statistics(weights, tables, ranges, skipped, samples, data, self.random or other.random)
+        random = self.random or other.random
+        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write an ``.npz`` file, without pickles, all of it or nothing."""
         arrays: dict[str, Any] = {}
         entries: list[dict[str, Any]] = []
-        for index, (name, one) in enumerate(self.weights.items()):
+        named = [(name, one, held) for held in (False, True) for name, one in self._of(held).items()]
+        for index, (name, one, held) in enumerate(named):
             fields = {"axis": one.axis, "taps": one.taps, "rows": one.rows, "used_by": one.used_by}
-            entries.append({"name": name, **fields})
+            entries.append({"name": name, **fields} | ({"held_out": True} if held else {}))
             parts = {"sum": one.sum, "square_sum": one.square_sum, "gram": one.gram}
             arrays.update({f"{index}.{key}": part for key, part in parts.items() if part is not None})
         arrays.update({f"lookups.{index}": counts for index, counts in enumerate(self.lookups.values())})
@@ -224,8 +227,9 @@ class Statistics:
 
     @classmethod
     def _from(cls, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "Statistics":
-        weights = {
-            entry["name"]: Moments(
+        found: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
+        for index, entry in enumerate(about["weights"]):
+            found[entry.get("held_out", False)][entry["name"]] = Moments(
                 entry["axis"],
                 entry["taps"],
                 entry["rows"],
@@ -234,10 +238,27 @@ class Statistics:
                 arrays.get(f"{index}.gram"),
                 tuple(entry["used_by"]),
             )
-            for index, entry in enumerate(about["weights"])
-        }
         tables = {name: arrays[f"lookups.{index}"] for index, name in enumerate(about["lookups"])}
         ranges = {name: Range(*span) for name, span in about["ranges"].items()}
-        return cls(
-            weights, tables, ranges, about["skipped"], about["samples"], about["data"], about["random"]
-        )
+        weights, held_out = found
+        run = about["skipped"], about["samples"], about["data"], about["random"]
+        return cls(weights, tables, ranges, *run, held_out)
+
+
+def _sample(block: NDArray[Any]) -> NDArray[Any]:
+    """Half as many rows of a block as it has columns, or 256, drawn at random: some samples span them all."""
+    rows, most = block.shape[1], max(256, block.shape[2] // 2)
+    if rows > most:
+        block = block[:, np.sort(np.random.default_rng(rows).choice(rows, most, replace=False))]
+    return np.ascontiguousarray(block, np.float32)
+
+
+def _added(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
+    for name in first.keys() & second.keys():
+        if not first[name].fits(second[name]):
+            raise MilpassesError(
+                f"{name}: these statistics do not add up: they come from different models, or only "
+                "one of them is full"
+            )
+    both = {name: first[name] + second[name] for name in first.keys() & second.keys()}
+    return {**first, **second, **both}

@@ -6,10 +6,10 @@ A short name is a head and suffixes, in any order, none twice; ``+`` joins two o
 
     int8 | uint8 | int4 | uint4       quantize, per channel, symmetric, scales searched for
         -b<N> | -tensor  -asym        per block of N or per tensor; mode=linear
-        -minmax                       method=minmax
+        -minmax | -gptq               method=minmax; method=gptq
     pal<bits> | unique                palettize: k-means of that many bits a code, or the values there are
-        -g<N>  -v<D>  -uniform        groups of N channels; cluster_dim=D; mode=uniform
-    sparse<percent> | sparse<n>of<m>  prune that share (sparse50, sparse62.5), or n of every m (sparse2of4)
+        -g<N>  -v<D>  -uniform -gptq  groups of N channels; cluster_dim=D; mode=uniform; method=gptq
+    sparse<percent> | sparse<n>of<m>  prune that share (sparse62.5), or n of every m; -obs: method=obs
     keep | float                      leave the weight as it is
 
 ``sparse50+pal4``, ``sparse50+int8``; after a palettize the quantize holds the lookup table's entries, so
@@ -279,13 +279,15 @@ _SUFFIXES: dict[str, dict[str, tuple[dict[str, str], str | None]]] = {
         "tensor": ({"granularity": "per_tensor"}, None),
         "asym": ({"mode": "linear"}, None),
         "minmax": ({"method": "minmax"}, None),
+        "gptq": ({"method": "gptq"}, None),
     },
     "palettize": {
         "g": ({"granularity": "per_grouped_channel"}, "group_size"),
         "v": ({}, "cluster_dim"),
         "uniform": ({"mode": "uniform"}, None),
+        "gptq": ({"method": "gptq"}, None),
     },
-    "prune": {},
+    "prune": {"obs": ({"method": "obs"}, None)},
     "keep": {},
 }
 
@@ -330,18 +332,16 @@ def write_short(kind: str, fields: Mapping[str, Any]) -> str:
     if kind == "keep":
         return "keep"
     if kind == "prune":
-        if fields["n_m_ratio"]:
-            return "sparse{}of{}".format(*fields["n_m_ratio"])
-        percent = f"{100 * (fields['target_sparsity'] or 0):.6f}"
-        return "sparse" + percent.rstrip("0").rstrip(".")
-    name = fields["dtype"] if kind == "quantize" else f"pal{fields['nbits']}" if fields["nbits"] else "unique"
+        n_of_m, percent = fields["n_m_ratio"], f"{100 * (fields['target_sparsity'] or 0):.6f}"
+        name = "sparse{}of{}".format(*n_of_m) if n_of_m else "sparse" + percent.rstrip("0").rstrip(".")
+    else:
+        palettized = f"pal{fields['nbits']}" if fields.get("nbits") else "unique"
+        name = fields["dtype"] if kind == "quantize" else palettized
     for word, (sets, numbered) in _SUFFIXES[kind].items():
         if any(fields[field] != value for field, value in sets.items()):
             continue
-        if numbered and (sets or fields[numbered] != 1):  # cluster_dim=1 is no vector
-            name += f"-{word}{fields[numbered]}"
-        elif not numbered:
-            name += f"-{word}"
+        if not numbered or sets or fields[numbered] != 1:  # cluster_dim=1 is no vector
+            name += f"-{word}{fields[numbered] if numbered else ''}"
     return name
 
 

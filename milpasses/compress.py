@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 from coremltools.models import MLModel
 
-from milpasses.errors import PackageError, TargetError
+from milpasses.calibration import Given, Live, Source
+from milpasses.errors import MilpassesError, PackageError, TargetError
 from milpasses.lowering import OpSpec
 from milpasses.mlprogram import MLProgram, Placed
 from milpasses.mlwriter import ProgramWriter
@@ -48,6 +50,9 @@ def compress(
     *,
     output: "str | os.PathLike[str] | None" = None,
     requantize: bool = False,
+    statistics: Any = None,
+    calibration: Any = None,
+    sequential: bool = False,
     minimum_deployment_target: Any = None,
     force: bool = False,
     skip_model_load: bool | None = None,
@@ -60,6 +65,12 @@ def compress(
     coremltools' ``OptimizationConfig``. With ``output`` the package is written there, all of it or nothing
     (``force`` replaces what is there); otherwise to a temporary folder that goes with the process, and
     ``save`` keeps it.
+
+    ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
+    each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
+    and ``"obs"``. ``sequential`` lets layers see what those before became, at up to 8 times the runs.
+    ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
+    was saved to, or second moments by weight name.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first. ``progress(done, total, name)`` is called for each weight. ``skip_model_load`` is
@@ -75,7 +86,30 @@ def compress(
         if minimum_deployment_target is not None:
             package = raise_target(package, minimum_deployment_target, Path(raised_folder))
         rewriter = Rewriter(recipe, MLProgram(package).target, requantize=requantize)
+        source = _source(package, rewriter, statistics, calibration, sequential)
+        rewriter = attrs.evolve(rewriter, calibration=source)
         return rewrite_package(package, rewriter, output, force, progress, options)
+
+
+def _source(
+    package: Package, rewriter: Rewriter, statistics: Any, calibration: Any, sequential: bool
+) -> Source | None:
+    """Where to learn what flows into the weights that the recipe would calibrate."""
+    if statistics is not None and calibration is not None:
+        raise MilpassesError("statistics and calibration: give one of the two")
+    if sequential and calibration is None:
+        raise MilpassesError(
+            "sequential: only with calibration=data, which the model is run on again and again"
+        )
+    if statistics is None and calibration is None:
+        return None
+    placed = [one for one in MLProgram(package).sites() if rewriter.calibrates(one.site)]
+    if statistics is not None:
+        given = Given(statistics)
+        given.check([one.site.weight for one in placed])
+        return given
+    weights = [(one.site.weight, [variable for _, variable in one.places]) for one in placed]
+    return Live(str(package.path), calibration, weights, sequential=sequential)
 
 
 def rewrite_package(
@@ -168,7 +202,8 @@ def open_model(model: Any, skip_model_load: bool | None) -> tuple[Package, dict[
     if isinstance(model, MLModel):
         if not model.is_package or model.package_path is None:
             raise PackageError(
-                "the model is no .mlpackage: an ML Program is needed (a legacy .mlmodel is not one)"
+                "the model is no .mlpackage: an ML Program is needed "
+                "(milpasses upgrade makes one of a legacy .mlmodel)"
             )
         skip = model.__proxy__ is None if skip_model_load is None else skip_model_load
         package = open_package(model.package_path, spec=model.get_spec())

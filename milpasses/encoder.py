@@ -29,12 +29,14 @@ class Encoder:
     """Encodes one weight. ``notes`` collects what was changed to make the scheme fit.
 
     ``fit_groups``: take the nearest divisor where a group or block size does not divide the channels;
-    otherwise refuse, as coremltools does.
+    otherwise refuse, as coremltools does. ``importance``: what the squared error of each element counts
+    (float32, shaped as the weight); all the same where there is none.
     """
 
     weight: Weight
     ios18: bool = True
     fit_groups: bool = True
+    importance: Array | None = None
     notes: list[str] = attrs.field(factory=list)
 
     def encode(self, value: Array, scheme: Scheme) -> Encoding:
@@ -127,13 +129,13 @@ class Encoder:
         from milpasses_kernels.rounding import quantize
 
         blocks = self._quantize_blocks(value.shape, scheme)
-        importance = None if mask is None else to_rows(mask, blocks).astype(np.float32)
+        importance = self._importance_of(blocks, mask)
         rounded = quantize(
             to_rows(value, blocks),
             nbits=scheme.nbits,
             signed=scheme.signed,
             symmetric=scheme.symmetric,
-            search=scheme.method == "search",
+            search=scheme.method != "minmax",
             importance=importance,
         )
         counts = block_counts(value.shape, blocks)
@@ -143,6 +145,13 @@ class Encoder:
         zero_point = None if zero_point is None else zero_point.reshape(counts)
         codes = from_rows(rounded.codes, value.shape, blocks)
         return Quantized(codes, rounded.scale.reshape(counts), zero_point, scheme.dtype)
+
+    def _importance_of(self, blocks: Shape, mask: Array | None = None) -> Array | None:
+        """The importance in rows of blocks; what is masked counts nothing."""
+        importance = self.importance
+        if mask is not None:
+            importance = (mask != 0).astype(np.float32) * (1 if importance is None else importance)
+        return None if importance is None else to_rows(importance, blocks)
 
     def _palettize_axis(self, scheme: Palettize) -> int:
         axis = self.weight.channel_axes[0] if scheme.channel_axis is None else scheme.channel_axis
@@ -176,14 +185,16 @@ class Encoder:
         if scheme.mode == "custom":
             lut, codes = self._custom(rows, scheme)
         else:
-            lut, codes = self._scalar_tables(rows, scheme, mask is not None)
+            lut, codes = self._scalar_tables(rows, scheme, mask is not None, self._importance_of(blocks))
         counts = block_counts(value.shape, blocks)
         return Palettized(from_rows(codes, value.shape, blocks), lut.reshape(*counts, lut.shape[1], 1))
 
     def _allowed_bits(self) -> tuple[int, ...]:
         return (1, 2, 3, 4, 6, 8) if self.ios18 else (1, 2, 4, 6, 8)
 
-    def _scalar_tables(self, rows: Array, scheme: Palettize, sparse: bool) -> tuple[Array, Array]:
+    def _scalar_tables(
+        self, rows: Array, scheme: Palettize, sparse: bool, importance: Array | None
+    ) -> tuple[Array, Array]:
         from milpasses_kernels.kmeans import kmeans
 
         if scheme.mode == "unique":
@@ -201,7 +212,7 @@ class Encoder:
             from milpasses_kernels.lut import uniform
 
             return uniform(rows, 2**scheme.nbits)
-        clustered = kmeans(rows, 2**scheme.nbits, ignore_zeros=sparse)
+        clustered = kmeans(rows, 2**scheme.nbits, importance, ignore_zeros=sparse)
         return clustered.lut, clustered.codes
 
     def _custom(self, rows: Array, scheme: Palettize) -> tuple[Array, Array]:
@@ -224,16 +235,21 @@ class Encoder:
 
         width = scheme.cluster_dim
         split = (*value.shape[:axis], value.shape[axis] // width, width, *value.shape[axis + 1 :])
-        vectors = np.moveaxis(value.reshape(split), axis + 1, -1)
-        index_shape = vectors.shape[:-1]
+        index_shape = (*split[: axis + 1], *split[axis + 2 :])
         index_blocks = tuple(b // width if a == axis else b for a, b in enumerate(blocks))
-        rows = to_rows(np.ascontiguousarray(vectors), (*index_blocks, width))
-        rows = rows.reshape(rows.shape[0], -1, width)
+
+        def vectors_of(values: Array) -> Array:
+            vectors = np.ascontiguousarray(np.moveaxis(values.reshape(split), axis + 1, -1))
+            vectors = to_rows(vectors, (*index_blocks, width))
+            return vectors.reshape(vectors.shape[0], -1, width)
+
+        rows = vectors_of(value)
         if scheme.mode == "unique":
             lut, codes = self._unique_vectors(rows)
         else:
             assert scheme.nbits is not None
-            lut, codes, _ = vector_kmeans(rows, 2**scheme.nbits)
+            importance = None if self.importance is None else vectors_of(self.importance)
+            lut, codes, _ = vector_kmeans(rows, 2**scheme.nbits, importance)
         counts = block_counts(index_shape, index_blocks)
         return Palettized(
             from_rows(codes, index_shape, index_blocks), lut.reshape(*counts, *lut.shape[1:]), axis
@@ -275,6 +291,13 @@ class Encoder:
             raise Refusal("structured pruning is for the weights of conv and linear ops")
         if scheme.threshold is not None:
             mask = threshold_mask(value, scheme.threshold)
+        elif scheme.method == "obs" and self.importance is not None:
+            # What a weight adds to the output, as far as its input alone tells: |w| sqrt(E[x^2]).
+            importance, self.importance = self.importance, None
+            largest = np.maximum(np.abs(value).max(), np.finfo(np.float32).tiny)
+            kept = self._mask(value.astype(np.float32) / largest * np.sqrt(importance), scheme)
+            self.importance = importance
+            return kept
         elif scheme.n_m_ratio is not None:
             n, m = scheme.n_m_ratio
             dim = 1 if scheme.dim is None else scheme.dim
@@ -308,19 +331,20 @@ class Encoder:
     def _joint(self, value: Array, scheme: Joint) -> Encoding:
         first, second = scheme.first, scheme.second
         if isinstance(first, Prune):
-            mask = self._mask(value, first)
-            pruned = np.where(mask != 0, value, value.dtype.type(0))
-            if isinstance(second, Palettize):
-                if second.cluster_dim > 1 or second.enable_per_channel_scale:
-                    raise Refusal("pruned weights take scalar look-up tables without a channel scale")
-                values = self._palettize(pruned, second, mask)
-            else:
-                assert isinstance(second, Quantize)
-                values = self._quantize(pruned, second, mask)
-            return Sparse(mask, values)
+            return self.fill(self._mask(value, first), value, second)
         assert isinstance(first, Palettize)
         assert isinstance(second, Quantize)
         return self._quantize_table(value, first, second)
+
+    def fill(self, mask: Array, value: Array, scheme: Scheme) -> Sparse:
+        """The values under ``mask`` in the form of ``scheme``: what a ``Prune`` is joined with."""
+        pruned = np.where(mask != 0, value, value.dtype.type(0))
+        if isinstance(scheme, Palettize):
+            if scheme.cluster_dim > 1 or scheme.enable_per_channel_scale:
+                raise Refusal("pruned weights take scalar look-up tables without a channel scale")
+            return Sparse(mask, self._palettize(pruned, scheme, mask))
+        assert isinstance(scheme, Quantize)
+        return Sparse(mask, self._quantize(pruned, scheme, mask))
 
     def _quantize_table(self, value: Array, first: Palettize, second: Quantize) -> Palettized:
         """Round the tables' entries, then choose the codes again against the rounded tables."""
@@ -347,7 +371,7 @@ class Encoder:
             nbits=scheme.nbits,
             signed=scheme.signed,
             symmetric=scheme.symmetric,
-            search=scheme.method == "search",
+            search=scheme.method != "minmax",
         )
         ones = (1,) * table.ndim
         zero_point = None if rounded.zero_point is None else rounded.zero_point.reshape(ones)

@@ -125,8 +125,8 @@ class MLProgram:
             for op in walk(function.block):
                 if op.type == "const":
                     self._add_const(function, op, found, by_blob)
-                elif op.type.startswith("constexpr_") and self._is_last(function, op):
-                    found.append(self._compressed(function, op))
+                elif op.type.startswith("constexpr_") and self.gives_weight(function, op):
+                    found.append(self.compressed(function, op))
         return _merge_equal(found)
 
     def _add_const(
@@ -164,12 +164,13 @@ class MLProgram:
             return "part of a compressed weight"
         return ""
 
-    def _is_last(self, function: Function, op: Any) -> bool:
+    def gives_weight(self, function: Function, op: Any) -> bool:
         """No other constexpr op takes an output of ``op``: it gives the weight itself."""
         users = [user for output in op.outputs for user, _ in function.uses.get(output.name, [])]
         return not any(user.type.startswith("constexpr_") for user in users)
 
-    def _compressed(self, function: Function, op: Any) -> Placed:
+    def compressed(self, function: Function, op: Any) -> Placed:
+        """The site of a compressed weight: ``op`` is the last of its constexpr ops."""
         variable = op.outputs[0].name
         known = tensor_type(op.outputs[0].type)
         if known is None:

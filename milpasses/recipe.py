@@ -18,11 +18,11 @@ from fnmatch import translate
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
 
+from milpasses._op_selector import read_selector
 from milpasses._recipe_text import (
     at,
     check_names,
@@ -46,6 +46,12 @@ def _count(field: str) -> Any:
     return attrs.field(default=None, kw_only=True, converter=converter)
 
 
+def _content(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and re.fullmatch(r"\d+(x\d+)*:[0-9a-f]{16}", value)):
+        return value
+    raise wrong("content", "a shape and 16 hexadecimal digits, such as 64x32x3x3:0123456789abcdef", value)
+
+
 @attrs.frozen
 class Rule:
     """Which weights get ``scheme``: those for which every condition given holds.
@@ -55,7 +61,9 @@ class Rule:
     Bounds are inclusive. ``min_elements`` also takes the place of the scheme's ``weight_threshold``: so a
     rule compresses small weights. ``min_channels`` counts output channels, ``min_input_channels`` input
     channels (of one group of a convolution: what the neural network format calls kernel channels), both along
-    ``Weight.channel_axes``. ``where(weight) -> bool`` is asked last; it has no text form.
+    ``Weight.channel_axes``. ``content`` is ``Weight.content``: with a ``name``, the name decides, and the
+    shape must be that of the content; a weight that no rule matches gets the rule that has its content,
+    whatever its name. ``where(weight) -> bool`` is asked last; it has no text form.
     """
 
     scheme: Scheme = attrs.field(converter=Scheme.of)
@@ -69,6 +77,7 @@ class Rule:
     rank: int | None = _count("rank")
     min_channels: int | None = _count("min_channels")
     min_input_channels: int | None = _count("min_input_channels")
+    content: str | None = attrs.field(default=None, kw_only=True, converter=_content)
     where: Callable[[Weight], bool] | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -90,8 +99,22 @@ class Rule:
     def matches(self, weight: Weight) -> bool:
         """Whether every condition holds for the weight."""
         return (
+            _fits(self.name, weight.name)
+            and self._holds(weight)
+            and (self.name is not None or self._is(weight))
+        )
+
+    def matches_renamed(self, weight: Weight) -> bool:
+        """Whether every condition but the name holds, and the content is the weight's."""
+        return self.content is not None and self._holds(weight) and self._is(weight)
+
+    def _is(self, weight: Weight) -> bool:
+        return self.content is None or self.content == weight.content
+
+    def _holds(self, weight: Weight) -> bool:
+        return (
             self._matches_op(weight)
-            and _fits(self.name, weight.name)
+            and (self.content is None or self.content.startswith(weight.content_shape))
             and _within(weight.size, self.min_elements, self.max_elements)
             and _within(weight.rank, self.min_rank if self.rank is None else self.rank, self.rank)
             and _within(_channels(weight, 0), self.min_channels)
@@ -200,6 +223,9 @@ class Recipe:
         matching = (index for index, rule in enumerate(self.rules) if rule.matches(weight))
         index = next(matching, None)
         if index is None:
+            renamed = (index for index, rule in enumerate(self.rules) if rule.matches_renamed(weight))
+            index = next(renamed, None)
+        if index is None:
             scheme, reason = self.default, "default"
             threshold = scheme.weight_threshold
         else:
@@ -234,6 +260,13 @@ class Recipe:
             return cls.from_coremltools(value)
         expected = "a Recipe, a scheme, a short name or text form, YAML or its path, an OptimizationConfig"
         raise wrong("recipe", expected, value)
+
+    @classmethod
+    def fit(cls, model: Any, budget: Any = None, **options: Any) -> "Recipe":
+        """Choose a scheme for each weight of ``model`` within a budget; see ``milpasses.budget.fit``."""
+        from milpasses.budget import fit
+
+        return fit(model, budget, **options).recipe
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
@@ -302,7 +335,7 @@ class Recipe:
         """
         if any(not hasattr(config, key) for key in _CONFIG_KEYS[1:]):
             raise RecipeError(f"expected a coremltools OptimizationConfig, not {config!r}")
-        selector, unset = _selector(config)
+        selector, unset = read_selector(config)
         rules = [] if selector is None else [Rule(Keep(), where=selector)]
 
         def add(key: str, field: str, spell: Callable[[str], str] = str) -> None:
@@ -311,8 +344,8 @@ class Recipe:
                     fields: dict[str, Any] = {field: spell(name)}
                     rules.append(Rule(Scheme.from_coremltools(op_config, unset), **fields))
 
-        add("op_name_configs", "name", _literal)
-        add("op_name_configs", "op_name", _literal)
+        add("op_name_configs", "name", literal)
+        add("op_name_configs", "op_name", literal)
         add("op_type_configs", "op_type")
         with at("global_config"):
             return cls(Scheme.from_coremltools(config.global_config, unset), rules)
@@ -353,46 +386,6 @@ def _optimization_config(document: Mapping[str, Any]) -> Any:
         raise RecipeError(f"coremltools: {cause}{accepted}") from error
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """The glob that matches this name alone."""
     return re.sub(r"([*?\[])", r"[\1]", name)
-
-
-class _ConstOp:
-    """What an ``op_selector`` may read of a const op."""
-
-    op_type = "const"
-
-    def __init__(self, weight: Weight) -> None:
-        self.name = weight.name
-        self._weight = weight
-
-    @property
-    def val(self) -> SimpleNamespace:
-        weight = self._weight
-        users = [SimpleNamespace(name=use.op_name, op_type=use.op_type) for use in weight.consumers]
-        return SimpleNamespace(
-            name=weight.name, val=weight.value, shape=weight.shape, rank=weight.rank, child_ops=users
-        )
-
-    @property
-    def outputs(self) -> list[SimpleNamespace]:
-        return [self.val]
-
-
-def _selector(config: Any) -> tuple[Callable[[Weight], bool] | None, int | None]:
-    """The deprecated API's ``op_selector`` as what keeps a weight; the threshold its configs leave out."""
-    select = getattr(config, "_op_selector", None)
-    if select is None:
-        return None, None
-    compression_utils: Any = import_module("coremltools.models.ml_program.compression_utils")
-    if select is compression_utils._default_op_selector:
-        return None, compression_utils._DEFAULT_MIN_WEIGHT_SIZE_TO_COMPRESS
-
-    def unselected(weight: Weight) -> bool:
-        try:
-            return not select(_ConstOp(weight))
-        except AttributeError as error:
-            raise RecipeError(f"op_selector: {error}: write it as Rule(where=...)") from error
-
-    return unselected, 0

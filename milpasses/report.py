@@ -19,6 +19,9 @@ class Record:
     wanted it, but ``reason`` forbade; ``refused`` says that this was for what it is (values, channels)
     and not for the recipe's conditions. ``sqnr_db`` is 10 log10(sum w^2 / sum (w - w')^2), infinite where
     nothing was lost; ``max_error`` is the largest |w - w'|. Bytes count codes, tables, scales, masks.
+    ``method`` says how the codes of a calibrated weight were chosen, ``output_sqnr_db`` what the op's outputs
+    lost by it: 10 log10(E|W x|^2 / E|(W - W') x|^2) on held-out samples, where there are some.
+    ``rule`` says which rule decided, ``rule_index`` its place in the recipe's rules, None for the default.
     """
 
     name: str
@@ -36,6 +39,9 @@ class Record:
     consumers: tuple[str, ...] = ()
     functions: tuple[str, ...] = ("main",)
     refused: bool = False
+    method: str = ""
+    output_sqnr_db: float | None = None
+    rule_index: int | None = None
 
     @property
     def size(self) -> int:
@@ -54,8 +60,9 @@ class Record:
         row["consumers"] = " ".join(self.consumers)
         row["functions"] = " ".join(self.functions)
         row["bits_per_weight"] = round(self.bits_per_weight, 4)
-        if self.sqnr_db is not None:
-            row["sqnr_db"] = "inf" if math.isinf(self.sqnr_db) else round(self.sqnr_db, 3)
+        for key in ("sqnr_db", "output_sqnr_db"):
+            if row[key] is not None:
+                row[key] = "inf" if math.isinf(row[key]) else round(row[key], 3)
         return row
 
 
@@ -129,17 +136,23 @@ class Report:
         return json.dumps(content, indent=indent)
 
     def to_metadata(self) -> str:
-        """The compact JSON that a saved model carries under ``milpasses.report``."""
+        """The compact JSON that a saved model carries under ``milpasses.report``.
+
+        ``rule`` counts the recipe's rules from 1; it is left out where the default decided.
+        """
         from milpasses import __version__
 
-        weights = [
-            {
+        weights: list[dict[str, Any]] = []
+        for record in self.records:
+            kept = {
                 key: value
                 for key, value in record.row().items()
-                if key in ("name", "status", "reason", "form", "sqnr_db") and value not in ("", None)
+                if key in ("name", "status", "reason", "form", "sqnr_db", "method", "output_sqnr_db")
+                and value not in ("", None)
             }
-            for record in self.records
-        ]
+            if record.rule_index is not None:
+                kept["rule"] = record.rule_index + 1
+            weights.append(kept)
         content = {
             "milpasses": __version__,
             "recipe": self.recipe,
@@ -167,3 +180,13 @@ class Report:
             f"{totals['bits_per_weight']:.2f} bits a weight"
         )
         return "\n".join(lines)
+
+
+def read_metadata(text: str) -> dict[str, Any]:
+    """What ``Report.to_metadata`` wrote, of any version; empty where it cannot be read."""
+    try:
+        report = json.loads(text)
+        named = all(isinstance(record["name"], str) for record in report["weights"])
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return report if named else {}

@@ -12,9 +12,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses._encode_calibrated import can_calibrate, encode_calibrated, feedback_method
+from milpasses.calibration import Source
 from milpasses.encoder import Encoder, Refusal
 from milpasses.encodings import Encoding
-from milpasses.errors import TargetError
+from milpasses.errors import MilpassesError, TargetError
 from milpasses.lowering import OpSpec, Stored, lower
 from milpasses.recipe import Decision, Recipe
 from milpasses.report import Record, Status
@@ -111,6 +113,7 @@ class Rewriter:
     ``requantize``: a weight that is compressed already is decoded and compressed anew. ``join``: it keeps its
     form and gets the scheme's on top (coremltools' ``joint_compression``). ``fit_groups`` as in
     ``Encoder``. ``only_if_smaller``: keep a weight dense where its new form would not save a byte.
+    ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
     """
 
     recipe: Recipe
@@ -119,6 +122,7 @@ class Rewriter:
     join: bool = False
     fit_groups: bool = True
     only_if_smaller: bool = True
+    calibration: Source | None = None
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -126,6 +130,16 @@ class Rewriter:
             decision = self.recipe.decide(site.weight)
             if not self.not_wanted(site, decision):
                 check_target(decision.scheme, self.target, site.weight.name)
+                if self.calibration is None and feedback_method(decision.scheme):
+                    raise MilpassesError(
+                        f"{site.weight.name}: {decision.scheme} needs to know what flows into the weight: "
+                        "pass calibration=data (samples to run the model on) or statistics="
+                    )
+
+    def calibrates(self, site: Site) -> bool:
+        """Statistics of this site's weight would be asked for."""
+        decision = self.recipe.decide(site.weight)
+        return self.not_wanted(site, decision) is None and can_calibrate(decision.scheme) and not self.join
 
     def not_wanted(self, site: Site, decision: Decision) -> tuple[Status, str] | None:
         """The cheap checks, which need no values: a status and a reason, or None to go on."""
@@ -149,32 +163,52 @@ class Rewriter:
         weight, decision = site.weight, self.recipe.decide(site.weight)
         refused = self.not_wanted(site, decision)
         if refused:
-            return Rewritten(self._record(site, decision, *refused))
+            return Rewritten(self.record(site, decision, *refused))
         existing = site.existing() if site.existing is not None else None
         value = weight.value if existing is None else existing.decode()
         encoder = Encoder(weight, self.target.ios18, self.fit_groups)
+        chosen: dict[str, Any] = {}
         try:
             _check_finite(value)
             if existing is not None and self.join:
                 encoding = encoder.extend(existing, value, decision.scheme)
             else:
-                encoding = encoder.encode(value, decision.scheme)
+                encoding, chosen = self._encode(encoder, value, decision.scheme)
             if self.only_if_smaller and encoding.nbytes >= site.nbytes:
                 raise Refusal(
                     f"{encoding.form} would take {encoding.nbytes} bytes, {site.nbytes} are stored now"
                 )
         except Refusal as refusal:
-            record = self._record(site, decision, "skipped", str(refusal))
+            record = self.record(site, decision, "skipped", str(refusal))
             return Rewritten(attrs.evolve(record, refused=True))
         decoded = encoding.decode()
         check_decoding(encoding, decoded, weight.name, self.target.ios18)
-        record = self._record(site, decision, "compressed", "; ".join(encoder.notes))
+        record = self.record(site, decision, "compressed", "; ".join(encoder.notes))
         record = attrs.evolve(
-            record, form=encoding.form, bytes_after=encoding.nbytes, **_errors(value, decoded)
+            record, form=encoding.form, bytes_after=encoding.nbytes, **errors(value, decoded), **chosen
         )
+        if self.calibration is not None:
+            self.calibration.done(weight, decoded)
         return Rewritten(record, lower(encoding, weight.name, self.target.ios18), encoding)
 
-    def _record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
+    def _encode(
+        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme
+    ) -> tuple[Encoding, dict[str, Any]]:
+        """The encoding, by its outputs where statistics tell, and what a record says of how it was chosen."""
+        if self.calibration is None or not can_calibrate(scheme):
+            return encoder.encode(value, scheme), {}
+        inputs = self.calibration.inputs(encoder.weight)
+        if isinstance(inputs, str):
+            encoding = encoder.encode(value, scheme)
+            encoder.notes.append(f"not calibrated: {inputs}")
+            return encoding, {}
+        found = encode_calibrated(encoder, value, scheme, inputs)
+        encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
+        encoder.notes.extend(found.notes)
+        return found.encoding, {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
+
+    def record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
+        """The record of a site that stays as it is."""
         weight = site.weight
         form = site.form or ("dense" if site.existing is None else site.existing().form)
         return Record(
@@ -190,6 +224,7 @@ class Rewriter:
             scheme=str(decision.scheme),
             consumers=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
             functions=weight.functions,
+            rule_index=decision.rule_index,
         )
 
 
@@ -201,7 +236,8 @@ def _check_finite(value: NDArray[Any]) -> None:
         raise Refusal(f"{nans} NaN and {infs} infinite values: not a weight to compress")
 
 
-def _errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
+def errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
+    """``sqnr_db`` and ``max_error`` of a decoded weight, as a ``Record`` has them."""
     from milpasses_kernels.decode import error_sums
 
     signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)

@@ -136,7 +136,7 @@ class Quantize(Scheme):
 
     ``block_size`` goes with ``per_block``: one size, along the input channels, or a size for each axis, 0 for
     the whole of it. ``method="search"`` finds the scales of least squared error, ``"minmax"`` takes
-    coremltools' own.
+    coremltools' own; ``"gptq"``, which needs statistics, chooses the codes so that outputs change least.
     """
 
     kind: ClassVar[str] = "quantize"
@@ -149,7 +149,7 @@ class Quantize(Scheme):
         default="per_channel", converter=one_of("granularity", "per_channel", "per_tensor", "per_block")
     )
     block_size: int | tuple[int, ...] = attrs.field(default=32, converter=block_sizes("block_size"))
-    method: str = attrs.field(default="search", converter=one_of("method", "search", "minmax"))
+    method: str = attrs.field(default="search", converter=one_of("method", "search", "minmax", "gptq"))
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:
@@ -181,7 +181,8 @@ class Palettize(Scheme):
 
     ``nbits`` counts the bits of a code. ``mode="custom"`` calls ``lut_function(weight) -> (lut, indices)``
     for each group, as coremltools does, and ``nbits`` follows from the table. ``group_size`` goes with
-    ``per_grouped_channel``; so does ``channel_axis``, which is also the axis of vectors.
+    ``per_grouped_channel``; so does ``channel_axis``, which is also the axis of vectors. ``method="gptq"``,
+    which needs statistics and ``mode=kmeans``, chooses codes and tables so that outputs change least.
     """
 
     kind: ClassVar[str] = "palettize"
@@ -198,6 +199,7 @@ class Palettize(Scheme):
     cluster_dim: int = attrs.field(default=1, converter=whole("cluster_dim", 1))
     enable_per_channel_scale: bool = attrs.field(default=False, converter=flag("enable_per_channel_scale"))
     lut_function: Callable[..., Any] | None = attrs.field(default=None, converter=optional(_function))
+    method: str = attrs.field(default="plain", converter=one_of("method", "plain", "gptq"))
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:
@@ -207,6 +209,8 @@ class Palettize(Scheme):
             raise RecipeError(
                 f"cluster_dim: {self.cluster_dim} goes only with mode=kmeans or unique, not {self.mode}"
             )
+        if self.method == "gptq" and self.mode != "kmeans":
+            raise RecipeError(f"method: gptq goes only with mode=kmeans, not {self.mode}")
         if self.group_size != 32 and not grouped:
             raise RecipeError(
                 f"group_size: only with granularity=per_grouped_channel, not {self.granularity}"
@@ -237,7 +241,8 @@ class Prune(Scheme):
     ``target_sparsity``: that share, the smallest magnitudes (of blocks of ``block_size`` along ``dim``, if
     given). ``threshold``: magnitudes up to it, if at least ``minimum_sparsity_percentile`` (a share, 0 to 1)
     of the weight ends up zero. ``n_m_ratio``: the n smallest of every m along ``dim``. ``dim`` is 0 for
-    blocks and 1 for n:m unless given, None where there is neither.
+    blocks and 1 for n:m unless given, None where there is neither. ``method="obs"``, which needs statistics,
+    prunes what the outputs miss least, and lets the other weights make up for it.
     """
 
     kind: ClassVar[str] = "prune"
@@ -252,6 +257,7 @@ class Prune(Scheme):
     n_m_ratio: tuple[int, int] | None = attrs.field(default=None, converter=optional(ratio("n_m_ratio")))
     block_size: int | None = attrs.field(default=None, converter=optional(whole("block_size", 2)))
     dim: int | None = attrs.field(default=None, converter=optional(whole("dim")))
+    method: str = attrs.field(default="magnitude", converter=one_of("method", "magnitude", "obs"))
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:
@@ -340,9 +346,9 @@ class Joint(Scheme):
 def short_name(scheme: Scheme) -> str | None:
     """Return the short name of a scheme (``pal4-g16``), None where there is none that says all of it.
 
-    The grammar: ``int8 | uint8 | int4 | uint4`` with ``-b<N>``, ``-tensor``, ``-asym``, ``-minmax``;
-    ``pal<bits> | unique`` with ``-g<N>``, ``-v<D>``, ``-uniform``; ``sparse<percent>``, ``sparse<n>of<m>``;
-    ``keep``; two joined by ``+``. After a palettize ``int8`` is per tensor.
+    The grammar: ``int8 | uint8 | int4 | uint4`` with ``-b<N>``, ``-tensor``, ``-asym``, ``-minmax``,
+    ``-gptq``; ``pal<bits> | unique`` with ``-g<N>``, ``-v<D>``, ``-uniform``, ``-gptq``; ``sparse<percent>``,
+    ``sparse<n>of<m>`` with ``-obs``; ``keep``; two joined by ``+``. After a palettize ``int8`` is per tensor.
     """
     parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
     name = "+".join(write_short(part.kind, attrs.asdict(part)) for part in parts)
@@ -360,7 +366,10 @@ OP_CONFIGS: dict[str, tuple[type[Scheme], tuple[str, ...]]] = {
         Quantize,
         ("dtype", "mode", "granularity", "block_size", "weight_threshold"),
     ),
-    "OpPalettizerConfig": (Palettize, tuple(field.name for field in attrs.fields(Palettize))),
+    "OpPalettizerConfig": (
+        Palettize,
+        tuple(field.name for field in attrs.fields(Palettize) if field.name != "method"),
+    ),
     "OpMagnitudePrunerConfig": (
         Prune,
         ("target_sparsity", "n_m_ratio", "block_size", "dim", "weight_threshold"),

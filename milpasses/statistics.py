@@ -27,6 +27,7 @@ def statistics(
     data: Any,
     *,
     full: "bool | Collection[str]" = False,
+    held_out: int = 0,
     limit: int | None = None,
     seed: int = 0,
     function: str = "main",
@@ -46,6 +47,8 @@ def statistics(
         data: whatever ``Samples.of`` takes.
         full: keep all of X^T X, not its diagonal alone: 8 width^2 bytes for each group of a weight, where a
             conv's width counts its taps; or the names of the weights to keep it for.
+        held_out: keep every so many-th sample (the second, then at this distance) apart, in ``held_out``:
+            what calibration fits it then checks on these. 0 keeps none apart.
         limit, seed, function: as in ``Samples.of``.
         precision: ``Interpreter``'s.
         progress: called after each sample with (done, total or None, sample's name).
@@ -54,13 +57,38 @@ def statistics(
         MilpassesError: data that does not fit, names in ``full`` that the model lacks, or an input of a
             weight that is not finite.
     """
+    if held_out < 0 or held_out == 1:
+        raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
+    names = _names(model, function)
+    return collect(
+        interpreter, data, names, full=full, held_out=held_out, limit=limit, seed=seed, progress=progress
+    )
+
+
+def collect(
+    interpreter: Interpreter,
+    data: Any,
+    names: Mapping[str, str],
+    *,
+    full: "bool | Collection[str]" = False,
+    only: Collection[str] | None = None,
+    held_out: int = 0,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Statistics:
+    """The work of ``statistics``: ``names`` of weights by variable.
+
+    ``only``: these weights, of a share of the rows that meet them, and no ranges.
+    """
     samples = Samples.of(data, interpreter, limit=limit, seed=seed)
-    collector = _Collector(interpreter, _names(model, function), full)
+    collector = _Collector(interpreter, names, full, only)
     found = collector.found
     found.data, found.random = samples.description, samples.random
     for sample in samples:
         collector.sample = sample.name
+        collector.weights = found.held_out if held_out and found.samples % held_out == 1 else found.weights
         interpreter.run(sample.inputs, interpreter.make_state(), [collector])
         found.samples += 1
         if progress is not None:
@@ -87,12 +115,18 @@ class _Collector:
     """The observer: adds what each op with weights was given."""
 
     def __init__(
-        self, interpreter: Interpreter, names: dict[str, str], full: "bool | Collection[str]"
+        self,
+        interpreter: Interpreter,
+        names: Mapping[str, str],
+        full: "bool | Collection[str]",
+        only: Collection[str] | None = None,
     ) -> None:
         self.found = Statistics()
         self.sample = ""
+        self.weights = self.found.weights  # or those of the samples held out
         self._full = full
         self._names = names
+        self._only = only
         self._conflicts: set[str] = set()
         self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
@@ -115,20 +149,26 @@ class _Collector:
                 for var in bound if isinstance(bound, list | tuple) else [bound]:
                     if var is not None and is_constant(var) and _is_weight(var):
                         name = self._names.get(var.name) or base_name(var.op.name)
+                        if self._only is not None and name not in self._only:
+                            continue
                         self._uses.setdefault(op, []).append((param, name))
                         self.found.skipped[name] = f"no sample reached {op.op_type} {op.name}"
 
     def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-        for var, value in zip(op.outputs, outputs, strict=True):
-            self._range(var.name, value)
-        for param, bound in op.inputs.items():
-            if param in inputs and not isinstance(bound, list | tuple) and bound.op is None:
-                self._range(bound.name, inputs[param])
+        if self._only is None:
+            self._ranges(op, inputs, outputs)
         for param, name in self._uses.get(op, ()):
             if op.op_type == "gather" and param == "x":
                 self._lookup(op, name, inputs)
             else:
                 self._moments(op, param, name, inputs)
+
+    def _ranges(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+        for var, value in zip(op.outputs, outputs, strict=True):
+            self._range(var.name, value)
+        for param, bound in op.inputs.items():
+            if param in inputs and not isinstance(bound, list | tuple) and bound.op is None:
+                self._range(bound.name, inputs[param])
 
     def _range(self, name: str, value: Any) -> None:
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not value.size:
@@ -163,13 +203,14 @@ class _Collector:
             self.found.skipped[name] = f"{use}: {found}"
             return
         full = self._full if isinstance(self._full, bool) else name in self._full
-        moments = self.found.weights.get(name) or Moments.empty(found, full, use)
+        moments = self.weights.get(name) or Moments.empty(found, full, use)
         if moments.layout != found.layout:
             self._conflicts.add(name)
             self.found.skipped[name] = f"{use} uses it along other channels than {', '.join(moments.used_by)}"
-            del self.found.weights[name]
+            self.found.weights.pop(name, None)
+            self.found.held_out.pop(name, None)
             return
-        moments.add(found)
+        moments.add(found, sampled=self._only is not None)
         if use not in moments.used_by:
             moments.used_by = (*moments.used_by, use)
         if not np.isfinite(moments.square_sum).all():
@@ -177,7 +218,7 @@ class _Collector:
                 f"{self.sample}: the input of {use} is not finite: there are no statistics of that "
                 '(precision="float32" tells whether float16 overflowed)'
             )
-        self.found.weights[name] = moments
+        self.weights[name] = moments
 
 
 def _is_weight(var: Any) -> bool:

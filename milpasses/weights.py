@@ -1,6 +1,7 @@
 """A weight as rules see it: its name, shape and dtype, and the ops that use it."""
 
 from collections.abc import Callable
+from hashlib import blake2b
 from math import prod
 from typing import Any
 
@@ -64,6 +65,18 @@ class Weight:
     def value(self) -> NDArray[Any]:
         """The weight itself, dense."""
         return self.load()
+
+    @property
+    def content_shape(self) -> str:
+        """How ``content`` begins."""
+        return f"{'x'.join(map(str, self.shape))}:"
+
+    @property
+    def content(self) -> str:
+        """The shape and a digest of the values as float16, the same for any float type that holds them."""
+        with np.errstate(over="ignore"):
+            halves = np.ascontiguousarray(self.value, np.float16)
+        return self.content_shape + blake2b(halves.data, digest_size=8).hexdigest()
 
     @property
     def channel_axes(self) -> tuple[int, int]:

@@ -263,7 +263,7 @@ def test_a_function_shows_but_has_no_text_form() -> None:
         ("quantize(weight_threshold=none)", "weight_threshold: expected a whole number"),
         ("int8-b32-tensor", "granularity given twice"),
         ("int8-g16", "unknown suffix '-g16'; accepted after int8: -b<N>, -tensor, -asym, -minmax"),
-        ("sparse50-b4", "accepted after sparse50: nothing"),
+        ("sparse50-b4", "accepted after sparse50: -obs"),
         ("pal5", "nbits: Core ML has lookup tables of 1, 2, 3, 4, 6 and 8 bits, not 5"),
         ("pal7", "nbits: Core ML has lookup tables of 1, 2, 3, 4, 6 and 8 bits, not 7"),
         ("palettize()", "nbits: mode=kmeans needs one of 1, 2, 3, 4, 6, 8, none given"),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from milpasses_kernels.half import round_to_half
 
 from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from milpasses.interpreter.backend import Backend, BackendName, choose
@@ -235,7 +234,11 @@ class Interpreter:
         array = np.asarray(value)
         if declared == np.float16:
             array = np.asarray(array, np.float32)
-            return array if moves or self.precision == "float32" else round_to_half(array)
+            if moves or self.precision == "float32":
+                return array
+            from milpasses_kernels.half import round_to_half  # Numba: not before something runs
+
+            return round_to_half(array)
         if declared == np.float32:
             return np.asarray(array, np.float32)
         return array.astype(declared, copy=False)

@@ -8,7 +8,6 @@ import numpy as np
 from coremltools import proto
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
-from milpasses_kernels.half import round_to_half
 
 from milpasses.interpreter.images import ColorLayout, ImageFormat, from_image, to_image
 from milpasses.interpreter.program import Loaded
@@ -154,6 +153,8 @@ def feed(
         else:
             arrays[feature.name] = _tensor(feature, given[feature.name])
         if rounded and feature.dtype == np.float16:
+            from milpasses_kernels.half import round_to_half  # Numba: not before something runs
+
             arrays[feature.name] = round_to_half(arrays[feature.name])
     return arrays
 

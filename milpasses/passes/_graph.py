@@ -46,8 +46,8 @@ def find_sites(program: Any) -> list[Found]:
                 found.append(Found(_const_site(op, name), [op]))
                 if key is not None:
                     by_id[key] = found[-1]
-            elif op.op_type.startswith("constexpr_") and _gives_weight(op):
-                found.append(Found(_compressed_site(op, name), [op]))
+            elif op.op_type.startswith("constexpr_") and gives_weight(op):
+                found.append(Found(compressed_site(op, name), [op]))
     return found
 
 
@@ -160,13 +160,15 @@ def _share(one: Found, op: Any, function: str) -> None:
     one.ops.append(op)
 
 
-def _gives_weight(op: Any) -> bool:
+def gives_weight(op: Any) -> bool:
+    """No other constexpr op takes an output of ``op``: it gives the weight itself."""
     return not any(
         user.op_type.startswith("constexpr_") for output in op.outputs for user in output.child_ops
     )
 
 
-def _compressed_site(op: Any, function: str) -> Site:
+def compressed_site(op: Any, function: str) -> Site:
+    """The site of a compressed weight: ``op`` is the last of its constexpr ops."""
     variable = op.outputs[0]
     dtype = types.nptype_from_builtin(variable.dtype)
     nbytes = sum(packed_bytes(bound.val.size, _mil_name(bound)) for bound in _data(op))

@@ -4,19 +4,21 @@ from typing import Any
 
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
+from milpasses.calibration import Given
 from milpasses.errors import MilpassesError
 from milpasses.passes._graph import Found, find_sites, program_target, replace
 from milpasses.recipe import Recipe
 from milpasses.report import Report
 from milpasses.rewrite import Rewriter
 
-COMMON = {"report": Report, "requantize": bool}
+COMMON = ("report", "requantize", "statistics")
 
 
 class WeightPass(AbstractGraphPass):
     """A pass that applies a recipe; subclasses say what their options are.
 
-    Every pass takes ``report`` (a ``milpasses.Report`` to fill) and ``requantize``.
+    Every pass takes ``report`` (a ``milpasses.Report`` to fill), ``requantize`` and ``statistics`` (as
+    ``milpasses.compress`` does).
     """
 
     accepted: tuple[str, ...] = ()
@@ -24,6 +26,7 @@ class WeightPass(AbstractGraphPass):
     def __init__(self) -> None:
         self.report = Report()
         self.requantize = False
+        self.statistics: Given | None = None
         self._recipe: Recipe | None = None
 
     def read_options(self, options: dict[str, Any]) -> Recipe:
@@ -42,12 +45,16 @@ class WeightPass(AbstractGraphPass):
             raise MilpassesError(f"milpasses::{self}: report must be a milpasses.Report, not {report!r}")
         self.report = report or Report() if report is None else report
         self.requantize = _flag(self, given.pop("requantize", False))
+        statistics = given.pop("statistics", None)
+        self.statistics = None if statistics is None else Given(statistics)
         self._recipe = self.read_options(given)
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place; a second run over its own output rewrites nothing."""
         recipe = self._recipe or self.read_options({})
-        apply_recipe(prog, Rewriter(recipe, program_target(prog), requantize=self.requantize), self.report)
+        target = program_target(prog)
+        rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=self.statistics)
+        apply_recipe(prog, rewriter, self.report)
 
 
 def _flag(owner: object, value: Any) -> bool:
@@ -63,7 +70,10 @@ def apply_recipe(program: Any, rewriter: Rewriter, report: Report) -> int:
     from milpasses.passes._metadata import remember
 
     found = find_sites(program)
-    rewriter.check([one.site for one in found])
+    sites = [one.site for one in found]
+    rewriter.check(sites)
+    if isinstance(rewriter.calibration, Given):
+        rewriter.calibration.check([site.weight for site in sites if rewriter.calibrates(site)])
     report.recipe = str(rewriter.recipe)
     report.records.clear()
 

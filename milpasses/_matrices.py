@@ -1,0 +1,74 @@
+"""A weight as the matrices that its inputs meet: (groups, outputs, inputs), as ``Moments`` count them."""
+
+from math import prod
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from milpasses._moments import Moments
+from milpasses.blocks import Shape
+from milpasses.errors import MilpassesError
+from milpasses.weights import Weight
+
+Array = NDArray[Any]
+
+
+@attrs.frozen
+class Layout:
+    """How a weight of ``shape`` is ``groups`` matrices of ``width`` inputs.
+
+    ``inputs_first``: in each group's part the inputs come before the outputs (a conv_transpose, a matmul's
+    (in, out)); otherwise after them.
+    """
+
+    shape: Shape
+    groups: int
+    width: int
+    inputs_first: bool
+
+    def split(self, values: Array) -> Array:
+        """``values``, shaped as the weight, as (groups, outputs, inputs)."""
+        if self.inputs_first:
+            return values.reshape(self.groups, self.width, -1).swapaxes(1, 2)
+        return values.reshape(self.groups, -1, self.width)
+
+    def join(self, matrices: Array) -> Array:
+        """The inverse of ``split``: C-contiguous, shaped as the weight."""
+        if self.inputs_first:
+            matrices = matrices.swapaxes(1, 2)
+        return np.ascontiguousarray(matrices).reshape(self.shape)
+
+    def spread(self, columns: Array) -> Array:
+        """Values of each input, (groups, inputs), at every element of the weight."""
+        outputs = prod(self.shape) // (self.groups * self.width)
+        return self.join(np.broadcast_to(columns[:, None], (self.groups, outputs, self.width)))
+
+
+def layout_of(weight: Weight, moments: Moments) -> Layout:
+    """The layout in which ``moments`` meet ``weight``; ``MilpassesError`` where they cannot be its own."""
+    groups, width, axis, _ = moments.layout
+    expected = _expected(weight, axis) if -1 < axis < weight.rank else None
+    if expected is None or (groups, width) != expected[:2]:
+        wanted = f"{expected[0]} x {expected[1]} inputs" if expected else "other axes"
+        raise MilpassesError(
+            f"{weight.name}: these statistics are of {groups} x {width} inputs along axis {axis}, the weight "
+            f"{'x'.join(map(str, weight.shape))} has {wanted}: they belong to another model"
+        )
+    return Layout(weight.shape, groups, width, expected[2])
+
+
+def _expected(weight: Weight, axis: int) -> tuple[int, int, bool] | None:
+    """(groups, inputs of a group, inputs first) as the ops that use the weight say."""
+    shape = weight.shape
+    use = next((c for c in weight.consumers if c.op_type != "gather"), None)
+    if use is None:
+        return None
+    if use.op_type == "matmul":
+        return prod(shape[:-2]), shape[axis], axis == weight.rank - 2
+    if use.op_type == "conv_transpose":
+        return use.groups, shape[0] // use.groups, True
+    if use.op_type == "conv":
+        return use.groups, prod(shape[1:]), False
+    return 1, shape[-1], False

@@ -105,6 +105,47 @@ def flexible() -> Any:
     return program
 
 
+def lists() -> Any:
+    """A list, written, scattered, read and gathered."""
+
+    def program(x: Any) -> Any:
+        made = mb.make_list(init_length=2, elem_shape=(2, 4), dtype="fp32", name="made")
+        made = mb.list_write(ls=made, index=0, value=x, name="written")
+        made = mb.list_scatter(
+            ls=made, indices=[0, 1], value=mb.stack(values=(x, x), axis=0), name="scattered"
+        )
+        gathered = mb.list_gather(ls=made, indices=[1, 0], name="gathered")
+        return mb.list_read(ls=made, index=0, name="read"), mb.list_length(ls=made), gathered
+
+    return build(program, (2, 4))
+
+
+def cast_weight() -> Any:
+    """A float32 weight that is stored as float16."""
+
+    def program(x: Any) -> Any:
+        stored = random((8, 4)).astype(np.float16)
+        weight = mb.constexpr_cast(source_val=stored, output_dtype="fp32", name="weight")
+        return mb.linear(x=x, weight=weight, name="dense")
+
+    return build(program, (2, 4), target=ct.target.iOS16)
+
+
+def functions() -> Any:
+    """Two functions that share a weight."""
+    from coremltools.converters.mil.mil import Function, Program
+
+    mb.name_count.clear()
+    program: Any = Program()
+    for name in ("main", "other"):
+        with Function({"x": mb.placeholder((2, 8))}, opset_version=ct.target.iOS18) as function:
+            weight = mb.const(val=random((4, 8)), name="weight")
+            weight.op.weight_id = "shared"
+            function.set_outputs([mb.linear(x=function.inputs["x"], weight=weight, name=f"{name}_dense")])
+        program.add_function(name, function)
+    return program
+
+
 def compressed(recipe: str, target: str) -> Any:
     """The conv-linear program with its weights in the form of ``recipe``."""
     from models import TARGETS, convert
@@ -125,6 +166,9 @@ PROGRAMS: dict[str, Callable[[], Any]] = {
     "state": state,
     "constants": constants,
     "flexible": flexible,
+    "lists": lists,
+    "cast_weight": cast_weight,
+    "functions": functions,
     **{
         f"{recipe.replace('+', '_')}_{target.lower()}": lambda recipe=recipe, target=target: compressed(
             recipe, target
@@ -134,10 +178,13 @@ PROGRAMS: dict[str, Callable[[], Any]] = {
             ("pal4", "iOS16"),
             ("sparse50", "iOS16"),
             ("int8", "iOS18"),
+            ("int8-asym", "iOS18"),
             ("int4", "iOS18"),
             ("int4-b32", "iOS18"),
             ("pal6", "iOS18"),
             ("pal4-g16", "iOS18"),
+            ("pal4-v2", "iOS18"),
+            ("pal4+int8", "iOS18"),
             ("sparse50", "iOS18"),
             ("sparse50+pal4", "iOS18"),
             ("sparse50+int8", "iOS18"),

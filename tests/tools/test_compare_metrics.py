@@ -159,7 +159,8 @@ class TestAccuracy:
         assert count(1, ("a", "b")) == ("b", 1)  # by index where no class has that name
         assert count("7", (5, 7)) == (7, 1)  # a folder's name is text
         assert count(5, (5, 7)) == (5, 0)
-        for label, classes in (("c", ("a", "b")), (2, ("a", "b")), (1, (5, 7))):
+        assert count("hot_dog", ("bun", "Hot dog")) == ("Hot dog", 1)  # as a folder is spelled
+        for label, classes in (("c", ("a", "b")), (2, ("a", "b")), (1, (5, 7)), ("x_y", ("x y", "X-Y"))):
             with pytest.raises(MilpassesError, match=f"s: the model knows no class '{label}'; it knows "):
                 count(label, classes)
 

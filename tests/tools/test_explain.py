@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 from conftest import Run
 from coremltools.proto import FeatureTypes_pb2
 from milpasses_tools import digits, explain
+from milpasses_tools._features import type_text
 
 import milpasses
 from milpasses.package import open_package
+from milpasses.report import read_metadata
 
-module = sys.modules["milpasses_tools.explain"]
 BIASES = {"conv": [32, 32, 64, 64, 64], "linear": [96, 10]}
 
 
@@ -125,7 +125,7 @@ class TestCompressed:
         "text", ["", "{", "[]", '{"weights": [{}]}', '{"weights": 3}', '{"weights": [1]}']
     )
     def test_a_report_that_cannot_be_read_is_none(self, text: str):
-        assert module._read_report(text) == {}
+        assert read_metadata(text) == {}
 
     def test_several_functions(self, digits_packages: dict[str, Path], tmp_path: Path):
         descriptor = ct.utils.MultiFunctionDescriptor()
@@ -151,40 +151,40 @@ class TestFeatures:
         return self.ARRAY(dataType=self.ARRAY.FLOAT16, shape=[1, 3, 8], **fields)
 
     def test_arrays(self):
-        assert module._type_text(feature(multiArrayType=self.array())) == "float16 1x3x8"
+        assert type_text(feature(multiArrayType=self.array())) == "float16 1x3x8"
         optional = feature(multiArrayType=self.array(), isOptional=True)
-        assert module._type_text(optional) == "float16 1x3x8 (optional)"
+        assert type_text(optional) == "float16 1x3x8 (optional)"
         scalar = self.ARRAY(dataType=self.ARRAY.INT32)
-        assert module._type_text(feature(multiArrayType=scalar)) == "int32 scalar"
+        assert type_text(feature(multiArrayType=scalar)) == "int32 scalar"
 
     def test_flexible_shapes(self):
         enumerated = self.array()
         for shape in ([1, 3, 8], [1, 3, 16]):
             enumerated.enumeratedShapes.shapes.add(shape=shape)
-        assert module._type_text(feature(multiArrayType=enumerated)) == "float16 1x3x8, one of 1x3x8 1x3x16"
+        assert type_text(feature(multiArrayType=enumerated)) == "float16 1x3x8, one of 1x3x8 1x3x16"
         ranged = self.array()
         for low, high in ((1, 1), (3, 6), (8, -1)):
             ranged.shapeRange.sizeRanges.add(lowerBound=low, upperBound=high)
-        assert module._type_text(feature(multiArrayType=ranged)) == "float16 1x3x8, 1x(3..6)x(8..any)"
+        assert type_text(feature(multiArrayType=ranged)) == "float16 1x3x8, 1x(3..6)x(8..any)"
 
     def test_images(self):
         image = FeatureTypes_pb2.ImageFeatureType
         plain = image(width=640, height=480, colorSpace=image.RGB)
-        assert module._type_text(feature(imageType=plain)) == "RGB image 640x480"
+        assert type_text(feature(imageType=plain)) == "RGB image 640x480"
         enumerated = image(width=64, height=48, colorSpace=image.GRAYSCALE)
         for size in (64, 32):
             enumerated.enumeratedSizes.sizes.add(width=size, height=size)
         expected = "GRAYSCALE image 64x48, one of 64x64 32x32"
-        assert module._type_text(feature(imageType=enumerated)) == expected
+        assert type_text(feature(imageType=enumerated)) == expected
         ranged = image(width=64, height=48, colorSpace=image.BGR)
         ranged.imageSizeRange.widthRange.lowerBound, ranged.imageSizeRange.widthRange.upperBound = 32, 128
         ranged.imageSizeRange.heightRange.lowerBound, ranged.imageSizeRange.heightRange.upperBound = 16, -1
-        assert module._type_text(feature(imageType=ranged)) == "BGR image 64x48, (32..128)x(16..any)"
+        assert type_text(feature(imageType=ranged)) == "BGR image 64x48, (32..128)x(16..any)"
 
     def test_others(self):
         state = FeatureTypes_pb2.StateFeatureType(arrayType=self.array())
-        assert module._type_text(feature(stateType=state)) == "float16 1x3x8"
-        assert module._type_text(feature(stringType=FeatureTypes_pb2.StringFeatureType())) == "string"
+        assert type_text(feature(stateType=state)) == "float16 1x3x8"
+        assert type_text(feature(stringType=FeatureTypes_pb2.StringFeatureType())) == "string"
 
 
 class TestCommand:
@@ -193,6 +193,7 @@ class TestCommand:
         assert (outcome.status, outcome.err) == (0, "")
         lines = outcome.out.splitlines()
         expected = ["weight", "shape", "form", "bits", "bytes", "share", "SQNR dB", "used by", "why"]
+        expected += ["decided by", "to change it"]
         assert re.split(r"  +", lines[0]) == expected
         assert lines[1].split()[1:5] == ["64x64x3x3", "int8", "per_channel", "8.03"]
         assert any(line.startswith("int8 per_channel") for line in lines[16:])

@@ -43,7 +43,7 @@ class Kept:
             (folder / old).unlink(missing_ok=True)
         if not self.problem:
             (folder / "program.json").write_text(json.dumps(self.functions), encoding="utf-8")
-            arrays: Any = {str(index): _plain(one) for index, one in enumerate(self.arrays)}
+            arrays: Any = {str(index): plain(one) for index, one in enumerate(self.arrays)}
             np.savez(folder / "constants.npz", **arrays)
         kept, lost = _options(options)
         content = {
@@ -73,7 +73,7 @@ def _options(options: Any) -> tuple[dict[str, Any], list[str]]:
     return kept, lost
 
 
-def _plain(array: Any) -> Any:
+def plain(array: Any) -> Any:
     """The array without coremltools' marks in its dtype, which a file cannot hold."""
     array = np.asarray(array)
     return array.view(array.dtype.str) if array.dtype.metadata else array
@@ -163,14 +163,19 @@ class _Capture:
 
 def build(folder: Path) -> Any:
     """The program that was kept in ``folder``; raises ``MilpassesError`` if there is none."""
-    from coremltools.converters.mil.mil import Builder, Program
-
     try:
         functions = json.loads((folder / "program.json").read_text(encoding="utf-8"))
         with np.load(folder / "constants.npz", allow_pickle=False) as file:
             arrays = {int(name): file[name] for name in file.files}
     except (OSError, ValueError, KeyError) as error:
         raise MilpassesError(f"{folder}: no program that can be read is kept here ({error})") from None
+    return rebuild(functions, arrays)
+
+
+def rebuild(functions: list[dict[str, Any]], arrays: dict[int, Any]) -> Any:
+    """The program of captured ``functions``, whose constants are ``arrays`` by their number."""
+    from coremltools.converters.mil.mil import Builder, Program
+
     Builder.name_count.clear()  # names as they were, not numbered on
     program: Any = Program()
     building = _Build(arrays)

@@ -245,12 +245,18 @@ class AccuracySums:
 
 
 def _class_index(label: Label | None, classes: Sequence[Label] | None, count: int, where: str) -> int:
-    """The column of the class that ``label`` names: by name; where there is none, by index."""
+    """The column of the class that ``label`` names; where there is none, by index.
+
+    A name that no class has is looked for as folders are spelled: ``hot_dog`` for ``hot dog``.
+    """
     text = str(label)
     if classes is not None:
         names = [str(known) for known in classes]
         if text in names:
             return names.index(text)
+        alike = [index for index, name in enumerate(names) if _spelled(name) == _spelled(text)]
+        if len(alike) == 1:
+            return alike[0]
         if isinstance(label, int) and 0 <= label < count and all(isinstance(one, str) for one in classes):
             return label
         listed = ", ".join(names[:_MOST_CLASSES_LISTED])
@@ -262,3 +268,8 @@ def _class_index(label: Label | None, classes: Sequence[Label] | None, count: in
             "classes, so labels (or class folders) must be indices"
         )
     return int(text)
+
+
+def _spelled(name: str) -> str:
+    """A name without what differs between labels and folder names: case, spaces, underscores, hyphens."""
+    return name.casefold().replace("_", " ").replace("-", " ")

@@ -8,9 +8,12 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from milpasses.rewrite import Site
 
 SMALLEST_WEIGHT = 10  # elements: below, coremltools writes a constant into the program itself
 
@@ -146,7 +149,7 @@ class GraphView:
 
 
 def view(model: Any) -> GraphView:
-    """The view of a path, an ``MLModel`` or coremltools' ``Program``; raises ``PackageError``.
+    """The view of a path (``.mlmodel`` too), an ``MLModel`` or a ``Program``; raises ``PackageError``.
 
     Of a package only the protobuf is read, so an op that this coremltools does not know is shown as well.
     """
@@ -156,12 +159,27 @@ def view(model: Any) -> GraphView:
         from milpasses_tools._view_program import view_program
 
         return view_program(model)
-    from milpasses.compress import open_model
+    from milpasses_tools._models import open_readable
     from milpasses_tools._view_package import view_package
 
-    package, _ = open_model(model, True)
+    package = open_readable(model)
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel"
     return view_package(package, str(name))
+
+
+def compressed_weight(site: "Site", sqnr_db: float | None = None) -> Weight:
+    """The weight of a compressed site; a form that this milpasses does not know is ``unknown form``."""
+    from milpasses.errors import MilpassesError, PackageError
+
+    assert site.existing is not None
+    try:
+        form = site.existing().form
+    except PackageError:  # damaged: that is no question of knowing the form
+        raise
+    except (MilpassesError, KeyError, ValueError):
+        form = "unknown form"
+    weight = site.weight
+    return Weight(weight.name, weight.shape, weight.dtype, form, site.nbytes, weight.load, sqnr_db)
 
 
 def ordered(inputs: dict[str, tuple[Operand, ...]]) -> dict[str, tuple[Operand, ...]]:

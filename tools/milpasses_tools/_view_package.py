@@ -8,12 +8,13 @@ from typing import Any
 import attrs
 import numpy as np
 
-from milpasses.errors import MilpassesError, PackageError
+from milpasses.errors import MilpassesError
 from milpasses.milproto import read_value, stored_bytes
 from milpasses.mlprogram import Function as Indexed
 from milpasses.mlprogram import MLProgram, op_name
 from milpasses.package import Package
-from milpasses.report import METADATA_KEY
+from milpasses.report import METADATA_KEY, read_metadata
+from milpasses_tools._features import functions_of
 from milpasses_tools._view import (
     SMALLEST_WEIGHT,
     Block,
@@ -24,17 +25,17 @@ from milpasses_tools._view import (
     Operand,
     Variable,
     Weight,
+    compressed_weight,
     ordered,
     tensor_text,
 )
-from milpasses_tools.explain import _functions, _read_report
 
 
 def view_package(package: Package, source: str) -> GraphView:
     """The view of ``package``; weights are read only as far as their form needs."""
     program = MLProgram(package)
     description = package.spec.description
-    report = _read_report(description.metadata.userDefined.get(METADATA_KEY, ""))
+    report = read_metadata(description.metadata.userDefined.get(METADATA_KEY, ""))
     errors = {
         record["name"]: float(record["sqnr_db"])
         for record in report.get("weights", [])
@@ -43,7 +44,7 @@ def view_package(package: Package, source: str) -> GraphView:
     functions = tuple(_Reader(program, indexed, errors).function() for indexed in program.functions)
     features = {
         f"{function.name}: {kind} {name}": text
-        for function in _functions(description, [one.name for one in functions])
+        for function in functions_of(description, [one.name for one in functions])
         for kind, found in (("input", function.inputs), ("output", function.outputs))
         for name, text in found.items()
     }
@@ -90,22 +91,13 @@ class _Reader:
     def weight(self, op: Any) -> Weight | None:
         if op.type == "const":
             return self._dense(op) if _is_large(op.attributes["val"]) else None
-        if not op.type.startswith("constexpr_") or not self.program._is_last(self.indexed, op):
+        if not op.type.startswith("constexpr_") or not self.program.gives_weight(self.indexed, op):
             return None
         try:
-            site = self.program._compressed(self.indexed, op).site
+            site = self.program.compressed(self.indexed, op).site
         except (MilpassesError, KeyError):  # it gives no tensor, or takes what only a newer form does
             return None
-        assert site.existing is not None
-        try:
-            form = site.existing().form
-        except PackageError:  # damaged: that is no question of knowing the form
-            raise
-        except (MilpassesError, KeyError, ValueError):
-            form = "unknown form"
-        weight = site.weight
-        sqnr = self.errors.get(weight.name)
-        return Weight(weight.name, weight.shape, weight.dtype, form, site.nbytes, weight.load, sqnr)
+        return compressed_weight(site, self.errors.get(site.weight.name))
 
     def _dense(self, op: Any) -> Weight:
         value = op.attributes["val"]

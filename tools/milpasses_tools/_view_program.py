@@ -9,8 +9,7 @@ from coremltools.converters.mil.mil.scope import ScopeSource
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic, is_variadic
 
 from milpasses.blobfile import BLOB_TYPES, packed_bytes
-from milpasses.errors import MilpassesError
-from milpasses.passes._graph import _compressed_site, _gives_weight
+from milpasses.passes._graph import compressed_site, gives_weight
 from milpasses_tools._view import (
     SMALLEST_WEIGHT,
     Block,
@@ -21,6 +20,7 @@ from milpasses_tools._view import (
     Operand,
     Variable,
     Weight,
+    compressed_weight,
     ordered,
     tensor_text,
 )
@@ -98,16 +98,9 @@ def _weight(op: Any, function: str) -> Weight | None:
         dtype = _dtype(var.dtype)
         nbytes = packed_bytes(var.val.size, dtype) if dtype in BLOB_TYPES else var.val.nbytes
         return Weight(op.name, var.val.shape, dtype, f"dense {dtype}", nbytes, partial(_plain, var.val))
-    if not op.op_type.startswith("constexpr_") or not _gives_weight(op):
+    if not op.op_type.startswith("constexpr_") or not gives_weight(op):
         return None
-    site = _compressed_site(op, function)
-    assert site.existing is not None
-    try:
-        form = site.existing().form
-    except (MilpassesError, KeyError, ValueError):
-        form = "unknown form"
-    weight = site.weight
-    return Weight(weight.name, weight.shape, weight.dtype, form, site.nbytes, weight.load)
+    return compressed_weight(compressed_site(op, function))
 
 
 def is_large(var: Any) -> bool:

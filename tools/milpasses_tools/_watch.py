@@ -10,6 +10,7 @@ from typing import Any, cast
 import attrs
 from coremltools.converters.mil.mil.passes import pass_pipeline
 
+from milpasses_tools._bisect_store import Store
 from milpasses_tools._fingerprint import Snapshot, Values, compare, stale
 from milpasses_tools._keep import Kept, capture
 from milpasses_tools._text import text_lines
@@ -26,6 +27,7 @@ class Watch:
     dump_after: tuple[str, ...]
     on_failure: Path | None
     every_value: bool
+    keep_programs: bool = False
     values: Values = attrs.field(factory=Values)
     snapshot: Snapshot | None = None
     pipeline: Any = None
@@ -118,6 +120,8 @@ class Watch:
         assert self.dumps is not None
         lines = [*(f"# {note}" for note in notes), *text_lines(view_program(program))]
         (self.dumps / f"{title}.mil").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if self.keep_programs:
+            Store(self.dumps).add(title, capture(program))
 
     def _fail(self, record: PassRecord, error: Exception) -> None:
         record.error = f"{type(error).__name__}: {error}"

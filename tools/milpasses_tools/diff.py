@@ -131,7 +131,7 @@ def diff(
     weights: list[WeightChange] = []
     for name in functions_a:
         if name in functions_b:
-            found = _Functions(functions_a[name], functions_b[name])
+            found = PairedFunctions(functions_a[name], functions_b[name])
             interface += found.interface()
             ops += found.ops()
             weights += found.weights()
@@ -147,7 +147,7 @@ def _features(a: GraphView, b: GraphView) -> Iterator[str]:
             yield f"{name}: {mine or 'none'} -> {theirs or 'none'}"
 
 
-class _Functions:
+class PairedFunctions:
     """Two functions of one name, with their weights and ops paired."""
 
     def __init__(self, a: Function, b: Function) -> None:
@@ -251,10 +251,10 @@ def _same_constant(a: Constant, b: Constant) -> bool:
         return False
     if not a.text.startswith("<"):
         return True
-    return _same_values(a.load(), b.load())
+    return same_values(a.load(), b.load())
 
 
-def _same_values(a: Any, b: Any) -> bool:
+def same_values(a: Any, b: Any) -> bool:
     """The same bytes; a list or a text: equal."""
     import numpy as np
 
@@ -273,15 +273,15 @@ def _same_values(a: Any, b: Any) -> bool:
 
 def _compare(function: str, a: Weight, b: Weight) -> WeightChange | None:
     first, second = a.load(), b.load()
-    same = first.shape == second.shape and _same_values(first, second)
+    same = first.shape == second.shape and same_values(first, second)
     if same and (a.form, a.nbytes) == (b.form, b.nbytes):
         return None
     sqnr: float | None = float("inf") if same else None
     floats = {"float16", "float32"}
     if not same and first.shape == second.shape and {first.dtype.name, second.dtype.name} <= floats:
-        from milpasses.rewrite import _errors
+        from milpasses.rewrite import errors
 
-        sqnr = _errors(first, second)["sqnr_db"]
+        sqnr = errors(first, second)["sqnr_db"]
     return WeightChange("changed", function, a.name, _form(a), _form(b), a.bits, b.bits, sqnr)
 
 

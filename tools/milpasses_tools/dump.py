@@ -27,6 +27,7 @@ class Format(str, Enum):
     JSON = "json"
     DOT = "dot"
     HTML = "html"
+    MODEL_EXPLORER = "model-explorer"
 
 
 def dump(
@@ -38,6 +39,7 @@ def dump(
     around_op: str | None = None,
     radius: int = 2,
     passes: bool = False,
+    original: "str | os.PathLike[str] | MLModel | Program | None" = None,
 ) -> str:
     """Write a program as ``text`` that reads like MIL, as ``json``, ``dot`` or one ``html`` page.
 
@@ -48,12 +50,26 @@ def dump(
 
     ``show`` is ``all``, ``weights``, ``ops`` (no weights) or ``inputs``. ``only_ops`` are op types, or globs
     of types or names. ``around_op`` shows what is within ``radius`` edges of an op. ``passes`` adds to the
-    text the graph passes that made each op, which a program in memory remembers. Raises ``MilpassesError``.
+    text the graph passes that made each op, which a program in memory remembers. ``original``, the model
+    before it was compressed, shows on the page what values each weight had. ``model-explorer`` is a graph
+    collection in the JSON that Google's Model Explorer opens. Raises ``MilpassesError``.
     """
     kind = Format(format)
+    _check_original(original, kind)
     found = view(model)
     selection = select(found, Show(show), only_ops, around_op, radius)
+    if kind is Format.HTML:
+        from milpasses_tools._html import page
+
+        return page(found, selection, model, original) + "\n"
     return "".join(f"{line}\n" for line in _lines(found, kind, selection, passes))
+
+
+def _check_original(original: Any, kind: Format) -> None:
+    if original is not None and kind is not Format.HTML:
+        from milpasses.errors import MilpassesError
+
+        raise MilpassesError(f"--original (original=) is for --format html, not {kind.value}")
 
 
 def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -> Iterator[str]:
@@ -66,9 +82,9 @@ def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -
         from milpasses_tools._dot import dot_lines
 
         return dot_lines(found, selection)
-    from milpasses_tools._html import page
+    from milpasses_tools._model_explorer import graph_collection
 
-    return iter([page(found, selection)])
+    return iter([json.dumps(graph_collection(found, selection), indent=1, ensure_ascii=False)])
 
 
 def to_dict(found: GraphView, selection: Selection = EVERYTHING) -> dict[str, Any]:
@@ -141,6 +157,10 @@ def command(
         str | None, typer.Option(metavar="OP", help="Only the neighbourhood of the op of this name.")
     ] = None,
     radius: Annotated[int, typer.Option(metavar="N", min=0, help="How many edges --around reaches.")] = 2,
+    original: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="With html: the model before compression, for its histograms."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
@@ -155,11 +175,23 @@ def command(
     milpasses dump model.mlpackage --show ops
     milpasses dump model.mlpackage --only conv --only '*attention*'
     milpasses dump model.mlpackage --around conv1 --radius 1
-    milpasses dump model.mlpackage --format html -o model.html
+    milpasses dump small.mlpackage --format html --original model.mlpackage -o small.html
+    milpasses dump small.mlpackage --format model-explorer -o small.json
+
+    The last also writes small.bits.json, small.bytes.json and small.sqnr.json, the node data that
+    Model Explorer colours the weights by.
     """
     format = Format.JSON if as_json else format
-    text = dump(model, format, show=show, only_ops=only or (), around_op=around, radius=radius)
+    text = dump(
+        model, format, show=show, only_ops=only or (), around_op=around, radius=radius, original=original
+    )
     if output is None:
         print(text, end="")
-    else:
-        output.write_text(text, encoding="utf-8")
+        return
+    output.write_text(text, encoding="utf-8")
+    if format is Format.MODEL_EXPLORER:
+        from milpasses_tools._model_explorer import node_data
+
+        for measure, content in node_data(json.loads(text)).items():
+            beside = output.with_name(f"{output.stem}.{measure}.json")
+            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

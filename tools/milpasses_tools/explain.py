@@ -1,180 +1,98 @@
-"""``milpasses explain``: what each weight of a model is stored as, and why."""
+"""``milpasses explain``: what each weight of a model is stored as, why, and what would change that."""
 
-import json
-from collections.abc import Callable
-from enum import Enum
-from math import prod
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
-from milpasses_tools._output import (
-    Json,
-    Model,
-    folder_bytes,
-    json_decibels,
-    print_json,
-    print_table,
-    shape_text,
-    sqnr_text,
-)
+from milpasses_tools._explanation import Explanation, FormTotal, Sort, StoredWeight
+from milpasses_tools._features import Function, functions_of
+from milpasses_tools._output import Json, Model, Progress, folder_bytes, print_json, progress
 
 if TYPE_CHECKING:
     import os
 
     from coremltools.models import MLModel
 
-    from milpasses.mlprogram import MLProgram
-    from milpasses.rewrite import Site
+    from milpasses.encodings import Encoding
+    from milpasses.mlprogram import MLProgram, Placed
+    from milpasses.rewrite import Site, Target
+    from milpasses_tools._advice import Facts
+    from milpasses_tools._why import Decider
+
+__all__ = ["Explanation", "FormTotal", "Function", "Sort", "StoredWeight", "explain"]
 
 
-class Sort(str, Enum):
-    """The order of the weights."""
+def explain(
+    model: "str | os.PathLike[str] | MLModel",
+    *,
+    recipe: Any = None,
+    target: Any = None,
+    requantize: bool = False,
+    units: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Explanation:
+    """Say of each weight of an ML Program how it is stored, why, and what would change that.
 
-    BYTES = "bytes"
-    NAME = "name"
-    FORM = "form"
+    Weights of fewer than ten elements are stored in the program itself and not listed. Where milpasses
+    compressed the model, reasons and rules come from the report that it keeps in its metadata; else from what
+    holds for any recipe.
 
+    Args:
+        model: the path of an ``.mlpackage`` or ``.mlmodel``, or an ``MLModel``; nothing is written.
+        recipe: say in ``plan`` what ``milpasses.compress`` would do with it; whatever ``Recipe.of`` takes.
+        target: the deployment target of the plan (``ct.target.iOS18``), the model's own unless given.
+        requantize: the plan compresses anew what is compressed already.
+        units: ``neural-engine``, ``gpu``, ``cpu``: add ``findings``, what users reported of such forms there.
+        progress: called with (done, total, weight) while the recipe is tried.
 
-@attrs.frozen
-class StoredWeight:
-    """A weight as it is stored.
-
-    ``form``: ``dense float16``, ``lut4 per_grouped_channel(16)``, ... ``why`` says why a weight is not
-    compressed, and is empty where it is. ``used_by`` holds texts ``op name:op type.parameter``. ``sqnr_db``
-    is what compression cost it, where the model's own report tells.
+    Raises:
+        PackageError: no ML Program.
+        MilpassesError: a recipe, a target or a unit that there is none of.
     """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    form: str
-    nbytes: int
-    used_by: tuple[str, ...]
-    functions: tuple[str, ...]
-    compressed: bool
-    why: str = ""
-    sqnr_db: float | None = None
-
-    @property
-    def bits(self) -> float:
-        """Stored bits for each element."""
-        return 8 * self.nbytes / max(prod(self.shape), 1)
-
-    @property
-    def op_types(self) -> tuple[str, ...]:
-        """The types of the ops that use it."""
-        return tuple(dict.fromkeys(use.rpartition(":")[2].partition(".")[0] for use in self.used_by))
-
-
-@attrs.frozen
-class Function:
-    """A function of the program: what goes in, what comes out, what stays between calls. Name to type."""
-
-    name: str
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-    states: dict[str, str]
-
-
-@attrs.frozen
-class FormTotal:
-    """All weights of one form; ``share`` is of the bytes of all weights."""
-
-    form: str
-    count: int
-    nbytes: int
-    share: float
-
-
-@attrs.frozen
-class Explanation:
-    """What ``explain`` found. ``files`` are bytes on disk: weight files, specification, other files."""
-
-    model: str
-    target: str
-    functions: tuple[Function, ...]
-    weights: tuple[StoredWeight, ...]
-    files: dict[str, int]
-    recipe: str = ""
-    version: str = ""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Stored bytes of all weights."""
-        return sum(weight.nbytes for weight in self.weights)
-
-    def share(self, nbytes: int) -> float:
-        """``nbytes`` as a part of the bytes of all weights, 0 to 1."""
-        return nbytes / max(self.weight_bytes, 1)
-
-    def by_form(self) -> tuple[FormTotal, ...]:
-        """Totals of each form, the largest first."""
-        groups: dict[str, list[int]] = {}
-        for weight in self.weights:
-            groups.setdefault(weight.form, []).append(weight.nbytes)
-        totals = [
-            FormTotal(form, len(each), sum(each), self.share(sum(each))) for form, each in groups.items()
-        ]
-        return tuple(sorted(totals, key=lambda total: (-total.nbytes, total.form)))
-
-    def sorted(self, by: Sort | str = Sort.BYTES) -> tuple[StoredWeight, ...]:
-        """The weights, largest first, or by name, or by form and then largest first."""
-        keys: dict[Sort, Callable[[StoredWeight], Any]] = {
-            Sort.BYTES: lambda weight: -weight.nbytes,
-            Sort.NAME: lambda weight: weight.name,
-            Sort.FORM: lambda weight: (weight.form, -weight.nbytes),
-        }
-        return tuple(sorted(self.weights, key=keys[Sort(by)]))
-
-    def to_dict(self, weights: "tuple[StoredWeight, ...] | None" = None) -> dict[str, Any]:
-        """Everything as plain values for JSON; ``weights`` replaces the list of weights."""
-        return {
-            "model": self.model,
-            "target": self.target,
-            "recipe": self.recipe,
-            "milpasses": self.version,
-            "functions": [attrs.asdict(function) for function in self.functions],
-            "forms": [attrs.asdict(total) for total in self.by_form()],
-            "weight_bytes": self.weight_bytes,
-            "files": self.files,
-            "weights": [
-                {
-                    **attrs.asdict(weight),
-                    "bits": round(weight.bits, 4),
-                    "share": round(self.share(weight.nbytes), 6),
-                    "sqnr_db": json_decibels(weight.sqnr_db),
-                }
-                for weight in (self.weights if weights is None else weights)
-            ],
-        }
-
-
-def explain(model: "str | os.PathLike[str] | MLModel") -> Explanation:
-    """Say of each weight of an ML Program how it is stored, and why it is not smaller.
-
-    ``model`` is the path of an ``.mlpackage`` or an ``MLModel``. Weights of fewer than ten elements are
-    stored in the program itself and not listed. Where milpasses compressed the model, reasons come from the
-    report that it keeps in its metadata; else from what holds for any recipe. Raises ``PackageError``.
-    """
-    from milpasses.compress import open_model
     from milpasses.mlprogram import MLProgram
-    from milpasses.report import METADATA_KEY
+    from milpasses.report import METADATA_KEY, read_metadata
+    from milpasses_tools._advice import advise, feature_facts, op_facts, weight_facts
+    from milpasses_tools._models import open_readable
+    from milpasses_tools._plan import make_plan
+    from milpasses_tools._why import Decider
 
-    package, _ = open_model(model, None)
+    package = open_readable(model)
     program = MLProgram(package)
-    report = _read_report(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
-    records = {record["name"]: record for record in report.get("weights", [])}
-    weights = [_weight(placed.site, program, records) for placed in program.sites()]
+    report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
+    decider = Decider.of(report)
+    placed = program.sites()
+    known: list[tuple[str, Facts]] = []
+    ops = _ops(program, placed)
+
+    def look(site: "Site", encoding: "Encoding | None", op: str) -> None:
+        if encoding is None and site.existing is not None:
+            encoding, op = site.existing(), ops[id(site)]
+        if encoding is not None:
+            used_by = tuple(use.op_type for use in site.weight.consumers)
+            known.append((site.weight.name, weight_facts(encoding, op, used_by)))
+
+    advise(units, {})  # an unknown unit is said before a recipe is tried
+    plan = None
+    if recipe is not None:
+        wanted = program.target if target is None else _target(target)
+        plan = make_plan(program, placed, recipe, wanted, requantize, progress, look if units else None)
+    elif units:
+        for one in placed:
+            look(one.site, None, "")
+    things: dict[str, Iterable[tuple[str, Facts]]] = {
+        "weight": known,
+        **feature_facts(package.spec.description),
+    }
+    if units:
+        things["op"] = [fact for function in program.functions for fact in op_facts(function.block)]
     spec_bytes = package.spec_path.stat().st_size
-    weights_folder = package.model_folder / "weights"
-    file_bytes = folder_bytes(weights_folder)
+    file_bytes = folder_bytes(package.model_folder / "weights")
     return Explanation(
         str(package.path),
         program.target.name,
-        _functions(package.spec.description, [function.name for function in program.functions]),
-        tuple(weights),
+        functions_of(package.spec.description, [function.name for function in program.functions]),
+        tuple(_weight(one.site, program, decider) for one in placed),
         {
             "weight files": file_bytes,
             "specification": spec_bytes,
@@ -182,25 +100,36 @@ def explain(model: "str | os.PathLike[str] | MLModel") -> Explanation:
         },
         str(report.get("recipe", "")),
         str(report.get("milpasses", "")),
+        plan,
+        tuple(units),
+        advise(units, things),
     )
 
 
-def _read_report(text: str) -> dict[str, Any]:
-    """The report in a model's metadata; empty where there is none that can be read."""
-    try:
-        report = json.loads(text)
-        named = all(isinstance(record["name"], str) for record in report["weights"])
-    except (ValueError, TypeError, KeyError):
-        return {}
-    return report if named else {}
+def _ops(program: "MLProgram", placed: "list[Placed]") -> dict[int, str]:
+    """The type of the op that gives each weight."""
+    functions = {function.name: function for function in program.functions}
+    return {
+        id(one.site): functions[function].producers[variable].type
+        for one in placed
+        for function, variable in one.places[:1]
+    }
 
 
-def _weight(site: "Site", program: "MLProgram", records: dict[str, dict[str, Any]]) -> StoredWeight:
+def _target(target: Any) -> "Target":
+    from milpasses.rewrite import Target
+
+    return Target(str(getattr(target, "name", target)), int(target))
+
+
+def _weight(site: "Site", program: "MLProgram", decider: "Decider") -> StoredWeight:
     weight = site.weight
-    record = records.get(weight.name, {})
+    record = decider.record(weight.name)
     compressed = site.existing is not None
-    sqnr = record.get("sqnr_db") if compressed and record.get("status") == "compressed" else None
+    here = compressed and record.get("status") == "compressed"
+    sqnr = record.get("sqnr_db") if here else None
     form = site.form or (f"dense {weight.dtype}" if site.existing is None else site.existing().form)
+    why, change = ("", "") if compressed else _why(site, program.target, decider)
     return StoredWeight(
         name=weight.name,
         shape=weight.shape,
@@ -210,79 +139,48 @@ def _weight(site: "Site", program: "MLProgram", records: dict[str, dict[str, Any
         used_by=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
         functions=weight.functions,
         compressed=compressed,
-        why="" if compressed else _why(site, program, record),
+        why=why,
         sqnr_db=None if sqnr is None else float(sqnr),
+        rule=decider.rule(site),
+        change=change,
+        note=str(record.get("reason", "")) if here else "",
     )
 
 
-def _why(site: "Site", program: "MLProgram", record: dict[str, Any]) -> str:
-    """Why a weight is dense: what the report says, else what any recipe would meet."""
+def _why(site: "Site", target: "Target", decider: "Decider") -> tuple[str, str]:
+    """Why a weight is dense, and what would change it: by the report, else by what any recipe would meet."""
     from milpasses.recipe import Recipe
     from milpasses.rewrite import Rewriter
+    from milpasses_tools._why import what_would_change
 
+    record = decider.record(site.weight.name)
     if record.get("status") in ("kept", "skipped"):
-        return str(record.get("reason") or record["status"])
+        reason = str(record.get("reason") or record["status"])
+        decision = decider.decision(site)
+        return reason, "" if decision is None else what_would_change(site, decision, target, reason)
     usual = Recipe.of("int8")
-    refused = Rewriter(usual, program.target).not_wanted(site, usual.decide(site.weight))
-    return "nothing compressed it yet" if refused is None else refused[1]
-
-
-def _functions(description: Any, names: list[str]) -> tuple[Function, ...]:
-    """The functions with their features; a model of one function describes it at the top."""
-    described = {function.name: function for function in description.functions}
-    return tuple(
-        Function(name, _features(one.input), _features(one.output), _features(one.state))
-        for name, one in ((name, described.get(name, description)) for name in names)
-    )
-
-
-def _features(features: Any) -> dict[str, str]:
-    return {feature.name: _type_text(feature.type) for feature in features}
-
-
-def _type_text(feature: Any) -> str:
-    """A feature's type in a few words: ``float16 1x3x224x224``, ``RGB image 224x224``."""
-    kind = cast(str, feature.WhichOneof("Type"))
-    optional = " (optional)" if feature.isOptional else ""
-    if kind == "stateType":
-        return _array_text(feature.stateType.arrayType)
-    if kind == "multiArrayType":
-        return _array_text(feature.multiArrayType) + optional
-    if kind == "imageType":
-        image = feature.imageType
-        space = type(image).ColorSpace.Name(image.colorSpace)
-        return f"{space} image {image.width}x{image.height}{_flexible(image)}{optional}"
-    return kind.removesuffix("Type") + optional
-
-
-def _array_text(array: Any) -> str:
-    dtype = type(array).ArrayDataType.Name(array.dataType).lower()
-    return f"{dtype} {shape_text(array.shape)}{_flexible(array)}"
-
-
-def _flexible(feature: Any) -> str:
-    """The other shapes or sizes that a feature takes."""
-    which = feature.WhichOneof("ShapeFlexibility" if hasattr(feature, "shape") else "SizeFlexibility")
-    if which == "enumeratedShapes":
-        return f", one of {' '.join(shape_text(one.shape) for one in feature.enumeratedShapes.shapes)}"
-    if which == "shapeRange":
-        return f", {'x'.join(_range(one) for one in feature.shapeRange.sizeRanges)}"
-    if which == "enumeratedSizes":
-        return f", one of {' '.join(f'{one.width}x{one.height}' for one in feature.enumeratedSizes.sizes)}"
-    if which == "imageSizeRange":
-        sizes = feature.imageSizeRange
-        return f", {_range(sizes.widthRange)}x{_range(sizes.heightRange)}"
-    return ""
-
-
-def _range(sizes: Any) -> str:
-    if sizes.lowerBound == sizes.upperBound:
-        return str(sizes.lowerBound)
-    return f"({sizes.lowerBound}..{'any' if sizes.upperBound < 0 else sizes.upperBound})"
+    decision = usual.decide(site.weight)
+    refused = Rewriter(usual, target).not_wanted(site, decision)
+    if refused is None:
+        return "nothing compressed it yet", ""
+    return refused[1], what_would_change(site, decision, target, refused[1])
 
 
 def command(
     model: Model,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="RECIPE", help="Say what this recipe would do.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="For a newer deployment target, as with compress.")
+    ] = None,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
+    ] = False,
+    units: Annotated[
+        list[str] | None,
+        typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
+    ] = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,
@@ -290,65 +188,41 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how each weight of a model is stored, and why.
+    """Say how each weight of a model is stored, why, and what would change that.
 
     For each weight: its form, bits an element, bytes, share of the bytes of all weights, the ops that use it,
-    and where it is dense, why. Then totals by form, and the files of the package.
+    which rule decided, and where it is dense, why. Then totals by form, and the files of the package. With
+    --recipe, what compress would do instead; nothing is written. With --for, forms and ops that users
+    reported to fail, fall back or compute something else there, each with its thread and a remedy.
+
+    \b
+    milpasses explain model.mlpackage --recipe int4-b32 --target iOS18 --for neural-engine
     """
-    found = explain(model)
+    from milpasses_tools import _explain_text as text
+    from milpasses_tools.compress import read_target
+
+    if target is not None and recipe is None:
+        raise typer.BadParameter("--target goes with --recipe")
+    options: dict[str, Any] = {"units": units} if units else {}
+    if recipe is not None:
+        wanted = None if target is None else read_target(target)
+        options |= {"recipe": recipe, "target": wanted, "requantize": requantize}
+    with progress(quiet=as_json) as step:
+        if recipe is not None:
+            options["progress"] = step
+        found = explain(model, **options)
     weights = found.sorted(sort)
     listed = weights[:top]
     if as_json:
         print_json(found.to_dict(listed))
         return
-    _print_weights(found, listed)
-    rest = weights[len(listed) :]
-    if rest:
-        print(f"and {len(rest):,} more, {sum(weight.nbytes for weight in rest):,} bytes")
-    print()
-    _print_totals(found)
-
-
-def _print_weights(found: Explanation, weights: tuple[StoredWeight, ...]) -> None:
-    columns = ["weight", "shape", "form", ">bits", ">bytes", ">share", "used by", "why"]
-    compressed = any(weight.sqnr_db is not None for weight in weights)
-    if compressed:
-        columns.insert(6, ">SQNR dB")
-    rows = [
-        [
-            weight.name,
-            shape_text(weight.shape),
-            weight.form,
-            weight.bits,
-            weight.nbytes,
-            f"{found.share(weight.nbytes):.1%}",
-            *([sqnr_text(weight.sqnr_db)] if compressed else []),
-            " ".join(weight.op_types),
-            weight.why,
-        ]
-        for weight in weights
-    ]
-    print_table(columns, rows)
-
-
-def _print_totals(found: Explanation) -> None:
-    rows = [(total.form, total.count, total.nbytes, f"{total.share:.1%}") for total in found.by_form()]
-    rows.append(("all weights", len(found.weights), found.weight_bytes, "100.0%"))
-    print_table(["form", ">weights", ">bytes", ">share"], rows)
-    print()
-    total = sum(found.files.values())
-    rows = [(name, nbytes, f"{nbytes / total:.1%}") for name, nbytes in found.files.items()]
-    print_table(["file", ">bytes", ">share"], [*rows, ("the package", total, "100.0%")])
-    print()
-    print(f"target: {found.target}")
-    if found.recipe:
-        print(f"compressed by milpasses {found.version} with {found.recipe}")
-    for function in found.functions:
-        print(f"function: {function.name}")
-        for title, features in (
-            ("input", function.inputs),
-            ("output", function.outputs),
-            ("state", function.states),
-        ):
-            for name, kind in features.items():
-                print(f"  {title}: {name} {kind}")
+    if found.plan is not None:
+        text.print_plan(found.plan, sort, top)
+    else:
+        text.print_weights(found, listed)
+        text.print_rest(weights[len(listed) :])
+        print()
+        text.print_totals(found)
+    if found.units:
+        print()
+        text.print_findings(found)

@@ -101,6 +101,7 @@ def trace(
     dump_after: "str | Sequence[str]" = (),
     on_failure: "str | os.PathLike[str] | None" = None,
     every_value: bool = False,
+    keep_programs: bool = False,
 ) -> Generator[Trace]:
     """Watch the graph passes of every conversion in the ``with`` block::
 
@@ -111,14 +112,21 @@ def trace(
     ``dump_after_change`` is a folder, which gets a text of the program at the start and after each pass that
     changed it; ``dump_after`` names passes whose records keep the text. ``on_failure`` is a folder where the
     program before a failing pass is kept, for ``replay``: that costs a copy of the graph after each change,
-    not of the weights. Large constants are read once and then only sampled, unless ``every_value``; what is
+    not of the weights. ``keep_programs`` puts the programs themselves beside the texts, each constant once,
+    for ``bisect``. Large constants are read once and then only sampled, unless ``every_value``; what is
     overlooked so is noted at the end. After the block coremltools is as it was.
     """
     from milpasses_tools._watch import Watch
 
+    if keep_programs and dump_after_change is None:
+        from milpasses.errors import MilpassesError
+
+        raise MilpassesError(
+            "keep_programs (--keep-programs) needs a folder: dump_after_change (--dump-after-change)"
+        )
     names = (dump_after,) if isinstance(dump_after, str) else tuple(dump_after)
     folders = [None if one is None else Path(one) for one in (dump_after_change, on_failure)]
-    watch = Watch(Trace(), folders[0], names, folders[1], every_value)
+    watch = Watch(Trace(), folders[0], names, folders[1], every_value, keep_programs)
     with watch.installed():
         try:
             yield watch.trace
@@ -144,6 +152,10 @@ def command(
     every_value: Annotated[
         bool, typer.Option("--every-value", help="Read all constants after each pass: slow, misses nothing.")
     ] = False,
+    keep_programs: Annotated[
+        bool,
+        typer.Option("--keep-programs", help="Write the constants to DIR as well, for milpasses bisect."),
+    ] = False,
     every_pass: Annotated[
         bool, typer.Option("--all", help="List the passes that changed nothing too.")
     ] = False,
@@ -163,9 +175,10 @@ def command(
         dump_after=dump_after or (),
         on_failure=on_failure,
         every_value=every_value,
+        keep_programs=keep_programs,
     ) as found:
         try:
-            _run(script, arguments or [])
+            run_script(script, arguments or [])
         except Exception as raised:
             error = raised
     if as_json:
@@ -180,7 +193,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _run(script: Path, arguments: list[str]) -> None:
+def run_script(script: Path, arguments: list[str]) -> None:
     """Run ``script`` as Python would; what it prints goes to stderr."""
     import runpy
 

@@ -1,0 +1,128 @@
+"""Why a weight is stored as it is: the rule that decided, and what would change that."""
+
+import re
+from typing import Any
+
+import attrs
+
+from milpasses.errors import MilpassesError
+from milpasses.recipe import Decision, Recipe, literal
+from milpasses.rewrite import FLOATS, Site, Target, needs_ios18
+from milpasses.schemes import Keep, Palettize, Prune, Scheme, short_name
+
+_DIVIDE = re.compile(r"(group_size|block_size|cluster_dim)\b.*?(\d+) does not divide (\d+) channels")
+_REMEDIES = (
+    ("are stored now", "fewer bits, or fewer scales and tables: larger groups or blocks"),
+    ("nothing to gain", "a larger table: more bits, or the table as it is (without the + int8)"),
+    ("minimum_sparsity_percentile", "a lower minimum_sparsity_percentile, or target_sparsity instead"),
+    ("Unique values", "mode=kmeans (pal8), which makes 256 values of them"),
+    ("structured pruning", "target_sparsity without block_size"),
+    ("more than half", "a smaller block_size"),
+    ("at most half", "a smaller m in n_m_ratio"),
+    ("cluster_dim", "cluster_dim=1, or one that divides the channels"),
+)
+
+
+def scheme_text(scheme: Scheme) -> str:
+    """The short name of a scheme, else its text."""
+    return short_name(scheme) or str(scheme)
+
+
+def rule_text(recipe: Recipe, index: int | None) -> str:
+    """A rule of the recipe as reports name it: ``rule 1: op_type=conv -> int8``, ``default: pal4``."""
+    if index is None:
+        return f"default: {scheme_text(recipe.default)}"
+    rule = recipe.rules[index]
+    return (
+        f"rule {index + 1}: {' '.join([*(rule.words() or ['every weight']), '->', scheme_text(rule.scheme)])}"
+    )
+
+
+@attrs.frozen
+class Decider:
+    """The recipe in a model's own report, as far as it can still be read; and what decided each weight."""
+
+    records: dict[str, dict[str, Any]]
+    recipe: Recipe | None
+
+    @classmethod
+    def of(cls, report: dict[str, Any]) -> "Decider":
+        """From ``read_metadata``; a recipe with Python functions has no text, and is None here."""
+        try:
+            recipe = Recipe.parse(str(report["recipe"]))
+        except (KeyError, MilpassesError):  # none, or "decompress", or a rule with where=
+            recipe = None
+        return cls({record["name"]: record for record in report.get("weights", [])}, recipe)
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What the report says of a weight; empty if it does not know it."""
+        return self.records.get(name, {})
+
+    def decision(self, site: Site) -> Decision | None:
+        """The decision of the recipe for a weight that the report knows, None if it cannot be told."""
+        record = self.record(site.weight.name)
+        if self.recipe is None or not record:
+            return None
+        decision = self.recipe.decide(site.weight)
+        stored = record.get("rule")
+        if (
+            isinstance(stored, int)
+            and 0 < stored <= len(self.recipe.rules)
+            and stored - 1 != decision.rule_index
+        ):
+            return attrs.evolve(decision, rule_index=stored - 1, scheme=self.recipe.rules[stored - 1].scheme)
+        return decision
+
+    def rule(self, site: Site) -> str:
+        """What decided the weight, as text."""
+        decision = self.decision(site)
+        if decision is not None and self.recipe is not None:
+            return rule_text(self.recipe, decision.rule_index)
+        stored = self.record(site.weight.name).get("rule")
+        return f"rule {stored}" if isinstance(stored, int) else ""
+
+
+def what_would_change(site: Site, decision: Decision, target: Target, reason: str) -> str:
+    """What to do so that a weight is compressed that was not; empty where nothing would.
+
+    ``reason`` is why it was not, as reports say it. The cases come in the order in which they are checked.
+    """
+    weight, scheme = site.weight, decision.scheme
+    name = f"name={literal(weight.name)}"
+    if isinstance(scheme, Keep):
+        if decision.rule_index is None:
+            return f"a rule for it: {name} -> int8"
+        return f"another scheme in rule {decision.rule_index + 1}, or before it a rule {name} -> int8"
+    if site.existing is not None:
+        return "requantize=True (--requantize) compresses it anew"
+    if not weight.consumers and site.blocked:
+        return "nothing: the model can do without it"
+    if site.blocked or weight.dtype not in FLOATS or weight.rank < 2:
+        return ""
+    if decision.skip:
+        return f"min_elements=0 in a Rule: {name} min_elements=0 -> {scheme_text(scheme)}"
+    if target.version < 7:
+        return "--target iOS16 or later (minimum_deployment_target)"
+    if needs_ios18(scheme) and not target.ios18:
+        return "--target iOS18 (minimum_deployment_target=ct.target.iOS18)"
+    return _remedy(reason, scheme)
+
+
+def _remedy(reason: str, scheme: Scheme) -> str:
+    """What helps where the values or the channels of a weight forbade its scheme."""
+    found = _DIVIDE.search(reason)
+    if found is not None:
+        what, wanted, size = found[1], int(found[2]), int(found[3])
+        multiple = scheme.cluster_dim if isinstance(scheme, Palettize) and what != "cluster_dim" else 1
+        return _divisors(what, wanted, size, multiple)
+    if isinstance(scheme, Prune) and "are stored now" in reason:
+        return "a higher sparsity: the mask alone takes a bit for each element"
+    return next((remedy for words, remedy in _REMEDIES if words in reason), "")
+
+
+def _divisors(what: str, wanted: int, size: int, multiple: int) -> str:
+    divisors = [d for d in range(2, size + 1) if size % d == 0 and d % multiple == 0]
+    below = max((d for d in divisors if d < wanted), default=None)
+    above = min((d for d in divisors if d > wanted), default=None)
+    fits = [str(d) for d in (below, above) if d is not None]
+    return f"{what} {' or '.join(fits)}, which divide{'s' * (len(fits) == 1)} {size}" if fits else ""

@@ -1,0 +1,235 @@
+"""``milpasses bisect``: which weight, or which pass, first damages what a model computes."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from milpasses_tools._bisect_found import Bisection, WeightDamage
+from milpasses_tools._bisect_measure import Tolerance
+from milpasses_tools._output import Json, Progress, print_json, progress
+from milpasses_tools.bisect_passes import PassBisection, bisect_passes
+
+if TYPE_CHECKING:
+    from milpasses_tools._bisect_weights import Search
+
+__all__ = ["Bisection", "PassBisection", "WeightDamage", "bisect", "bisect_passes"]
+
+
+def bisect(
+    original: Any,
+    compressed: Any,
+    data: Any = "random",
+    *,
+    tolerance: float | None = 40.0,
+    max_error: float | None = None,
+    samples: int | None = 4,
+    seed: int = 0,
+    function: str = "main",
+    every: bool = False,
+    progress: Progress | None = None,
+) -> Bisection:
+    """Find the weights of a compressed model that damage its outputs, and the fewest to keep uncompressed.
+
+    The original runs with some weights replaced by what the compressed model's decode to; weights are paired
+    as ``diff`` does. While few weights are at fault they are found by halves: about log2(n) + 5 runs for one.
+    Else each weight runs alone, and those that do most damage are kept, until the rest is within the
+    tolerance. What is kept was verified by a run, and so was that no one of it can be spared. Halving takes
+    it that more compressed weights do not make the outputs better.
+
+    Args:
+        original, compressed: paths, ``MLModel`` or ``Program``.
+        data: what ``milpasses.samples.Samples.of`` takes.
+        tolerance: decibels of signal to noise that every output has to reach.
+        max_error: absolute error instead; then ``tolerance`` is not used.
+        samples: use the first so many; None uses all.
+        seed: of random data.
+        function: which function of multifunction models.
+        every: measure each weight alone in any case.
+        progress: called with (runs so far, 0, what runs).
+
+    Raises:
+        MilpassesError: models with different inputs or outputs, data that does not fit.
+    """
+    from milpasses.samples import Samples
+    from milpasses_tools._bisect_weights import Search, Subject, differing
+    from milpasses_tools._runners import Reference, check_alike, open_runner
+
+    limit = Tolerance.of(None if max_error is not None else tolerance, max_error)
+    first, second = (open_runner(model, function, "reference") for model in (original, compressed))
+    assert isinstance(first, Reference)
+    check_alike(first, second)
+    swaps, notes = differing(original, compressed, function)
+    source = Samples.of(data, first.inputs, limit=samples, seed=seed)
+    subject = Subject(first, {swap.variable: swap for swap in swaps}, list(source), progress)
+    whole = subject.whole(second)
+    del second
+    search = Search(subject, limit)
+    search.run(every)
+    combined = subject.damage(subject.swaps)
+    if limit.keeps(combined) != limit.keeps(whole):
+        notes.append(
+            f"ops differ too: the compressed model is at {whole.snr_db:.1f} dB, its weights in the "
+            f"original's ops at {combined.snr_db:.1f} dB (milpasses diff shows them)"
+        )
+    keep = tuple(subject.swaps[name].original.name for name in search.keep)
+    rules, recipe = _recipe(compressed, keep)
+    return Bisection(
+        _name(original),
+        _name(compressed),
+        source.description,
+        source.random,
+        len(subject.samples),
+        str(limit),
+        limit.keeps(whole),
+        len(swaps),
+        subject.executions,
+        combined,
+        whole,
+        _table(search),
+        None if search.first is None else subject.swaps[search.first].original.name,
+        keep,
+        subject.damage(set(subject.swaps) - set(search.keep)) if keep else None,
+        sum(_saved(search, name) for name in search.keep),
+        rules,
+        recipe,
+        tuple(notes),
+    )
+
+
+def _saved(search: "Search", name: str) -> int:
+    swap = search.subject.swaps[name]
+    return swap.original.nbytes - swap.compressed.nbytes
+
+
+def _table(search: "Search") -> tuple[WeightDamage, ...]:
+    rows = [
+        WeightDamage(
+            swap.original.name,
+            swap.compressed.form,
+            swap.compressed.nbytes,
+            swap.original.nbytes,
+            damage,
+            name in search.keep,
+        )
+        for name, damage in search.alone.items()
+        for swap in (search.subject.swaps[name],)
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.damage.snr_db, -row.damage.max_error, row.name)))
+
+
+def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Rules that keep the weights, as texts; and the compressed model's own recipe with them, as YAML."""
+    from milpasses.errors import MilpassesError
+    from milpasses.recipe import Recipe, Rule, literal
+    from milpasses.schemes import Keep
+
+    if not keep:
+        return (), ""
+    rules = [Rule(Keep(), name=literal(name)) for name in dict.fromkeys(keep)]
+    texts = tuple(rule.to_text() for rule in rules)
+    known = _known_recipe(compressed)
+    if not known:
+        return texts, ""
+    try:
+        recipe = Recipe.parse(known)
+        return texts, Recipe(recipe.default, [*rules, *recipe.rules]).to_yaml()
+    except MilpassesError:  # a rule of it was a Python function
+        return texts, ""
+
+
+def _known_recipe(compressed: Any) -> str:
+    """The text of the recipe that a model's own report names."""
+    from coremltools.converters.mil.mil import Program
+
+    from milpasses.report import METADATA_KEY, read_metadata
+    from milpasses_tools._models import open_readable
+
+    if isinstance(compressed, Program):
+        return ""
+    metadata = open_readable(compressed).spec.description.metadata.userDefined
+    return str(read_metadata(metadata.get(METADATA_KEY, "")).get("recipe", ""))
+
+
+def _name(model: Any) -> str:
+    return str(model) if isinstance(model, str | Path) else f"a {type(model).__name__} in memory"
+
+
+def command(
+    original: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ORIGINAL",
+            help="The uncompressed model; or a conversion: a folder of trace, or a script.",
+        ),
+    ],
+    compressed: Annotated[
+        Path | None, typer.Argument(metavar="[COMPRESSED]", help="The compressed model.")
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
+    ] = "random",
+    tolerance: Annotated[
+        float, typer.Option(metavar="DB", help="Decibels of signal to noise that every output must reach.")
+    ] = 40.0,
+    max_error: Annotated[
+        float | None, typer.Option(metavar="X", help="Tolerate this absolute error instead.")
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = 4,
+    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    function: Annotated[str, typer.Option(help="The function of multifunction models.")] = "main",
+    every: Annotated[
+        bool, typer.Option("--all", help="Measure every weight alone, or run the program after every pass.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find what damages outputs: compressed weights, or a pass of a conversion.
+
+    With two models: the weights that bring the outputs outside the tolerance, the fewest to keep
+    uncompressed, and the recipe that does so. With a folder that trace --dump-after-change DIR
+    --keep-programs wrote, or with a script that converts a model: the first pass after which the outputs are
+    outside the tolerance, and the first op that makes a NaN. Ends with status 0 if the outputs are within the
+    tolerance, 1 if not, 2 if that could not be found out.
+
+    \b
+    milpasses bisect model.mlpackage small.mlpackage --data photos --tolerance 40
+    milpasses bisect convert.py --data inputs.npz
+    """
+    options: dict[str, Any] = {
+        "tolerance": tolerance,
+        "max_error": max_error,
+        "samples": samples,
+        "seed": seed,
+        "function": function,
+        "every": every,
+    }
+    from milpasses_tools import _bisect_text as text
+
+    with progress(quiet=as_json) as step:
+        found: Bisection | PassBisection
+        if compressed is not None:
+            found = bisect(original, compressed, data, **options, progress=step)
+        else:
+            found = bisect_passes(_conversion(original), data, **options, progress=step)
+    if as_json:
+        print_json(found.to_dict())
+    elif isinstance(found, Bisection):
+        text.print_weights(found)
+    else:
+        text.print_passes(found)
+    within = found.within if isinstance(found, Bisection) else found.first is None and found.nonfinite is None
+    if not within:
+        raise typer.Exit(1)
+
+
+def _conversion(path: Path) -> Any:
+    """A folder of programs as it is; a script as a function that runs it."""
+    from milpasses.errors import MilpassesError
+    from milpasses_tools.trace import run_script
+
+    if not path.exists():
+        raise FileNotFoundError(2, "no such script, folder or model", str(path))
+    if path.suffix == ".mlpackage":
+        raise MilpassesError(f"{path}: one model alone; name the compressed one as well")
+    return path if path.is_dir() else lambda: run_script(path, [])

@@ -146,13 +146,16 @@ class NumpyBackend:
         return out
 
     def max_pool(self, x: Array, kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Array:
-        """Maximum over windows; see ``Backend``."""
+        """Maximum over windows, one dimension after the other; see ``Backend``."""
         x = pad_spatial(x, pads, -np.inf)
         sizes = _output_sizes(x, kernel, strides)
-        out = np.full((*x.shape[:2], *sizes), -np.inf, np.float32)
-        for _, window in _taps(kernel, strides, [1] * len(sizes), sizes):
-            np.maximum(out, x[(slice(None), slice(None), *window)], out=out)
-        return out
+        for axis, (size, k, stride) in enumerate(zip(sizes, kernel, strides, strict=True), 2):
+            before = (slice(None),) * axis
+            taps = [x[(*before, slice(t, t + (size - 1) * stride + 1, stride))] for t in range(k)]
+            x = taps[0].copy() if k == 1 else np.maximum(taps[0], taps[1])
+            for tap in taps[2:]:
+                np.maximum(x, tap, out=x)
+        return x
 
     def sum_pool(self, x: Array, kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Array:
         """Sum over windows; see ``Backend``."""

@@ -12,6 +12,7 @@ from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 from coremltools.converters.mil.mil import Program
 
 from milpasses.interpreter.registry import InterpreterError
+from milpasses.package import open_package
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,11 @@ def load(program_or_package: Any, function: str) -> Loaded:
     if _is_legacy(program_or_package):
         return _read_legacy(program_or_package, function)
     if isinstance(program_or_package, (str, Path)):
-        path = Path(program_or_package)
-        if not path.exists():
-            raise InterpreterError(f"no such package: {path}")
-        return _load_model(ct.models.MLModel(str(path), skip_model_load=True), function)
+        package = open_package(program_or_package)  # an MLModel would write into the package
+        return _load_spec(package.spec, str(package.model_folder / "weights"), function)
     if isinstance(program_or_package, ct.models.MLModel):
-        return _load_model(program_or_package, function)
+        model = program_or_package
+        return _load_spec(model.get_spec(), model.weights_dir or "", function, model)
     kind = type(program_or_package).__name__
     raise InterpreterError(
         f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
@@ -69,8 +69,8 @@ def _read_legacy(model: Any, function: str) -> Loaded:
     return Loaded(reading.program.functions[function], reading.description)
 
 
-def _load_model(model: Any, function: str) -> Loaded:
-    spec: Any = model.get_spec()
+def _load_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
+    """``model`` is the MLModel of ``spec``, if there is one: it may have the program in memory."""
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise InterpreterError(f"the package holds a {kind}, not an mlProgram")
@@ -83,9 +83,9 @@ def _load_model(model: Any, function: str) -> Loaded:
             del program.functions[other]
     described = {f.name: f for f in spec.description.functions}
     try:
-        mil = load_mil_proto(program, spec.specificationVersion, model.weights_dir or "")
+        mil = load_mil_proto(program, spec.specificationVersion, weights)
     except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
-        mil = model._mil_program
+        mil = None if model is None else model._mil_program
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     return Loaded(mil.functions[function], described.get(function, spec.description))

@@ -17,7 +17,6 @@ _CONV_TRANSPOSE: list[Any] = [
     functional.conv_transpose2d,
     functional.conv_transpose3d,
 ]
-_MAX_POOL: list[Any] = [functional.max_pool1d, functional.max_pool2d, functional.max_pool3d]
 
 
 def _tensor(x: Array) -> Any:
@@ -50,7 +49,7 @@ class TorchBackend(NumpyBackend):
         groups: int,
     ) -> Array:
         """Cross-correlate; see ``Backend``."""
-        data, symmetric = self._pad(x, pads, 0.0)
+        data, symmetric = self._pad(x, pads)
         run = _CONV[len(strides) - 1]
         with torch.inference_mode():
             return run(
@@ -66,13 +65,6 @@ class TorchBackend(NumpyBackend):
             return run(
                 _tensor(x), _tensor(weight), None, tuple(strides), groups=groups, dilation=tuple(dilations)
             ).numpy()
-
-    def max_pool(self, x: Array, kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Array:
-        """Maximum over windows; see ``Backend``."""
-        half = all(before <= k // 2 for (before, _), k in zip(pads, kernel, strict=True))
-        data, symmetric = self._pad(x, pads, float("-inf"), allow_symmetric=half)
-        with torch.inference_mode():
-            return _MAX_POOL[len(kernel) - 1](data, tuple(kernel), tuple(strides), symmetric).numpy()
 
     def matmul(self, a: Array, b: Array) -> Array:
         """Batched matrix product."""
@@ -115,14 +107,11 @@ class TorchBackend(NumpyBackend):
             ).numpy()
 
     @staticmethod
-    def _pad(x: Array, pads: Pads, value: float, allow_symmetric: bool = True) -> tuple[Any, Any]:
-        """The padded tensor, and the symmetric padding left for the kernel to do itself."""
+    def _pad(x: Array, pads: Pads) -> tuple[Any, Any]:
+        """The tensor, padded with zeros or as it is, and the symmetric padding left to the kernel."""
         data = _tensor(x)
-        none = (0,) * len(pads)
-        if not any(before or after for before, after in pads):
-            return data, none
-        if allow_symmetric and all(before == after for before, after in pads):
+        if all(before == after for before, after in pads):
             return data, tuple(before for before, _ in pads)
         flat = [amount for pair in reversed(pads) for amount in pair]
         with torch.inference_mode():
-            return functional.pad(data, flat, value=value), none
+            return functional.pad(data, flat), (0,) * len(pads)

@@ -1,16 +1,17 @@
-"""Run coremltools' own test suites against milpasses: the compression functions, then the interpreter.
+"""Run coremltools' own test suites against milpasses: the compression functions, the interpreter,
+and the reader of neural networks.
 
     python tests/conformance/run.py
 
-Each suite prints its table, and has options of its own when started by itself. The exit status is the worse
-of the two.
+Each suite prints its table, and has options of its own when started by itself. The exit status is the worst
+of them.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-SUITES = ("optimize_run.py", "interpreter_run.py")
+SUITES = ("optimize_run.py", "interpreter_run.py", "nn_run.py")
 
 
 def main() -> int:

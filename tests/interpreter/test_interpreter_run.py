@@ -10,6 +10,7 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 
+from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter, InterpreterError, supported_ops
 
 RNG = np.random.default_rng(1)
@@ -246,12 +247,12 @@ def test_flexible_shapes_keep_to_the_package(convert: Any) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("nowhere.mlpackage", "no such package: nowhere.mlpackage"),
+        ("nowhere.mlpackage", "nowhere.mlpackage: no such file or folder"),
         (3, "expected a Program, an MLModel .* got int"),
     ],
 )
 def test_what_cannot_be_loaded(what: Any, message: str) -> None:
-    with pytest.raises(InterpreterError, match=message):
+    with pytest.raises(MilpassesError, match=message):
         Interpreter(what)
 
 

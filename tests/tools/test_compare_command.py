@@ -113,4 +113,4 @@ class TestCommand:
     def test_missing_models(self, milpasses_command: Run):
         outcome = milpasses_command("compare", "nowhere.mlpackage", "nowhere.mlpackage")
         assert (outcome.status, outcome.out) == (2, "")
-        assert "no such package: nowhere.mlpackage" in outcome.err
+        assert "nowhere.mlpackage: no such file or folder" in outcome.err

@@ -10,17 +10,36 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milpasses_tools.bisect import bisect
+    from milpasses_tools.bisect_passes import bisect_passes
     from milpasses_tools.compare import compare
     from milpasses_tools.demo import demo
     from milpasses_tools.diff import diff
     from milpasses_tools.doctor import doctor
     from milpasses_tools.dump import dump
     from milpasses_tools.explain import explain
+    from milpasses_tools.quantize_nn import quantize_nn
     from milpasses_tools.replay import replay
+    from milpasses_tools.sensitivity import sensitivity
+    from milpasses_tools.sweep import sweep
     from milpasses_tools.trace import trace
 
 # Each is a function in the module of the same name.
-__all__ = ["compare", "demo", "diff", "doctor", "dump", "explain", "replay", "trace"]
+__all__ = [
+    "bisect",
+    "bisect_passes",
+    "compare",
+    "demo",
+    "diff",
+    "doctor",
+    "dump",
+    "explain",
+    "quantize_nn",
+    "replay",
+    "sensitivity",
+    "sweep",
+    "trace",
+]
 
 
 class _Package(ModuleType):

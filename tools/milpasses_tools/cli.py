@@ -19,7 +19,22 @@ from typer.core import TyperCommand, TyperGroup
 
 from milpasses_tools._output import quiet_coremltools
 
-SUBCOMMANDS = ("compress", "explain", "dump", "diff", "trace", "replay", "compare", "doctor", "demo")
+SUBCOMMANDS = (
+    "compress",
+    "explain",
+    "dump",
+    "diff",
+    "trace",
+    "replay",
+    "bisect",
+    "compare",
+    "sweep",
+    "sensitivity",
+    "quantize-nn",
+    "doctor",
+    "upgrade",
+    "demo",
+)
 
 _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click inside newer typers
 
@@ -135,7 +150,7 @@ def _milpasses(  # pyright: ignore[reportUnusedFunction]  (typer keeps it)
 
 
 for _name in SUBCOMMANDS:
-    app.command(_name, cls=_Command)(import_module(f"milpasses_tools.{_name}").command)
+    app.command(_name, cls=_Command)(import_module(f"milpasses_tools.{_name.replace('-', '_')}").command)
 
 
 def main() -> None:

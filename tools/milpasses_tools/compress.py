@@ -27,16 +27,39 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlpackage that holds an ML Program.")],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe", "-r", help="A short name (pal4-g16), a text form, or the path of a YAML file."
-        ),
-    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all."),
     ],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", "-r", help="A short name (pal4-g16), a text form, or the path of a YAML file."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help='Instead of a recipe: "4 bits" a weight, "12 MB", "25 %" of now.'),
+    ] = None,
+    max_loss: Annotated[
+        str | None,
+        typer.Option(metavar="LOSS", help='Instead of, or with, a budget: "30 dB" at least, "1 %" at most.'),
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(metavar="LIST", help="For a budget: schemes to choose from: pal4,pal6,int8.")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="For a budget: measure on it (.npz, folder, module:function, random)."
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For a budget: the JSON that sensitivity printed.")
+    ] = None,
+    save_recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the recipe that was used to FILE, as YAML.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
@@ -70,18 +93,31 @@ def command(
     \b
     milpasses compress model.mlpackage -r pal4-g16 -o small.mlpackage
     milpasses compress model.mlpackage -r "pal4; op_type=conv name=stem* -> int8" -o small.mlpackage
+    milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
     if report is not None and not report.absolute().parent.is_dir():
         raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
 
     import milpasses
+    from milpasses.package import check_output
+    from milpasses_tools._fit import Wanted, fit_recipe
 
+    wish = Wanted(recipe, budget, max_loss, candidates, data, sensitivity)
+    wish.check()
+    if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
+        raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
     began = time.perf_counter()
-    wanted = None if target is None else _target(target)
+    wanted = None if target is None else read_target(target)
+    fitted = None
+    if not wish.recipe:
+        check_output(output, force)
+        with progress(quiet or as_json) as step:
+            fitted = fit_recipe(model, wish, wanted, requantize, step)
+    chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
     with progress(quiet) as step:
         compressed = milpasses.compress(
             model,
-            recipe,
+            chosen,
             output=output,
             requantize=requantize,
             minimum_deployment_target=wanted,
@@ -89,6 +125,10 @@ def command(
             progress=step,
         )
     seconds = time.perf_counter() - began
+    if save_recipe is not None:
+        from milpasses_tools.sensitivity import write_text
+
+        write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
     if report is not None:
         report.write_text(compressed.report.to_json(indent=2) + "\n", encoding="utf-8")
     found = None
@@ -101,11 +141,15 @@ def command(
         content = json.loads(compressed.report.to_json())
         content["input"] = {"path": str(model), "bytes": sizes[0]}
         content["output"] = {"path": str(output), "bytes": sizes[1]}
+        if fitted is not None:
+            content["fit"] = fitted.to_dict()
         if found is not None:
             content["comparison"] = found.to_dict()
         print_json({**content, "seconds": round(seconds, 3)})
     elif not quiet:
         print_report(compressed.report, verbose)
+        if fitted is not None:
+            print(fitted)
         print(
             f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
             f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
@@ -117,7 +161,8 @@ def command(
             print_comparison(found, top=20)
 
 
-def _target(name: str) -> Any:
+def read_target(name: str) -> Any:
+    """The deployment target of that name, whatever its case; raises ``TargetError``."""
     import coremltools as ct
 
     from milpasses import TargetError
@@ -137,10 +182,11 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     if not verbose:
         for line in _by_reason([record for record in report if record.status != "compressed"]):
             print(line)
+    recipe = report.recipe if len(report.recipe) <= 200 else f"{report.recipe[:197]}..."
     totals = report.totals()
     worst = totals["worst_sqnr_db"]
     print(
-        f"{totals['compressed']:,} of {totals['weights']:,} weights compressed by {report.recipe}, "
+        f"{totals['compressed']:,} of {totals['weights']:,} weights compressed by {recipe}, "
         f"{totals['bytes_before']:,} -> {totals['bytes_after']:,} bytes, "
         f"{totals['bits_per_weight']:.2f} bits a weight"
         + (f", worst SQNR {sqnr_text(worst)} dB" if worst is not None else "")

@@ -1,0 +1,60 @@
+"""Bytes of the weight file: each blob has a record of 64 bytes, and its data are padded to 64."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from milpasses.blobfile import packed_bytes
+from milpasses.lowering import OpSpec, Ref
+from milpasses.milproto import SMALLEST_IN_FILE
+from milpasses.mlprogram import MLProgram, Placed, walk
+
+Blob = tuple[str, int]  # file, offset of the record
+
+
+def blob_bytes(nbytes: int) -> int:
+    """What ``nbytes`` of data take in a weight file."""
+    return 64 + -(-nbytes // 64) * 64
+
+
+def specs_bytes(specs: Iterable[OpSpec]) -> int:
+    """What the constants of new ops take: in the weight file, or, where they are few, in the program."""
+    stored = {id(s.values): s for spec in specs for s in spec.inputs.values() if not isinstance(s, Ref)}
+    total = 0
+    for source in stored.values():
+        if source.dtype == "str":
+            continue
+        nbytes = packed_bytes(source.values.size, source.dtype)
+        total += blob_bytes(nbytes) if source.values.size >= SMALLEST_IN_FILE else nbytes
+    return total
+
+
+def program_blobs(program: MLProgram) -> dict[Blob, int]:
+    """Every blob that the program uses, with its bytes."""
+    found: dict[Blob, int] = {}
+    for function in program.functions:
+        for op in walk(function.block):
+            found |= _blobs(program, op)
+    return found
+
+
+def site_blobs(program: MLProgram, placed: Placed) -> dict[Blob, int]:
+    """The blobs that a rewritten site no longer uses, with their bytes."""
+    found: dict[Blob, int] = {}
+    functions = {function.name: function for function in program.functions}
+    for name, variable in placed.places:
+        function = functions[name]
+        op = function.producers[variable]
+        for part in [op] if op.type == "const" else program.chain(function, op):
+            found |= _blobs(program, part)
+    return found
+
+
+def _blobs(program: MLProgram, op: Any) -> dict[Blob, int]:
+    bound = [one.value for argument in op.inputs.values() for one in argument.arguments]
+    found: dict[Blob, int] = {}
+    for value in (*op.attributes.values(), *bound):
+        if value.WhichOneof("value") == "blobFileValue":
+            blob = value.blobFileValue
+            raw = program.package.reader(blob.fileName).raw(blob.offset)[1]
+            found[blob.fileName, blob.offset] = blob_bytes(raw.size)
+    return found

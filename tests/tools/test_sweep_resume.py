@@ -1,0 +1,192 @@
+"""A sweep that is interrupted, or whose workers die: the same table, nothing measured twice, no half file."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Run
+from milpasses_tools import sweep
+from milpasses_tools._sweep_run import Estimate
+from milpasses_tools._sweep_store import Store
+from sweep_cases import RECIPES, Fatal, Slow, finished, save_data, table
+
+from milpasses import MilpassesError
+
+SAMPLES = 20
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_data(tmp_path_factory.mktemp("data") / "digits.npz")
+
+
+@pytest.fixture(scope="module")
+def model(digits_packages: dict[str, Path]) -> Path:
+    return digits_packages["iOS18"]
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """The table of a sweep that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("expected") / "out"
+    sweep(model, folder, RECIPES, data, samples=SAMPLES)
+    return table(folder)
+
+
+def killed_after(seconds: float, work: Callable[[], object]) -> bool:
+    """Do ``work`` in a child of this process and kill that after ``seconds``; whether it was at work."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_killed_at_any_moment_and_gone_on_with(
+    model: Path, data: Path, expected: list[list[str]], tmp_path: Path
+):
+    folder = tmp_path / "out"
+    draw = random.Random(os.environ.get("SWEEP_KILL_SEED", "0"))
+    known: dict[str, int] = {}
+    interrupted = 0
+    for _ in range(6):
+        interrupted += killed_after(
+            draw.uniform(0.02, 0.5),
+            lambda: sweep(model, folder, RECIPES, data, samples=SAMPLES, resume=True),
+        )
+        if folder.exists():
+            store = Store(folder)
+            now = finished(folder)
+            assert known.items() <= now.items()  # what is done is not done again
+            assert all(store.read(folder / "variants" / name) for name in now)
+            known = now
+    assert interrupted
+    found = sweep(model, folder, RECIPES, data, samples=SAMPLES, resume=True)
+    assert found.computed == 5 - len(known)
+    assert known.items() <= finished(folder).items()
+    assert table(folder) == expected
+    assert not list(folder.rglob("*.partial"))
+    assert not (folder / ".work").exists()
+
+
+def test_the_same_table_whatever_does_the_work(
+    model: Path, data: Path, expected: list[list[str]], tmp_path: Path
+):
+    sweep(model, tmp_path / "processes", RECIPES, data, samples=SAMPLES, jobs=2)
+    assert table(tmp_path / "processes") == expected
+    with ThreadPoolExecutor(2) as threads:
+        sweep(model, tmp_path / "threads", RECIPES, data, samples=SAMPLES, executor=threads)
+    assert table(tmp_path / "threads") == expected
+
+
+@pytest.mark.slow
+def test_a_variant_that_kills_its_worker_is_a_row(model: Path, data: Path, tmp_path: Path):
+    variants = [Fatal(), *(Slow(f"slow{at}", str(tmp_path / "journal"), 0) for at in range(3))]
+    found = sweep(model, tmp_path / "out", (), data, variants=variants, samples=5, jobs=2)
+    assert found["fatal"]["error"].startswith("its process died (BrokenProcessPool)")
+    assert [row["status"] for row in found.rows] == ["done", "failed", "done", "done", "done"]
+
+
+def test_two_sweeps_do_not_share_a_folder(model: Path, data: Path, tmp_path: Path):
+    folder = tmp_path / "out"
+    with Store(folder).opened(resume=False, force=False):
+        done = threading.Event()
+        raised: list[MilpassesError] = []
+
+        def second() -> None:
+            try:
+                sweep(model, folder, RECIPES, data, resume=True)
+            except MilpassesError as error:
+                raised.append(error)
+            done.set()
+
+        threading.Thread(target=second).start()
+        assert done.wait(30)
+    assert "another sweep is writing here" in str(raised[0])
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_workers_end_with_a_command_that_is_killed(model: Path, data: Path, tmp_path: Path):
+    command = [
+        sys.executable, "-c", "from milpasses_tools.cli import main; main()", "sweep", str(model), "--data",
+        str(data), "-r", ",".join(RECIPES), "-j", "2", "-o", str(tmp_path / "out"),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not finished(tmp_path / "out") and time.monotonic() < until:
+        time.sleep(0.05)
+    workers = children(process.pid)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_is_killed_loses_nothing(model: Path, data: Path, tmp_path: Path):
+    distributed = pytest.importorskip("distributed")
+    journal = tmp_path / "journal"
+    variants = [Slow(f"slow{at}", str(journal), 0.2) for at in range(4)]
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        client.run(sys.path.append, str(HERE))
+        pids = list(client.run(os.getpid).values())
+
+        def kill() -> None:
+            while not journal.exists():
+                time.sleep(0.02)
+            os.kill(pids[0], signal.SIGKILL)
+
+        threading.Thread(target=kill, daemon=True).start()
+        found = sweep(
+            model, tmp_path / "out", (), data, variants=variants, samples=5,
+            executor=client.get_executor(pure=False),
+        )  # fmt: skip
+        assert [row["status"] for row in found.rows] == ["done"] * 5
+        assert set(client.run(os.getpid).values()) != set(pids)
+    begun = journal.read_text(encoding="utf-8").split()
+    assert set(begun) == {variant.name for variant in variants}
+    assert len(begun) <= 6  # one was under way, or waiting, at the killed worker
+
+
+def test_dask_that_does_not_answer(milpasses_command: Run, model: Path, tmp_path: Path):
+    pytest.importorskip("distributed")
+    outcome = milpasses_command("sweep", model, "-o", tmp_path / "out", "--dask", "nowhere")
+    assert outcome.status == 2
+    assert outcome.err.startswith("milpasses: error: --dask nowhere:")
+
+
+def test_the_estimate_is_what_the_finished_ones_took(monkeypatch: pytest.MonkeyPatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    estimate = Estimate(10, began=100.0)
+    assert estimate.text() == ""
+    now[0], estimate.done, estimate.left = 130.0, 2, 8
+    assert estimate.text() == "about 2:00 left"
+    now[0], estimate.done, estimate.left = 5100.0, 5, 5
+    assert estimate.text() == "about 1:23:20 left"
+    estimate.left = 0
+    assert estimate.text() == ""

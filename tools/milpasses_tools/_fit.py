@@ -1,0 +1,58 @@
+"""``milpasses compress --budget``: the recipe is fitted before it is used."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import typer
+
+from milpasses_tools._output import Progress
+from milpasses_tools.sensitivity import read_candidate_texts
+
+if TYPE_CHECKING:
+    from milpasses.budget import Fit
+
+
+@attrs.frozen
+class Wanted:
+    """What was asked for: a recipe, or what to fit one to."""
+
+    recipe: str | None
+    budget: str | None
+    max_loss: str | None
+    candidates: str | None
+    data: str | None
+    sensitivity: Path | None
+
+    def check(self) -> None:
+        """Refuse both, neither, and what goes with a budget alone."""
+        fitted = self.budget is not None or self.max_loss is not None
+        if (self.recipe is not None) == fitted:
+            raise typer.BadParameter("give a --recipe, or a --budget or --max-loss to fit one to")
+        extras = {"--candidates": self.candidates, "--data": self.data, "--sensitivity": self.sensitivity}
+        given = [option for option, value in extras.items() if value is not None]
+        if given and not fitted:
+            raise typer.BadParameter(f"{', '.join(given)}: only with --budget or --max-loss")
+
+
+def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progress: Progress) -> "Fit":
+    """The fit for ``model``, raised to ``target`` first where one is given."""
+    from milpasses.budget import fit
+    from milpasses.compress import raise_target
+    from milpasses.package import open_package
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = model
+        if target is not None:
+            path = raise_target(open_package(model), target, Path(folder)).path
+        return fit(
+            path,
+            wanted.budget,
+            max_loss=wanted.max_loss,
+            data=wanted.data,
+            candidates=read_candidate_texts(wanted.candidates),
+            sensitivity=wanted.sensitivity,
+            requantize=requantize,
+            progress=progress,
+        )

@@ -1,0 +1,78 @@
+"""A sensitivity table as a picture: a cell for each weight and candidate, darker where more is lost."""
+
+from html import escape
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from milpasses.budget import Option, Sensitivity, WeightOptions
+
+_ROW, _COLUMN, _LEFT, _TOP = 18, 58, 330, 84
+_BEST, _WORST = 60.0, 0.0  # dB: the ends of the colours
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font: 14px system-ui, sans-serif; margin: 1.5rem; }} svg {{ max-width: 100%; }}</style></head>
+<body><h1>{title}</h1>
+<p>Signal-to-noise ratio of the outputs in dB if one weight alone had the form: dark is bad, pale is good.
+Point at a cell for its bytes.</p>
+{picture}
+</body></html>
+"""
+
+
+def page(table: "Sensitivity", title: str) -> str:
+    """The picture in one HTML page that loads nothing from anywhere."""
+    return _PAGE.format(title=escape(f"Sensitivity of {title}"), picture=picture(table))
+
+
+def picture(table: "Sensitivity") -> str:
+    """The picture as SVG."""
+    from milpasses_tools.sensitivity import by_damage
+
+    weights = [one for one in by_damage(table) if not one.pinned]
+    width = _LEFT + _COLUMN * len(table.candidates) + 10
+    height = _TOP + _ROW * len(weights) + 10
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="system-ui, sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for column, scheme in enumerate(table.candidates):
+        x, y = _LEFT + _COLUMN * column + _COLUMN // 2, _TOP - 8
+        parts.append(f'<text transform="translate({x} {y}) rotate(-40)">{escape(scheme)}</text>')
+    for row, weight in enumerate(weights):
+        parts.extend(_row(weight, table.candidates, _TOP + _ROW * row))
+    return "\n".join([*parts, "</svg>"])
+
+
+def _row(weight: "WeightOptions", candidates: tuple[str, ...], y: int) -> list[str]:
+    label = weight.name if len(weight.name) <= 48 else f"...{weight.name[-45:]}"
+    title = f"{weight.name} {'x'.join(map(str, weight.shape))}, {weight.nbytes:,} bytes"
+    found = [
+        f'<text x="{_LEFT - 8}" y="{y + 13}" text-anchor="end">{escape(label)}'
+        f"<title>{escape(title)}</title></text>"
+    ]
+    for column, scheme in enumerate(candidates):
+        option = weight.option(scheme)
+        if option is not None:
+            found.append(_cell(weight, option, _LEFT + _COLUMN * column, y))
+    return found
+
+
+def _cell(weight: "WeightOptions", option: "Option", x: int, y: int) -> str:
+    from milpasses_tools.sensitivity import decibels
+
+    ratio = decibels(option.damage)
+    share = 0.0 if ratio is None else min(max((_BEST - ratio) / (_BEST - _WORST), 0.0), 1.0)
+    fill = tuple(round(pale + (dark - pale) * share) for pale, dark in ((236, 150), (243, 20), (250, 30)))
+    ink = "#ffffff" if share > 0.55 else "#000000"
+    text = "exact" if ratio is None else f"{ratio:.1f}"
+    title = (
+        f"{weight.name}: {option.scheme}, {option.nbytes:,} bytes, {weight.nbytes - option.nbytes:,} saved, "
+        f"{text}{'' if ratio is None else ' dB'}"
+    )
+    return (
+        f'<g><title>{escape(title)}</title><rect x="{x}" y="{y}" width="{_COLUMN - 2}" height="{_ROW - 2}" '
+        f'fill="rgb{fill}"/><text x="{x + _COLUMN // 2 - 1}" y="{y + 12}" text-anchor="middle" fill="{ink}">'
+        f"{text}</text></g>"
+    )

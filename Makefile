@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-nojit lint format bench conformance docs wheel clean
+.PHONY: help demo test test-nojit lint format bench bench-quality conformance docs wheel clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ format: $(VENV)/.lint ## let ruff rewrite the files
 
 bench: $(VENV)/.test ## speed, size and error against coremltools in the same run; writes out/bench
 	$(BIN)/python -m bench
+
+bench-quality: $(VENV)/.test ## error and accuracy of calibrated and mixed compression, against coremltools'
+	$(BIN)/python -m bench --only quality calibrated budget tasks -o out/bench-quality
 
 conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses
 	$(BIN)/python tests/conformance/run.py

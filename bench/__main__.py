@@ -15,7 +15,7 @@ import coremltools
 import numpy as np
 
 import milpasses
-from bench import calls, costs, interpreter, kernels, quality
+from bench import budget, calls, costs, interpreter, kernels, neuralnetwork, quality, quality_calibrated
 from bench.table import Table, write
 
 SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
@@ -24,6 +24,12 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "speed": [calls.speed],
     "costs": [lambda _: costs.start(), lambda _: costs.memory(), costs.growth],
     "interpreter": [lambda _: interpreter.speed(), lambda _: interpreter.memory()],
+    "neuralnetwork": [lambda _: neuralnetwork.kmeans()],
+    "calibrated": [lambda _: quality_calibrated.layers(), lambda _: quality_calibrated.networks()],
+    "budget": [
+        *(lambda _, name=name: budget.cost(name) for name in budget.NETWORKS),
+        *(lambda _, name=name: budget.against_uniform(name) for name in budget.NETWORKS),
+    ],
 }
 
 

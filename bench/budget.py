@@ -19,10 +19,10 @@ import milpasses as mp
 from bench.models import CACHE, package
 from bench.networks import smooth_noise
 from bench.table import Table
-from milpasses._allocation import Allocation
-from milpasses._candidates import DEFAULT
-from milpasses._probe import Probe, noise_share
 from milpasses.budget import FEWEST, Sensitivity, fit, sensitivity
+from milpasses.budget.allocation import Allocation
+from milpasses.budget.candidates import DEFAULT
+from milpasses.budget.probe import Probe, noise_share
 from milpasses.interpreter import Interpreter
 from milpasses.mlprogram import MLProgram
 from milpasses.package import open_package

@@ -22,12 +22,12 @@ from bench.calls import P, Q
 from bench.models import convert, traced
 from bench.networks import heavy_tailed
 from bench.table import Table
-from milpasses._encode_calibrated import encode_calibrated
-from milpasses._feedback import feed_back
 from milpasses._flows import Flow
-from milpasses._matrices import layout_of
 from milpasses._moments import Moments
 from milpasses.calibration import Inputs, damage
+from milpasses.calibration.encode import encode_calibrated
+from milpasses.calibration.feedback import feed_back
+from milpasses.calibration.matrices import layout_of
 from milpasses.encoder import Encoder
 from milpasses.schemes import Scheme
 from milpasses.weights import Consumer, Weight

@@ -73,8 +73,8 @@ def compress(
     was saved to, or second moments by weight name.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
-    model first. ``progress(done, total, name)`` is called for each weight. ``skip_model_load`` is
-    ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
+    model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
+    ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
@@ -86,13 +86,18 @@ def compress(
         if minimum_deployment_target is not None:
             package = raise_target(package, minimum_deployment_target, Path(raised_folder))
         rewriter = Rewriter(recipe, MLProgram(package).target, requantize=requantize)
-        source = _source(package, rewriter, statistics, calibration, sequential)
+        source = _source(package, rewriter, statistics, calibration, sequential, progress)
         rewriter = attrs.evolve(rewriter, calibration=source)
         return rewrite_package(package, rewriter, output, force, progress, options)
 
 
 def _source(
-    package: Package, rewriter: Rewriter, statistics: Any, calibration: Any, sequential: bool
+    package: Package,
+    rewriter: Rewriter,
+    statistics: Any,
+    calibration: Any,
+    sequential: bool,
+    progress: Progress | None,
 ) -> Source | None:
     """Where to learn what flows into the weights that the recipe would calibrate."""
     if statistics is not None and calibration is not None:
@@ -109,7 +114,12 @@ def _source(
         given.check([one.site.weight for one in placed])
         return given
     weights = [(one.site.weight, [variable for _, variable in one.places]) for one in placed]
-    return Live(str(package.path), calibration, weights, sequential=sequential)
+
+    def shown(done: int, total: int | None, name: str) -> None:
+        if progress is not None:
+            progress(done, total or done, f"running {name}")
+
+    return Live(str(package.path), calibration, weights, sequential=sequential, progress=shown)
 
 
 def rewrite_package(

@@ -12,8 +12,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._encode_calibrated import can_calibrate, encode_calibrated, feedback_method
 from milpasses.calibration import Source
+from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
 from milpasses.encoder import Encoder, Refusal
 from milpasses.encodings import Encoding
 from milpasses.errors import MilpassesError, TargetError

@@ -10,9 +10,9 @@ import pytest
 from models import conv_linear_program, convert
 
 import milpasses as mp
-from milpasses._candidates import DEFAULT_IOS16
-from milpasses._probe import Probe, noise_share
 from milpasses.budget import Fit, Sensitivity, fit, sensitivity
+from milpasses.budget.candidates import DEFAULT_IOS16
+from milpasses.budget.probe import Probe, noise_share
 from milpasses.interpreter import Interpreter
 from milpasses.package import open_package
 from milpasses.samples import Samples

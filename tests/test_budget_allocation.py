@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from milpasses._allocation import Allocation, hull, pareto
+from milpasses.budget.allocation import Allocation, hull, pareto
 
 
 def problem(rng: np.random.Generator, weights: int, options: int) -> Allocation:

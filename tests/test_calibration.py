@@ -10,11 +10,11 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import milpasses as mp
-from milpasses._feedback import Unsupported, feed_back
 from milpasses._flows import Flow
-from milpasses._matrices import Layout, layout_of
 from milpasses._moments import Moments
 from milpasses.calibration import Inputs, damage
+from milpasses.calibration.feedback import Unsupported, feed_back
+from milpasses.calibration.matrices import Layout, layout_of
 from milpasses.encoder import Encoder
 from milpasses.interpreter import Interpreter
 from milpasses.weights import Consumer, Weight
@@ -316,7 +316,7 @@ def test_decibels_over_plain_tables_and_over_the_textbook() -> None:
     def decibels(encoding: Any) -> float:
         return -10 * np.log10(damage(value, encoding.decode(), test, consumer))
 
-    from milpasses._encode_calibrated import encode_calibrated
+    from milpasses.calibration.encode import encode_calibrated
 
     for bits in (2, 3, 4):
         plain = mp.Palettize(nbits=bits, granularity="per_grouped_channel", group_size=16)

@@ -53,6 +53,6 @@ def test_commands_exist() -> None:
     from milpasses_tools.cli import app
 
     registered = {command.name for command in app.registered_commands}
-    named = set(re.findall(r"^milpasses (\w+)", README.read_text(encoding="utf-8"), re.M))
+    named = set(re.findall(r"^milpasses ([\w-]+)", README.read_text(encoding="utf-8"), re.M))
     assert named
     assert named <= registered

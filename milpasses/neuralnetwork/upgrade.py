@@ -14,14 +14,13 @@ from coremltools.converters.mil.converter import ConverterRegistry, mil_convert_
 from coremltools.converters.mil.mil.passes import pass_pipeline
 from coremltools.models.utils import _create_mlpackage
 
-from milpasses.compress import CompressedModel, Progress, rewrite_package
-from milpasses.mlprogram import MLProgram
+from milpasses.compress import CompressedModel, Progress, compress
 from milpasses.neuralnetwork.reader import Precision, Reading, read
 from milpasses.neuralnetwork.registry import NeuralNetworkError
 from milpasses.package import Package, check_output, open_package, write_package
 from milpasses.recipe import Recipe
 from milpasses.report import Report
-from milpasses.rewrite import Rewriter, needs_ios18
+from milpasses.rewrite import needs_ios18
 
 
 class UpgradedModel(CompressedModel):
@@ -42,6 +41,9 @@ def upgrade(
     *,
     precision: Precision = "float16",
     input_shapes: Mapping[str, Any] | None = None,
+    statistics: Any = None,
+    calibration: Any = None,
+    sequential: bool = False,
     output: "str | os.PathLike[str] | None" = None,
     force: bool = False,
     skip_model_load: bool = True,
@@ -59,6 +61,7 @@ def upgrade(
             and every scheme of the recipe.
         precision: ``float16`` or ``float32``, of the arithmetic and the weights.
         input_shapes: as in ``read``.
+        statistics, calibration, sequential: as in ``milpasses.compress``, of the upgraded program.
         output: the ``.mlpackage`` to write, all of it or nothing (``force`` replaces what is there);
             otherwise the model is in a temporary folder, and ``save`` keeps it.
         skip_model_load: ``MLModel``'s.
@@ -82,10 +85,17 @@ def upgrade(
         package = _package(reading, precision, Path(folder))
         report = Report(recipe="none")
         if wanted is not None:
-            rewriter = Rewriter(wanted, MLProgram(package).target)
-            made = rewrite_package(package, rewriter, Path(folder) / "small.mlpackage", progress=progress)
-            report = made.report
-            package = open_package(Path(folder) / "small.mlpackage")
+            small = Path(folder) / "small.mlpackage"
+            report = compress(
+                package.path,
+                wanted,
+                output=small,
+                statistics=statistics,
+                calibration=calibration,
+                sequential=sequential,
+                progress=progress,
+            ).report
+            package = open_package(small)
         return _finished(package, report, reading.notes, output, force, skip_model_load)
 
 

@@ -2,9 +2,9 @@
 
 coremltools ships its op tests with expected values, but its ``compare_backend`` returns at once where Core ML
 cannot predict. This plugin puts the interpreter there: models of the ``mlprogram`` backend are read back from
-their package, those of the ``neuralnetwork`` backend run as the MIL program that they were made from. Each
-call that compared at least one output with an expected value is one comparison; nothing else counts. Use with
-``pytest -p ops_plugin`` and ``MILPASSES_CONFORMANCE_LOG`` naming the file that takes one JSON line for each.
+their package, those of the ``neuralnetwork`` backend by the reader of legacy networks. Each call that
+compared at least one output with an expected value is one comparison; nothing else counts. Use with ``pytest
+-p ops_plugin`` and ``MILPASSES_CONFORMANCE_LOG`` naming the file that takes one JSON line for each.
 """
 
 import json
@@ -32,9 +32,7 @@ _BACKEND: Any = os.environ.get("MILPASSES_CONFORMANCE_BACKEND", "auto")
 def _interpreter(model: Any) -> Interpreter:
     cached = getattr(model, "_milpasses_interpreter", None)
     if cached is None:
-        is_program = model.get_spec().WhichOneof("Type") == "mlProgram"
-        function = model.function_name or "main"
-        cached = Interpreter(model if is_program else model._mil_program, function, backend=_BACKEND)
+        cached = Interpreter(model, model.function_name or "main", backend=_BACKEND)
         model._milpasses_interpreter = cached
     return cached
 

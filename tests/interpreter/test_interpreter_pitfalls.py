@@ -301,3 +301,29 @@ def test_error_function_of_numpy_alone() -> None:
     x = np.concatenate([np.linspace(-6, 6, 5001), [np.inf, -np.inf, 0, 1e-8]]).astype(np.float32)
     expected = np.array([erf(float(v)) for v in x])
     np.testing.assert_allclose(NumpyBackend().erf(x), expected, rtol=5e-7)
+
+
+def test_lstm_clips_the_state_of_its_cells_and_scales_no_tanh() -> None:
+    size, steps = 2, 5
+    x, ih, hh = normal(steps, 1, 3), 3 * normal(4 * size, 3), normal(4 * size, size)
+    zeros = np.zeros((1, size), np.float32)
+
+    def lstm(v: Any) -> Any:
+        return mb.lstm(
+            x=v,
+            initial_h=zeros,
+            initial_c=zeros,
+            weight_ih=ih,
+            weight_hh=hh,
+            activation="scaled_tanh",
+            clip=np.float32(0.2),
+        )[2]
+
+    h, c = zeros[0].astype(np.float64), zeros[0].astype(np.float64)
+    for step in range(steps):
+        i, f, o, z = np.split(ih @ x[step, 0] + hh @ h, 4)
+        i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+        c = np.clip(f * c + i * np.tanh(z), -0.2, 0.2)
+        h = o * np.tanh(c)
+    assert np.abs(c).max() == 0.2
+    np.testing.assert_allclose(run(program(x.shape, lstm), x)[0], c, rtol=1e-5, atol=1e-6)

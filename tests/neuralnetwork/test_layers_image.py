@@ -95,12 +95,18 @@ def test_convolution(settings: dict[str, Any]) -> None:
         ({"stride": 2, "border": "same"}, (0, -1, 0, -0)),
         ({"stride": 2, "border": "same", "mode": "TOP_LEFT_HEAVY"}, (1, -0, 0, -0)),
         ({"stride": 2, "shape": (14, 12)}, (0, -1, 0, -0)),
+        ({"stride": 2, "dilation": 3, "pads": (2, 1, 0, 1)}, (2, -1, 0, -1)),
     ],
 )
 def test_deconvolution(settings: dict[str, Any], window: tuple[int, ...] | None) -> None:
     build, weight, bias = conv(deconv=True, **settings)
     wanted = functional.conv_transpose2d(
-        images(X), t(weight), t(bias), settings.get("stride", 1), groups=settings.get("groups", 1)
+        images(X),
+        t(weight),
+        t(bias),
+        settings.get("stride", 1),
+        groups=settings.get("groups", 1),
+        dilation=settings.get("dilation", 1),
     )
     if window is not None:
         top, bottom, left, right = window

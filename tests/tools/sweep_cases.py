@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 from milpasses_tools import digits
-from milpasses_tools._sweep_variants import Made, Models
+from milpasses_tools._sweep.variants import Made, Models
 
 RECIPES = ("int8", "pal4", "pal2", "pal1")
 TIMES = ("seconds_compress", "seconds_run")

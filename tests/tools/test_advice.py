@@ -12,7 +12,7 @@ import pytest
 from conftest import Run
 from coremltools.converters.mil import Builder as mb
 from milpasses_tools import explain
-from milpasses_tools._advice import FACTS, UNITS, advise, matches, read_entry, table
+from milpasses_tools._explain.advice import FACTS, UNITS, advise, matches, read_entry, table
 from models import convert, random
 from programs import state
 

@@ -14,7 +14,8 @@ import pytest
 from compare_programs import RNG, draw, program, scaled
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
-from milpasses_tools import _runners, compare
+from milpasses_tools import compare
+from milpasses_tools._compare import runners
 from milpasses_tools.compare import Comparison, Miss, OutputError, accuracy
 
 from milpasses.errors import MilpassesError
@@ -175,7 +176,7 @@ class TestClassifiers:
             accuracy(cats / "cat.mlpackage", tmp_path)
 
     def test_models_of_different_classes(self, cats: Path):
-        from milpasses_tools._metrics import OutputSums
+        from milpasses_tools._compare.metrics import OutputSums
 
         with pytest.raises(MilpassesError, match="different classes"):
             OutputSums("p", "probabilities", 5).add({"a": 1.0}, {"b": 1.0})
@@ -263,7 +264,7 @@ class TestCoreML:
             "more": 1,
         }
         model = StandIn(made)
-        runner = _runners.CoreML(model, {"photo": self.PHOTO, "ids": self.IDS}, ["painted", "label", "p"])
+        runner = runners.CoreML(model, {"photo": self.PHOTO, "ids": self.IDS}, ["painted", "label", "p"])
         outputs = runner.run({"photo": pixels, "ids": [1, 2]})
         ((given, options),) = model.calls
         assert options == {}
@@ -273,12 +274,12 @@ class TestCoreML:
         np.testing.assert_array_equal(outputs.pop("painted"), pixels)
         assert outputs == {"label": "cat", "p": {"cat": 1.0}}
         with pytest.raises(MilpassesError, match="Core ML gave no output q; it gave painted"):
-            _runners.CoreML(model, {}, ["q"]).run({})
+            runners.CoreML(model, {}, ["q"]).run({})
 
     def test_states(self):
         model = StandIn({"out": np.zeros(2)}, state="fresh")
         features = {"total": Feature("total", "state", np.float16, (2,))}
-        _runners.CoreML(model, features, ["out"]).run({})
+        runners.CoreML(model, features, ["out"]).run({})
         assert model.calls == [({}, {"state": "fresh"})]
 
     def test_is_for_macos(self, monkeypatch: pytest.MonkeyPatch):
@@ -312,8 +313,8 @@ class TestCoreML:
             (plain, "main", (plain, None, False)),
             (several, "two", (several, "two", False)),
         ):
-            runner = _runners.open_runner(path, function, "coreml")
-            assert isinstance(runner, _runners.CoreML)
+            runner = runners.open_runner(path, function, "coreml")
+            assert isinstance(runner, runners.CoreML)
             assert runner.model.opened == opened
             assert (list(runner.inputs), runner.output_names) == (["image"], ["scores"])
 
@@ -322,9 +323,9 @@ class TestCoreML:
         features = {"x": Feature("x", "tensor", np.float32, (1, 2))}
 
         def stand_in(*_: Any) -> Any:
-            return _runners.CoreML(StandIn({"out": next(made)}), features, ["out"])
+            return runners.CoreML(StandIn({"out": next(made)}), features, ["out"])
 
-        monkeypatch.setattr(_runners, "open_runner", stand_in)
+        monkeypatch.setattr(runners, "open_runner", stand_in)
         found = compare("a", "b", runtime="coreml", samples=1)
         assert found.note == "by Core ML on this machine"
         assert [(n.model, n.value, n.output, n.op) for n in found.nonfinite] == [("b", "nan", "out", "")]

@@ -11,7 +11,7 @@ import pytest
 from compare_programs import program, scaled
 from coremltools.converters.mil import Builder as mb
 from milpasses_tools import compare
-from milpasses_tools._comparison_text import print_comparison
+from milpasses_tools._compare.text import print_comparison
 
 import milpasses
 

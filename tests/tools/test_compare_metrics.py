@@ -8,7 +8,7 @@ import pytest
 from compare_programs import draw, program, scaled
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.testing_utils import compute_snr_and_psnr
-from milpasses_tools._metrics import AccuracySums, Agreement, ErrorSums, kind_of
+from milpasses_tools._compare.metrics import AccuracySums, Agreement, ErrorSums, kind_of
 from milpasses_tools.compare import accuracy
 
 from milpasses.errors import MilpassesError

@@ -10,7 +10,7 @@ import pytest
 from compare_programs import draw, program
 from coremltools.converters.mil import Builder as mb
 from milpasses_tools import compare, explain
-from milpasses_tools._match import match
+from milpasses_tools._compare.match import match
 
 import milpasses
 

@@ -4,13 +4,15 @@ import json
 from pathlib import Path
 
 import coremltools as ct
+import numpy as np
 import pytest
 from conftest import Run
-from milpasses_tools import explain
+from milpasses_tools import digits, explain
 from milpasses_tools.compress import _by_reason, merge_numbers
 from test_cli import in_own_process
 from test_explain import disk_bytes
 
+import milpasses
 from milpasses.report import Record
 
 
@@ -188,6 +190,48 @@ class TestReasons:
             "kept 1 (20 bytes): 4 elements",
             "skipped 1 (20 bytes): 5 channels",
         ]
+
+
+class TestData:
+    def test_calibrates(self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path):
+        model, output = digits_packages["iOS18"], tmp_path / "small.mlpackage"
+        data, statistics = tmp_path / "digits.npz", tmp_path / "statistics.npz"
+        np.savez(data, image=digits.load().images[:40, None])
+        arguments = ("compress", model, "-r", "pal2-gptq", "-o", output, "--json")
+        outcome = milpasses_command(*arguments, "--data", data)
+        assert outcome.status == 0, outcome.err
+        made = [record for record in json.loads(outcome.out)["weights"] if record["status"] == "compressed"]
+        assert len(made) == 3
+        assert all("outputs" in record["reason"] for record in made)
+        milpasses.statistics(model, data, full=True, held_out=4).save(statistics)
+        again = milpasses_command(*arguments, "--force", "--statistics", statistics)
+        assert again.status == 0, again.err
+        both = milpasses_command(*arguments, "--force", "--statistics", statistics, "--data", data)
+        assert (both.status, both.out) == (2, "")
+        assert "not both" in both.err
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["-r", "pal4-gptq"], "needs to know what flows into the weight"),
+            (["-r", "pal4", "--sequential"], "--sequential: only with --data"),
+            (["-r", "pal4", "--candidates", "pal4"], "--candidates: only with --budget or --max-loss"),
+            (["-r", "pal4", "--data", "nowhere.npz"], "nowhere.npz"),
+        ],
+    )
+    def test_what_is_missing_is_said(
+        self,
+        milpasses_command: Run,
+        digits_packages: dict[str, Path],
+        tmp_path: Path,
+        options: list[str],
+        message: str,
+    ):
+        output = tmp_path / "small.mlpackage"
+        outcome = milpasses_command("compress", digits_packages["iOS18"], *options, "-o", output)
+        assert (outcome.status, outcome.out) == (2, "")
+        assert message in outcome.err
+        assert not output.exists()
 
 
 def test_compare_says_what_compression_did_to_the_outputs(

@@ -20,7 +20,8 @@ SAVED = "digits-pal4-g16.mlpackage"
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return demo(tmp_path_factory.mktemp("demo") / "new" / "folder", recipes=["int8", "sparse75"])
+    folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
+    return demo(folder, recipes=["int8", "sparse75"], swept=["pal4", "pal2-gptq"])
 
 
 class TestFigures:
@@ -75,10 +76,28 @@ class TestSaved:
 
     def test_replaces_its_own_package_alone(self, result: Any):
         before = result.saved.stat().st_ino
-        again = demo(result.saved.parent, recipes=[])
+        again = demo(result.saved.parent, recipes=[], swept=["pal4"])
         assert again.saved == result.saved
         assert again.saved.stat().st_ino != before
-        assert [path.name for path in result.saved.parent.iterdir()] == [SAVED]
+        assert {path.name for path in result.saved.parent.iterdir()} == {SAVED, "digits.mlpackage", "sweep"}
+        assert [row["name"] for row in again.sweep.rows] == ["original", "pal4"]
+
+    def test_ends_with_a_sweep(self, result: Any):
+        assert result.sweep.folder == result.saved.parent / "sweep"
+        assert [(row["name"], row["status"]) for row in result.sweep.rows] == [
+            ("original", "done"), ("pal4", "done"), ("pal2-gptq", "done"),
+        ]  # fmt: skip
+        assert (result.sweep.about["samples"], result.sweep.about["calibration"]) == (97, 23)
+        assert (result.sweep.folder / "report.html").stat().st_size > 10_000
+        assert result.to_dict()["sweep"]["choice"]["chosen"] == result.sweep.choice.chosen
+
+    def test_refuses_a_sweep_folder_with_other_files(self, milpasses_command: Run, tmp_path: Path):
+        (tmp_path / "sweep").mkdir()
+        (tmp_path / "sweep" / "mine.txt").write_text("mine")
+        outcome = milpasses_command("demo", "-o", tmp_path)
+        assert outcome.status == 2
+        assert "sweep: holds other files" in outcome.err
+        assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
     @pytest.mark.parametrize("foreign", ["package", "folder", "file"])
     def test_refuses_what_is_not_its_own(
@@ -121,7 +140,8 @@ class TestCommand:
         assert [line.split()[0] for line in lines[1:4]] == ["none", "int8", "sparse75"]
         assert lines[1].split() == ["none", "167,636", "16.00", "1.00", "99.7%"]
         assert "not Core ML" in outcome.out
-        assert lines[-1] == f"saved: {result.saved} (pal4-g16); see milpasses explain {result.saved}"
+        assert f"saved: {result.saved} (pal4-g16); see milpasses explain {result.saved}" in lines
+        assert lines[-1].startswith(f"results: {result.sweep.folder / 'report.html'}")
 
     def test_json(self, milpasses_command: Run, folders: list[Path], result: Any):
         outcome = milpasses_command("demo", "--json")

@@ -11,7 +11,7 @@ import pytest
 from conftest import Run
 from coremltools.proto import FeatureTypes_pb2
 from milpasses_tools import digits, explain
-from milpasses_tools._features import type_text
+from milpasses_tools._view.features import type_text
 
 import milpasses
 from milpasses.package import open_package

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Run
 from milpasses_tools import explain
-from milpasses_tools._why import what_would_change
+from milpasses_tools._explain.why import what_would_change
 from models import convert, random, weights_program
 
 import milpasses

@@ -1,14 +1,20 @@
 """``milpasses dump --format model-explorer``: the graph, its overlays, and the real package's own types."""
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Run
 from coremltools.converters.mil import Builder as mb
+from coremltools.models import datatypes
+from coremltools.models.neural_network import NeuralNetworkBuilder
+from coremltools.models.utils import save_spec
 from milpasses_tools import dump
-from milpasses_tools._model_explorer import node_data
+from milpasses_tools._view.model_explorer import node_data
 from models import conv_linear_program, convert
 from programs import PROGRAMS, build
 
@@ -102,3 +108,43 @@ def test_the_real_package_takes_it(small: Path):
     for graphs in node_data(content).values():
         for graph in graphs.values():
             assert dacite.from_dict(data_builder.GraphNodeData, graph, config=strict).results
+
+
+class TestAdapter:
+    @pytest.fixture
+    def run(self, capsys: pytest.CaptureFixture[str]) -> Any:
+        """Has the real server's own manager load the extension, and open a path as its page does."""
+        manager_module = pytest.importorskip("model_explorer.extension_manager")
+        manager = manager_module.ExtensionManager(["milpasses_tools.model_explorer"])
+        manager.load_extensions()
+        assert 'Failed to load extension module "milpasses_tools' not in capsys.readouterr().out
+        (ours,) = [one for one in manager.get_extensions_metadata() if one["id"] == "milpasses"]
+        assert ours["fileExts"] == ["mlpackage", "mlmodel"]
+
+        def run(path: Path) -> dict[str, Any]:
+            command = {"extensionId": "milpasses", "cmdId": "convert", "modelPath": str(path), "settings": {}}
+            return json.loads(json.dumps(manager.run_cmd({**command, "deleteAfterConversion": False})))
+
+        return run
+
+    def test_opens_a_package_by_its_path(self, run: Any, small: Path):
+        assert run(small) == {"graphCollections": [{**collection(small), "graphSorting": "node_count_desc"}]}
+
+    def test_a_file_in_a_package_stands_for_it(self, run: Any, small: Path, tmp_path: Path):
+        inside = small / "Data" / "com.apple.CoreML" / "model.mlmodel"
+        assert run(inside) == run(small)
+        shutil.copyfile(inside, tmp_path / "model.mlmodel")
+        with pytest.raises(milpasses.MilpassesError, match="open the package by its path"):
+            run(tmp_path / "model.mlmodel")
+
+    def test_opens_a_legacy_network(self, run: Any, tmp_path: Path):
+        builder = NeuralNetworkBuilder([("x", datatypes.Array(1, 4, 4))], [("y", None)])
+        builder.add_activation("relu", "RELU", "x", "y")
+        save_spec(builder.spec, str(tmp_path / "net.mlmodel"))
+        ((graph,),) = [one["graphs"] for one in run(tmp_path / "net.mlmodel")["graphCollections"]]
+        assert "relu" in [node["label"] for node in graph["nodes"]]
+
+
+def test_nothing_else_needs_model_explorer():
+    code = "import sys; sys.modules['model_explorer'] = None; import milpasses_tools.dump"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

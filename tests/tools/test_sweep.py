@@ -6,17 +6,22 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Run
-from milpasses_tools import _sweep_store, compare, digits, sweep
+from milpasses_tools import compare, digits, sweep
+from milpasses_tools._sweep import store
 from milpasses_tools.sweep import Sweep
 from PIL import Image
 from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data, table
 
 import milpasses
 from milpasses import MilpassesError
+from milpasses.calibration import sources
+from milpasses.compress import open_model
+from milpasses.mlprogram import MLProgram
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +111,7 @@ def test_without_matplotlib_the_rest_is_there(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    monkeypatch.delitem(__import__("sys").modules, "milpasses_tools._sweep_plot", raising=False)
+    monkeypatch.delitem(__import__("sys").modules, "milpasses_tools._sweep.plot", raising=False)
     found = sweep(model, tmp_path / "out", ["int8"], data, samples=5)
     assert not (tmp_path / "out" / "front.png").exists()
     assert (tmp_path / "out" / "report.html").exists()
@@ -165,8 +170,62 @@ def test_tuning_data_is_never_measured_on(model: Path, data: Path, tmp_path: Pat
     assert found["tuned"]["accuracy"]["count"] == found["int8"]["accuracy"]["count"] == 60 - len(tuned)
 
 
+def test_calibrated_recipes_and_budgets(model: Path, data: Path, tmp_path: Path):
+    """What they make is what ``compress`` and ``fit`` make of the samples set aside, and of no others."""
+    recipes = ["pal2", "pal2-gptq", "sparse50-obs", "fit(3 bits)", "fit( 30 dB )"]
+    found = sweep(model, tmp_path / "out", recipes, data, keep_models=True)
+    assert [row["status"] for row in found.rows] == ["done"] * 6
+    arrays = digits.load()
+    split = json.loads((tmp_path / "out" / "split.json").read_text(encoding="utf-8"))
+    rows = [int(name.partition("[")[2].rstrip("]")) for name in split["calibration"]]
+    aside = [{digits.INPUT: arrays.images[row : row + 1]} for row in rows]
+    mine = milpasses.compress(model, "pal2-gptq", calibration=aside, output=tmp_path / "gptq.mlpackage")
+    (kept,) = (tmp_path / "out" / "models").glob("pal2-gptq-*.mlpackage")
+    weights = "Data/com.apple.CoreML/weights/weight.bin"
+    assert (kept / weights).read_bytes() == (tmp_path / "gptq.mlpackage" / weights).read_bytes()
+    assert all(record.status != "failed" for record in mine.report)
+    assert found["pal2-gptq"]["output_snr_db"] > found["pal2"]["output_snr_db"] + 1
+    (fitted,) = (tmp_path / "out" / "models").glob("fit_3_bits-*.mlpackage")
+    elements = sum(weight.size for weight in _weights(model))
+    assert 0.97 * 3 * elements / 8 < (fitted / weights).stat().st_size <= 3 * elements / 8 + 63
+    assert found["fit(30 dB)"]["output_snr_db"] > 27
+    names = sorted(path.name.partition("-")[0] for path in (tmp_path / "out" / "cache").iterdir())
+    assert names == ["inputs", "inputs", "outputs", "sensitivity", "statistics"]
+    again = sweep(model, tmp_path / "out", recipes, data, keep_models=True, resume=True)
+    assert again.computed == 0
+
+
+def _weights(model: Path) -> list[Any]:
+    program = MLProgram(open_model(model, True)[0])
+    return [placed.site.weight for placed in program.sites()]
+
+
+@pytest.mark.parametrize("recipe", ["fit(many bits)", "fit(-3 dB)", "fit()"])
+def test_budgets_that_cannot_be_read(model: Path, data: Path, tmp_path: Path, recipe: str):
+    with pytest.raises(MilpassesError):
+        sweep(model, tmp_path / "out", [recipe], data)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_cannot_be_kept_is_a_row(model: Path, data: Path, tmp_path: Path):
+    found = sweep(model, tmp_path / "out", ["fit(1 kB)", "int8"], data, samples=20)
+    assert found["fit(1 kB)"]["status"] == "failed"
+    assert found["int8"]["status"] == "done"
+
+
+def test_statistics_too_large_to_share(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shared = sweep(model, tmp_path / "shared", ["pal2-gptq"], data, samples=20)
+    monkeypatch.setattr(sources, "MEMORY", 1 << 16)
+    alone = sweep(model, tmp_path / "alone", ["pal2-gptq"], data, samples=20)
+    assert list((tmp_path / "shared" / "cache").glob("statistics-*"))
+    assert not list((tmp_path / "alone" / "cache").glob("statistics-*"))
+    assert alone["pal2-gptq"]["status"] == shared["pal2-gptq"]["status"] == "done"
+
+
 def test_the_model_is_not_touched(model: Path, tmp_path: Path):
-    """coremltools rewrites the manifest of each package that it opens."""
+    """coremltools' MLModel rewrites the manifest of each package that it opens."""
     shutil.copytree(model, tmp_path / "mine.mlpackage")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine.mlpackage").rglob("*")}
     sweep(tmp_path / "mine.mlpackage", tmp_path / "out", ["int8"], samples=2)
@@ -222,7 +281,7 @@ def test_a_full_disk_keeps_what_is_done(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     left = [5]
-    fsync = _sweep_store.os.fsync
+    fsync = store.os.fsync
 
     def full(handle: int) -> None:
         left[0] -= 1
@@ -232,7 +291,7 @@ def test_a_full_disk_keeps_what_is_done(
 
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(_sweep_store.os, "fsync", full)
+        patch.setattr(store.os, "fsync", full)
         with pytest.raises(MilpassesError, match=r"disk is full.*--resume"):
             sweep(model, folder, RECIPES, data, samples=5)
     kept = finished(folder)

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milpasses_tools._sweep_choice import Limit, choose, pareto, read_size, resampled
-from milpasses_tools._sweep_data import divide
-from milpasses_tools._sweep_variants import check_names, classic, expand, from_recipe, split_recipes
+from milpasses_tools._sweep.choice import Limit, choose, pareto, read_size, resampled
+from milpasses_tools._sweep.data import divide
+from milpasses_tools._sweep.variants import check_names, classic, expand, from_recipe, split_recipes
 
 from milpasses import MilpassesError, Rule, SampleError
 from milpasses.recipe import Recipe

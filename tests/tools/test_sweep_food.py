@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from milpasses_tools import sweep
-from milpasses_tools._sweep_variants import Classic
+from milpasses_tools._sweep.variants import Classic
 
 FOOD = Path(__file__).resolve().parents[3] / "shared" / "data" / "food"
 pytestmark = pytest.mark.skipif(not FOOD.exists(), reason="no food model")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from milpasses_tools import sweep
-from milpasses_tools._sweep_run import Estimate
-from milpasses_tools._sweep_store import Store
+from milpasses_tools._sweep.run import Estimate
+from milpasses_tools._sweep.store import Store
 from sweep_cases import RECIPES, Fatal, Slow, finished, save_data, table
 
 from milpasses import MilpassesError

@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from milpasses_tools._bisect.passes import bisect_passes
     from milpasses_tools.bisect import bisect
-    from milpasses_tools.bisect_passes import bisect_passes
     from milpasses_tools.compare import compare
     from milpasses_tools.demo import demo
     from milpasses_tools.diff import diff
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from milpasses_tools.sweep import sweep
     from milpasses_tools.trace import trace
 
-# Each is a function in the module of the same name.
+# Each is a function in the module of the same name, but for those in _ELSEWHERE.
 __all__ = [
     "bisect",
     "bisect_passes",
@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+_ELSEWHERE = {"bisect_passes": "_bisect.passes"}
+
+
 class _Package(ModuleType):
     """This package: a tool's name means its function, also once its module has been imported."""
 
@@ -57,7 +60,7 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{name}"), name)
+    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, name)}"), name)
 
 
 def __dir__() -> list[str]:

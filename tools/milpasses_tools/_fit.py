@@ -23,6 +23,7 @@ class Wanted:
     max_loss: str | None
     candidates: str | None
     data: str | None
+    statistics: Path | None
     sensitivity: Path | None
 
     def check(self) -> None:
@@ -30,7 +31,11 @@ class Wanted:
         fitted = self.budget is not None or self.max_loss is not None
         if (self.recipe is not None) == fitted:
             raise typer.BadParameter("give a --recipe, or a --budget or --max-loss to fit one to")
-        extras = {"--candidates": self.candidates, "--data": self.data, "--sensitivity": self.sensitivity}
+        if self.data is not None and self.statistics is not None:
+            raise typer.BadParameter("give --data, or --statistics made of it, not both")
+        if self.data == "random" and self.recipe is not None:
+            raise typer.BadParameter("--data random: random samples calibrate nothing, give real ones")
+        extras = {"--candidates": self.candidates, "--sensitivity": self.sensitivity}
         given = [option for option, value in extras.items() if value is not None]
         if given and not fitted:
             raise typer.BadParameter(f"{', '.join(given)}: only with --budget or --max-loss")
@@ -38,6 +43,7 @@ class Wanted:
 
 def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progress: Progress) -> "Fit":
     """The fit for ``model``, raised to ``target`` first where one is given."""
+    from milpasses import Statistics
     from milpasses.budget import fit
     from milpasses.compress import raise_target
     from milpasses.package import open_package
@@ -51,6 +57,7 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
             wanted.budget,
             max_loss=wanted.max_loss,
             data=wanted.data,
+            statistics=None if wanted.statistics is None else Statistics.load(wanted.statistics),
             candidates=read_candidate_texts(wanted.candidates),
             sensitivity=wanted.sensitivity,
             requantize=requantize,

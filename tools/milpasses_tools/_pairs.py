@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from milpasses_tools._view import Block, Constant, Op, Variable
+from milpasses_tools._view.graph import Block, Constant, Op, Variable
 
 
 @attrs.frozen(eq=False)

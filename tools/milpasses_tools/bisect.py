@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._bisect_found import Bisection, WeightDamage
-from milpasses_tools._bisect_measure import Tolerance
+from milpasses_tools._bisect.found import Bisection, WeightDamage
+from milpasses_tools._bisect.measure import Tolerance
+from milpasses_tools._bisect.passes import PassBisection, bisect_passes
 from milpasses_tools._output import Json, Progress, print_json, progress
-from milpasses_tools.bisect_passes import PassBisection, bisect_passes
 
 if TYPE_CHECKING:
-    from milpasses_tools._bisect_weights import Search
+    from milpasses_tools._bisect.weights import Search
 
 __all__ = ["Bisection", "PassBisection", "WeightDamage", "bisect", "bisect_passes"]
 
@@ -52,8 +52,8 @@ def bisect(
         MilpassesError: models with different inputs or outputs, data that does not fit.
     """
     from milpasses.samples import Samples
-    from milpasses_tools._bisect_weights import Search, Subject, differing
-    from milpasses_tools._runners import Reference, check_alike, open_runner
+    from milpasses_tools._bisect.weights import Search, Subject, differing
+    from milpasses_tools._compare.runners import Reference, check_alike, open_runner
 
     limit = Tolerance.of(None if max_error is not None else tolerance, max_error)
     first, second = (open_runner(model, function, "reference") for model in (original, compressed))
@@ -204,7 +204,7 @@ def command(
         "function": function,
         "every": every,
     }
-    from milpasses_tools import _bisect_text as text
+    from milpasses_tools._bisect import text
 
     with progress(quiet=as_json) as step:
         found: Bisection | PassBisection

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._comparison import (
+from milpasses_tools._compare.comparison import (
     EVERY,
     NOTES,
     Accuracy,
@@ -21,7 +21,7 @@ from milpasses_tools._output import Json, Progress, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.samples import Sample, Samples
-    from milpasses_tools._runners import Runner
+    from milpasses_tools._compare.runners import Runner
 
 __all__ = [
     "Accuracy",
@@ -83,9 +83,9 @@ def compare(
     """
     from milpasses.errors import MilpassesError
     from milpasses.samples import Samples
-    from milpasses_tools._metrics import AccuracySums, OutputSums, kind_of
-    from milpasses_tools._per_op import FirstNonFinite, PerOp
-    from milpasses_tools._runners import Reference, check_alike, open_runner
+    from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
+    from milpasses_tools._compare.per_op import FirstNonFinite, PerOp
+    from milpasses_tools._compare.runners import Reference, check_alike, open_runner
 
     runtime = Runtime(runtime).value
     first, second = open_runner(a, function, runtime), open_runner(b, function, runtime)
@@ -154,8 +154,8 @@ def accuracy(
     """
     from milpasses.errors import MilpassesError
     from milpasses.samples import Samples
-    from milpasses_tools._metrics import AccuracySums
-    from milpasses_tools._runners import open_runner
+    from milpasses_tools._compare.metrics import AccuracySums
+    from milpasses_tools._compare.runners import open_runner
 
     runtime = Runtime(runtime).value
     runner = open_runner(model, function, runtime)
@@ -282,7 +282,7 @@ def command(
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:
-        from milpasses_tools._comparison_text import print_comparison
+        from milpasses_tools._compare.text import print_comparison
 
         print_comparison(found, top)
         for miss in misses:

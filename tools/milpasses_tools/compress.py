@@ -51,9 +51,19 @@ def command(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="DATA", help="For a budget: measure on it (.npz, folder, module:function, random)."
+            metavar="DATA",
+            help="What the model is used on (.npz, image folder, module:function): encodings are chosen by "
+            "what they do to outputs there, and so is what a budget is spent on ('random' for that alone).",
         ),
     ] = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of DATA: what milpasses.statistics saved, as .npz."),
+    ] = None,
+    sequential: Annotated[
+        bool,
+        typer.Option("--sequential", help="With DATA: each layer sees what those before it became; slower."),
+    ] = False,
     sensitivity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For a budget: the JSON that sensitivity printed.")
     ] = None,
@@ -93,6 +103,7 @@ def command(
     \b
     milpasses compress model.mlpackage -r pal4-g16 -o small.mlpackage
     milpasses compress model.mlpackage -r "pal4; op_type=conv name=stem* -> int8" -o small.mlpackage
+    milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
     if report is not None and not report.absolute().parent.is_dir():
@@ -102,8 +113,10 @@ def command(
     from milpasses.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
-    wish = Wanted(recipe, budget, max_loss, candidates, data, sensitivity)
+    wish = Wanted(recipe, budget, max_loss, candidates, data, statistics, sensitivity)
     wish.check()
+    if sequential and data is None:
+        raise typer.BadParameter("--sequential: only with --data, which the model is run on again and again")
     if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
         raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
     began = time.perf_counter()
@@ -122,6 +135,9 @@ def command(
             requantize=requantize,
             minimum_deployment_target=wanted,
             force=force,
+            statistics=statistics,
+            calibration=None if data == "random" else data,
+            sequential=sequential,
             progress=step,
         )
     seconds = time.perf_counter() - began
@@ -155,7 +171,7 @@ def command(
             f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
         )
         if found is not None:
-            from milpasses_tools._comparison_text import print_comparison
+            from milpasses_tools._compare.text import print_comparison
 
             print()
             print_comparison(found, top=20)

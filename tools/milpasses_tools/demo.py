@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from milpasses_tools.digits import Digits
+    from milpasses_tools.sweep import Sweep
 
 RECIPES = (
     "int8",
@@ -40,6 +41,9 @@ RECIPES = (
     "sparse50+pal4",
 )
 SAVED = "pal4-g16"
+SWEPT = ("int8", "pal4", "pal4-g16", "pal2", "pal2-gptq", "fit(3 bits)")
+SWEPT_IMAGES = 120
+_SWEEP = "sweep"
 _MARK = "milpasses.demo"  # the metadata key by which the demo knows its own packages
 
 
@@ -62,11 +66,15 @@ class Trial:
 
 @attrs.frozen
 class Demo:
-    """The trials, the uncompressed network first; how many images they saw; the package that was saved."""
+    """The trials, the uncompressed network first; how many images they saw; what was saved.
+
+    ``saved``: a compressed package; ``sweep``: the sweep that ends the demo, with its folder.
+    """
 
     trials: tuple[Trial, ...]
     images: int
     saved: Path | None = None
+    sweep: "Sweep | None" = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
@@ -78,23 +86,34 @@ class Demo:
             }
             for trial in self.trials
         ]
-        return {"images": self.images, "saved": str(self.saved) if self.saved else None, "trials": trials}
+        return {
+            "images": self.images,
+            "saved": str(self.saved) if self.saved else None,
+            "trials": trials,
+            "sweep": None if self.sweep is None else self.sweep.to_dict(),
+        }
 
 
 def demo(
-    folder: Path | None = None, recipes: Sequence[str] = RECIPES, progress: Progress | None = None
+    folder: Path | None = None,
+    recipes: Sequence[str] = RECIPES,
+    progress: Progress | None = None,
+    swept: Sequence[str] = SWEPT,
 ) -> Demo:
     """Convert the digits network once with each recipe, and measure size, error and accuracy.
 
     Compression happens inside ``ct.convert``, by ``milpasses.pipeline(recipe)``. Accuracy is what
     ``milpasses.interpreter`` gives on the 360 held-out images: a float32 reference, not Core ML itself. With
-    ``folder`` the network is saved there as well, compressed with ``pal4-g16``; only a package that a demo
-    saved is replaced. ``progress(done, total, recipe)`` is called before each conversion.
+    ``folder`` the network is saved there, as it is and compressed with ``pal4-g16``, and swept with ``swept``
+    on 120 of the images, a fifth of them set aside for the recipes that tune on data: the report is in
+    ``sweep``. Only what a demo saved is replaced. ``progress(done, total, recipe)`` is called before each
+    conversion, and as variants are measured.
     """
     import milpasses
     from milpasses_tools import digits
 
-    output = None if folder is None else _own_output(folder)
+    if folder is not None:
+        _check_folder(folder)
     data = digits.load()
     base = _convert(len(data.images))
     before = _dense_weights(base)
@@ -104,9 +123,29 @@ def demo(
             progress(done, len(recipes), recipe)
         model = _convert(len(data.images), milpasses.pipeline(recipe))
         trials.append(_trial(recipe, model, before, _dense_weights(model), data))
-    if output is not None:
-        _save(digits.convert(milpasses.pipeline(SAVED)), output)
-    return Demo(tuple(trials), len(data.images), output)
+    if folder is None:
+        return Demo(tuple(trials), len(data.images))
+    original, saved = _outputs(folder)
+    _save(digits.convert(), original)
+    _save(digits.convert(milpasses.pipeline(SAVED)), saved)
+    return Demo(tuple(trials), len(data.images), saved, _sweep(original, folder, swept, data, progress))
+
+
+def _sweep(
+    model: Path, folder: Path, recipes: Sequence[str], data: "Digits", progress: Progress | None
+) -> "Sweep":
+    from milpasses.samples import Sample, Samples, model_inputs
+    from milpasses_tools import digits
+    from milpasses_tools.sweep import sweep
+
+    rows = [
+        Sample({digits.INPUT: image[None]}, int(label), f"digit {index}")
+        for index, (image, label) in enumerate(
+            zip(data.images[:SWEPT_IMAGES], data.labels[:SWEPT_IMAGES], strict=True)
+        )
+    ]
+    samples = Samples(lambda: rows, model_inputs(model), "handwritten digits", len(rows))
+    return sweep(model, folder / _SWEEP, recipes, samples, force=True, progress=progress)
 
 
 def _convert(batch: int, pass_pipeline: Any = None) -> Any:
@@ -174,13 +213,25 @@ def _accuracy(model: Any, data: "Digits") -> float:
     return float((scores.argmax(axis=1) == data.labels).mean())
 
 
-def _own_output(folder: Path) -> Path:
-    """Where the package goes; refuses, before any work, to replace what is not the demo's own."""
+def _outputs(folder: Path) -> tuple[Path, Path]:
+    """The network as it is, and compressed."""
+    return folder / "digits.mlpackage", folder / f"digits-{SAVED}.mlpackage"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse, before any work, to replace what is not the demo's own."""
+    from milpasses_tools._sweep.store import Store
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for output in _outputs(folder):
+        _check_package(output)
+    Store(folder / _SWEEP).check(again=True)
+
+
+def _check_package(output: Path) -> None:
     from milpasses.errors import MilpassesError, PackageError
     from milpasses.package import check_output, open_package
 
-    folder.mkdir(parents=True, exist_ok=True)
-    output = folder / f"digits-{SAVED}.mlpackage"
     if output.exists():
         try:
             own = _MARK in open_package(output).spec.description.metadata.userDefined
@@ -189,7 +240,6 @@ def _own_output(folder: Path) -> Path:
         if not own:
             raise PackageError(f"{output}: exists already, and no demo wrote it; name another folder with -o")
     check_output(output, force=True)
-    return output
 
 
 def _save(model: Any, output: Path) -> None:
@@ -219,7 +269,7 @@ def command(
 
     Converts a network for handwritten digits once with each recipe, in ct.convert itself, and prints the
     bytes of its weights, their error, and how many of 360 images that it has never seen it still reads
-    right. Saves one of the results in DIR.
+    right. Ends with a small sweep, whose report.html is in DIR with the network and a compressed one.
     """
     with progress(quiet=as_json) as step:
         result = demo(output, progress=step)
@@ -247,3 +297,8 @@ def command(
         "(a float32 reference, not Core ML)"
     )
     print(f"saved: {result.saved} ({SAVED}); see milpasses explain {result.saved}")
+    if result.sweep is not None:
+        from milpasses_tools._sweep.text import print_sweep
+
+        print()
+        print_sweep(result.sweep)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._output import Model, json_decibels
-from milpasses_tools._select import EVERYTHING, Selection, Show, select
-from milpasses_tools._text import operands_text, text_lines
-from milpasses_tools._view import Block, Constant, GraphView, Op, Variable, Weight, view
+from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight, view
+from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
+from milpasses_tools._view.text import operands_text, text_lines
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +59,7 @@ def dump(
     found = view(model)
     selection = select(found, Show(show), only_ops, around_op, radius)
     if kind is Format.HTML:
-        from milpasses_tools._html import page
+        from milpasses_tools._view.html import page
 
         return page(found, selection, model, original) + "\n"
     return "".join(f"{line}\n" for line in _lines(found, kind, selection, passes))
@@ -79,10 +79,10 @@ def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -
         content = to_dict(found, selection)
         return iter([json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)])
     if kind is Format.DOT:
-        from milpasses_tools._dot import dot_lines
+        from milpasses_tools._view.dot import dot_lines
 
         return dot_lines(found, selection)
-    from milpasses_tools._model_explorer import graph_collection
+    from milpasses_tools._view.model_explorer import graph_collection
 
     return iter([json.dumps(graph_collection(found, selection), indent=1, ensure_ascii=False)])
 
@@ -190,7 +190,7 @@ def command(
         return
     output.write_text(text, encoding="utf-8")
     if format is Format.MODEL_EXPLORER:
-        from milpasses_tools._model_explorer import node_data
+        from milpasses_tools._view.model_explorer import node_data
 
         for measure, content in node_data(json.loads(text)).items():
             beside = output.with_name(f"{output.stem}.{measure}.json")

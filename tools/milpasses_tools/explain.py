@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._explanation import Explanation, FormTotal, Sort, StoredWeight
-from milpasses_tools._features import Function, functions_of
+from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight
 from milpasses_tools._output import Json, Model, Progress, folder_bytes, print_json, progress
+from milpasses_tools._view.features import Function, functions_of
 
 if TYPE_CHECKING:
     import os
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from milpasses.encodings import Encoding
     from milpasses.mlprogram import MLProgram, Placed
     from milpasses.rewrite import Site, Target
-    from milpasses_tools._advice import Facts
-    from milpasses_tools._why import Decider
+    from milpasses_tools._explain.advice import Facts
+    from milpasses_tools._explain.why import Decider
 
 __all__ = ["Explanation", "FormTotal", "Function", "Sort", "StoredWeight", "explain"]
 
@@ -52,10 +52,10 @@ def explain(
     """
     from milpasses.mlprogram import MLProgram
     from milpasses.report import METADATA_KEY, read_metadata
-    from milpasses_tools._advice import advise, feature_facts, op_facts, weight_facts
+    from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
+    from milpasses_tools._explain.plan import make_plan
+    from milpasses_tools._explain.why import Decider
     from milpasses_tools._models import open_readable
-    from milpasses_tools._plan import make_plan
-    from milpasses_tools._why import Decider
 
     package = open_readable(model)
     program = MLProgram(package)
@@ -151,7 +151,7 @@ def _why(site: "Site", target: "Target", decider: "Decider") -> tuple[str, str]:
     """Why a weight is dense, and what would change it: by the report, else by what any recipe would meet."""
     from milpasses.recipe import Recipe
     from milpasses.rewrite import Rewriter
-    from milpasses_tools._why import what_would_change
+    from milpasses_tools._explain.why import what_would_change
 
     record = decider.record(site.weight.name)
     if record.get("status") in ("kept", "skipped"):
@@ -198,7 +198,7 @@ def command(
     \b
     milpasses explain model.mlpackage --recipe int4-b32 --target iOS18 --for neural-engine
     """
-    from milpasses_tools import _explain_text as text
+    from milpasses_tools._explain import text
     from milpasses_tools.compress import read_target
 
     if target is not None and recipe is None:

@@ -53,7 +53,7 @@ def replay(folder: "str | os.PathLike[str]") -> Replay:
     from coremltools.converters.mil.mil.passes.graph_pass import PassOption
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-    from milpasses_tools._keep import build
+    from milpasses_tools._trace.keep import build
 
     path = Path(folder)
     try:

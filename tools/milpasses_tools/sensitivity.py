@@ -179,7 +179,7 @@ def by_damage(table: "Sensitivity") -> "list[WeightOptions]":
 
 def decibels(damage: float) -> float | None:
     """A damage as signal-to-noise ratio; None where nothing is lost."""
-    from milpasses._budget_text import decibels as of_share
+    from milpasses.budget.text import decibels as of_share
 
     return of_share(damage) if damage > 0 else None
 

@@ -12,8 +12,8 @@ import typer
 from milpasses_tools._output import Json, Progress, print_json, progress
 
 if TYPE_CHECKING:
-    from milpasses_tools._sweep_choice import Choice
-    from milpasses_tools._sweep_variants import Variant
+    from milpasses_tools._sweep.choice import Choice
+    from milpasses_tools._sweep.variants import Variant
 
 DEFAULT_MAX_LOSS = 1.0
 
@@ -43,9 +43,14 @@ class Sweep:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
+
+        def plain(_: object, __: object, value: Any) -> Any:
+            return list(value) if isinstance(value, tuple) else value
+
+        choice = None if self.choice is None else attrs.asdict(self.choice, value_serializer=plain)
         return {
             **self.about,
-            "choice": None if self.choice is None else attrs.asdict(self.choice),
+            "choice": choice,
             "saved": str(self.saved) if self.saved else None,
             "notes": list(self.notes),
             "variants": [{key: value for key, value in row.items() if key != "each"} for row in self.rows],
@@ -89,19 +94,23 @@ def sweep(
             an ML Program first).
         output: a folder, new or of an earlier sweep. It gets ``results.csv``, ``results.jsonl``,
             ``report.html``, ``front.png`` (with matplotlib), ``split.json`` and the chosen model.
-        recipes: whatever ``Recipe.of`` takes, one a variant. Without, and without other variants, those
-            that the model's target allows. Recipes that hold functions are measured anew each time.
+        recipes: whatever ``Recipe.of`` takes, one a variant. Those with error feedback (``pal4-gptq``,
+            ``sparse50-obs``) are calibrated on samples set aside. ``fit(BUDGET)`` stands for the recipe that
+            ``milpasses.budget.fit`` finds with them for ``4 bits``, ``500 kB``, ``25 %`` or ``30 dB``.
+            Without, and without other variants, those that the model's target allows. Recipes that hold
+            functions are measured anew each time.
         data: what ``compare`` takes. Photos that cannot be read are skipped and counted.
         classic: also the 27 quantizations of legacy networks (``.mlmodel`` only).
-        variants: more, of one's own: see ``milpasses_tools._sweep_variants.Variant``.
+        variants: more, of one's own: see ``milpasses_tools._sweep.variants.Variant``.
         samples: use the first so many.
         seed: of random data, of the split and of the bootstrap.
-        calibration: the share of the samples set aside for variants that tune on data, never measured on;
-            by default a fifth where there is such a variant, else nothing.
+        calibration: the share of the samples set aside for variants that tune on data, and that none is
+            measured on; by default a fifth where there is such a variant, else nothing.
         metrics: functions (outputs, sample) -> float by name, or names ``module:function``; their mean is
             a column. Larger is better.
         by: the measure to choose by: ``accuracy``, ``agreement`` or a metric; default: the first there is.
-        max_loss: choose the smallest variant that loses at most so many points (default 1).
+        max_loss: choose the smallest variant that loses at most so many points (default 1): hundredths of
+            accuracy or agreement, units of a metric. Not what ``compress`` calls so, a loss of signal.
         max_size: choose the best variant of at most so many bytes.
         function, runtime, scores, top_k: as in ``compare``.
         jobs: processes to use; 1 is this one. A script that asks for more needs ``if __name__ ==
@@ -114,8 +123,8 @@ def sweep(
     Raises:
         MilpassesError: a model or data that cannot be used, an original that cannot be measured, a full disk.
     """
-    from milpasses_tools._sweep_choice import Limit
-    from milpasses_tools._sweep_plan import Request, conduct
+    from milpasses_tools._sweep.choice import Limit
+    from milpasses_tools._sweep.plan import Request, conduct
 
     limit = Limit("size", max_size) if max_size is not None else Limit("loss", _points(max_loss))
     if max_size is not None and max_loss is not None:
@@ -152,7 +161,13 @@ def command(
     ] = "random",
     recipes: Annotated[
         list[str] | None,
-        typer.Option("--recipes", "-r", metavar="RECIPE,...", help="Recipes; may be given again."),
+        typer.Option(
+            "--recipes",
+            "-r",
+            metavar="RECIPE,...",
+            help="Recipes; may be given again. Those that tune on data (pal4-gptq), and those fitted to a "
+            'budget ("fit(4 bits)", "fit(500 kB)", "fit(25 %)", "fit(30 dB)"), get samples set aside for it.',
+        ),
     ] = None,
     grid: Annotated[
         list[str] | None,
@@ -165,7 +180,7 @@ def command(
     seed: Annotated[int, typer.Option(help="Of random data, of the split and of the bootstrap.")] = 0,
     calibration: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="Samples set aside to tune on, which are not measured on."),
+        typer.Option(metavar="SHARE", help="Share of the samples set aside to tune on, not to measure on."),
     ] = None,
     metric: Annotated[
         list[str] | None,
@@ -176,7 +191,11 @@ def command(
     ] = None,
     max_loss: Annotated[
         float | None,
-        typer.Option(metavar="POINTS", help="Choose the smallest that loses at most so much (default 1)."),
+        typer.Option(
+            metavar="POINTS",
+            help="Choose the smallest that loses at most so many points: hundredths of accuracy or "
+            "agreement, units of a metric (default 1).",
+        ),
     ] = None,
     max_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Choose the best of at most this size: 1.2MB.")
@@ -206,11 +225,12 @@ def command(
     \b
     milpasses sweep model.mlpackage --data photos -r int8,pal6,pal4-g16 -o out
     milpasses sweep model.mlpackage --data photos --grid "pal{2,3,4,6,8}" --max-loss 0.5 -o out --resume
+    milpasses sweep model.mlpackage --data photos -r pal4-gptq --grid "fit({3,4,5} bits)" -o out
     milpasses sweep model.mlmodel --data photos --classic --max-size 1.2MB -o out
     """
-    from milpasses_tools._sweep_choice import read_size
-    from milpasses_tools._sweep_text import print_sweep
-    from milpasses_tools._sweep_variants import expand, split_recipes
+    from milpasses_tools._sweep.choice import read_size
+    from milpasses_tools._sweep.text import print_sweep
+    from milpasses_tools._sweep.variants import expand, split_recipes
 
     given = [*split_recipes(recipes or []), *(one for pattern in grid or [] for one in expand(pattern))]
     with _executor(dask) as executor, progress(quiet=as_json) as step:

@@ -21,7 +21,7 @@ class PassRecord:
     """One run of one pass.
 
     ``changed`` counts values of constants and the order of the ops too; ``changes`` says what, op by op
-    (``_fingerprint.Change``). ``memory`` is the growth of the process in bytes, None where that is not known.
+    (``_trace.fingerprint.Change``). ``memory`` is the growth of the process in bytes, None where that is not known.
     ``notes`` are traps that the pass has left behind. ``text`` is the program after it, if it was asked for.
     """
 
@@ -116,7 +116,7 @@ def trace(
     for ``bisect``. Large constants are read once and then only sampled, unless ``every_value``; what is
     overlooked so is noted at the end. After the block coremltools is as it was.
     """
-    from milpasses_tools._watch import Watch
+    from milpasses_tools._trace.watch import Watch
 
     if keep_programs and dump_after_change is None:
         from milpasses.errors import MilpassesError

@@ -22,6 +22,12 @@ def command(
             "--recipe", "-r", help="Compress the weights: a short name (pal4), a text form, or a YAML file."
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="For a recipe: what the model is used on, as in milpasses compress."
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         typer.Option(metavar="TARGET", help="iOS16 or later; by default the lowest that holds the weights."),
@@ -43,16 +49,26 @@ def command(
     \b
     milpasses upgrade model.mlmodel -o model.mlpackage
     milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4
+    milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4-g16-gptq --data photos
     """
     from milpasses import neuralnetwork
     from milpasses_tools.compress import read_target
 
+    if data is not None and recipe is None:
+        raise typer.BadParameter("--data: only with a --recipe, which it calibrates")
     began = time.perf_counter()
     wanted = None if target is None else read_target(target)
     chosen: Any = precision
     with progress(quiet) as step:
         upgraded = neuralnetwork.upgrade(
-            model, recipe, wanted, precision=chosen, output=output, force=force, progress=step
+            model,
+            recipe,
+            wanted,
+            precision=chosen,
+            calibration=data,
+            output=output,
+            force=force,
+            progress=step,
         )
     seconds = time.perf_counter() - began
     sizes = model.stat().st_size, folder_bytes(output)

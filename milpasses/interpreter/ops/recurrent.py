@@ -12,13 +12,14 @@ import numpy as np
 from milpasses.interpreter.ops.activation import sigmoid_of
 from milpasses.interpreter.registry import Array, Context, InterpreterError, op
 
-# Core ML's defaults for the two activations with parameters, which recurrent ops cannot state.
+# Two have parameters, which recurrent ops cannot state. By coremltools' own tests Core ML takes 1 and 1 for
+# scaled_tanh here, which makes it tanh, and 0.2 and 0.5 for hard_sigmoid.
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "sigmoid": sigmoid_of,
     "relu": lambda x: np.maximum(x, 0),
     "linear": lambda x: x,
-    "scaled_tanh": lambda x: np.float32(1.7159) * np.tanh(np.float32(2 / 3) * x),
+    "scaled_tanh": np.tanh,
     "hard_sigmoid": lambda x: np.clip(np.float32(0.2) * x + np.float32(0.5), 0, 1),
 }
 
@@ -170,10 +171,9 @@ def _lstm_direction(
         i, f, o, z = (share[:, k * size : (k + 1) * size] for k in range(4))
         if peephole is not None:
             i, f = i + peephole[:size] * cell, f + peephole[size : 2 * size] * cell
-        candidate = cell_act(z)
-        if limit is not None:
-            candidate = np.clip(candidate, -limit, limit)
-        cell = gate(f) * cell + gate(i) * candidate
+        cell = gate(f) * cell + gate(i) * cell_act(z)
+        if limit is not None:  # the cell's state, as coremltools' own tests expect of Core ML
+            cell = np.clip(cell, -limit, limit)
         if peephole is not None:
             o = o + peephole[2 * size :] * cell
         hidden = gate(o) * act(cell)

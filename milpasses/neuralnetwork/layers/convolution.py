@@ -42,16 +42,19 @@ def _deconvolution(layer: Layer, x: Any) -> Any:
     """What the padding cuts off is stated in full: MIL's ``same`` differs for strides beyond the kernel."""
     params = layer.params
     kernel, stride = pair(params.kernelSize, 3), pair(params.stride, 1)
+    dilations = pair(params.dilationFactor, 1)
     groups, out = int(params.nGroups or 1), int(params.outputChannels)
     shape = (int(params.kernelChannels), out // groups, *kernel)
     if x.shape[1] != shape[0]:
         raise LayerError(f"takes {shape[0]} channels and gets {x.shape[1]}")
-    full = [(size - 1) * s + k for size, s, k in zip(x.shape[2:], stride, kernel, strict=True)]
+    extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    full = [(size - 1) * s + extent for size, s, extent in zip(x.shape[2:], stride, extents, strict=True)]
     cut, missing = _cut(params, list(x.shape[2:]), full, stride)
     y = mb.conv_transpose(
         x=x,
         weight=layer.weight(params.weights, shape, channel=1),
         strides=stride,
+        dilations=dilations,
         groups=groups,
         pad_type="custom" if any(cut) else "valid",
         name=layer.name,

@@ -30,7 +30,7 @@ def unary(layer: Layer) -> Value:
         2: lambda: mb.inverse(x=x, epsilon=epsilon, **names),
         3: lambda: mb.pow(x=x, y=alpha, **names),
         4: lambda: mb.exp(x=x, **names),
-        5: lambda: mb.log(x=x, **names),
+        5: lambda: mb.log(x=x, epsilon=epsilon, **names),
         6: lambda: mb.abs(x=x, **names),
         7: lambda: mb.maximum(x=x, y=alpha, **names),
     }

@@ -25,7 +25,7 @@ _ACTIVATIONS = {
     "scaledTanh": "scaled_tanh",
     "sigmoidHard": "sigmoid_hard",
 }
-_SETTINGS = {"scaledTanh": (1.7159, 2 / 3), "sigmoidHard": (0.2, 0.5), "linear": (1.0, 0.0)}
+_SETTINGS = {"scaledTanh": (1.0, 1.0), "sigmoidHard": (0.2, 0.5), "linear": (1.0, 0.0)}
 
 
 @layer("simpleRecurrent")

@@ -8,7 +8,7 @@ from milpasses.neuralnetwork.layers.convolution import borders, pair
 from milpasses.neuralnetwork.mil import mb
 from milpasses.neuralnetwork.network import Layer
 from milpasses.neuralnetwork.registry import LayerError, layer
-from milpasses.neuralnetwork.values import Value
+from milpasses.neuralnetwork.values import Value, floats
 
 _SAMPLING = ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS")
 _BOXES = (
@@ -24,17 +24,23 @@ def crop(layer: Layer) -> Value:
     """Cut amounts from the borders, or a window as large as the second input."""
     value, params = layer.value, layer.params
     x = value.batched()
-    height, width = x.shape[2:]
     if len(layer.inputs) == 1:
         top, bottom, left, right = borders(params.cropAmounts)
-        window = [top, left], [height - bottom, width - right]
+        window = [top, left], [-bottom, -right]  # from the end, for sizes that only the run knows
     else:
         offset = pair(params.offset, 0)
         size = layer.inputs[1].shape[-2:]
         window = offset, [offset[0] + size[0], offset[1] + size[1]]
+        height, width = x.shape[2:]
         if window[1][0] > height or window[1][1] > width:
             raise LayerError(f"cuts {size} at {tuple(offset)} out of {(height, width)}")
-    y = mb.slice_by_index(x=x, begin=[0, 0, *window[0]], end=[*x.shape[:2], *window[1]], name=layer.name)
+    y = mb.slice_by_index(
+        x=x,
+        begin=[0, 0, *window[0]],
+        end=[0, 0, *window[1]],
+        end_mask=[True, True, *(end == 0 for end in window[1])],
+        name=layer.name,
+    )
     return value.rebatched(y)
 
 
@@ -44,14 +50,15 @@ def pad(layer: Layer) -> Value:
     value, params = layer.value, layer.params
     kind = params.WhichOneof("PaddingType") or "constant"
     mode = {"constant": "constant", "reflection": "reflect", "replication": "replicate"}[kind]
+    flat = value.rank == 2  # height and width alone
     y = mb.pad(
-        x=value.batched(),
-        pad=[0, 0, 0, 0, *borders(params.paddingAmounts)],
+        x=floats(value.variable) if flat else value.batched(),
+        pad=[*([] if flat else [0] * 4), *borders(params.paddingAmounts)],
         mode=mode,
         constant_val=np.float32(params.constant.value if kind == "constant" else 0),
         name=layer.name,
     )
-    return value.rebatched(y)
+    return Value.of(y) if flat else value.rebatched(y)
 
 
 @layer("upsample")

@@ -1,6 +1,7 @@
 """Convolution and pooling of volumes [batch, channels, depth, height, width]."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from milpasses.neuralnetwork.mil import mb
@@ -33,8 +34,22 @@ def convolution3d(layer: Layer) -> Value:
     weight = layer.weight(p.weights, (channels, out // groups, *kernel), channel=1 if groups == 1 else 0)
     if len(p.outputShape):
         wanted = [int(size) for size in p.outputShape][-3:]
-        options["output_shape"] = [x.shape[0], out, *wanted]
+        if wanted != _deconvolved(x.shape[2:], kernel, options):  # else it goes without saying
+            options["output_shape"] = [x.shape[0], out, *wanted]
     return Value.of(mb.conv_transpose(x=x, weight=weight, **options))
+
+
+def _deconvolved(sizes: Sequence[Any], kernel: list[int], options: dict[str, Any]) -> list[Any]:
+    """The sizes of a deconvolution's result that strides, dilations and the padding that is listed give."""
+    pads = options.get("pad", [0] * 6) if options["pad_type"] in ("custom", "valid") else []
+    if not pads:
+        return []
+    return [
+        (size - 1) * stride + (k - 1) * dilation + 1 - pads[2 * axis] - pads[2 * axis + 1]
+        for axis, (size, k, stride, dilation) in enumerate(
+            zip(sizes, kernel, options["strides"], options["dilations"], strict=True)
+        )
+    ]
 
 
 @layer("pooling3d")

@@ -1,0 +1,49 @@
+"""Whole choices, run: what the model gives with each weight as it was chosen, where the table predicts."""
+
+from typing import Any
+
+import attrs
+
+from milpasses.budget.candidates import Trial
+from milpasses.budget.probe import Probe
+from milpasses.budget.table import Option, Sensitivity
+from milpasses.recipe import Recipe
+from milpasses.rewrite import Rewriter
+
+
+@attrs.define(eq=False)
+class Finals:
+    """Measures choices by running the model with every weight as it would be; each choice once."""
+
+    trial: Trial
+    probe: Probe
+    table: Sensitivity
+    _known: dict[tuple[str, ...], float] = attrs.field(factory=dict)
+
+    def damage(self, chosen: tuple[Option, ...]) -> float:
+        """The measured damage of an option for each weight of the table, in its order."""
+        key = tuple(option.scheme for option in chosen)
+        if key not in self._known:
+            self._known[key] = self.probe.share(self._values(chosen))
+        return self._known[key]
+
+    def _values(self, chosen: tuple[Option, ...]) -> dict[str, Any]:
+        """The decoded weights by variable; one copy of them is in memory."""
+        waiting: dict[tuple[str, tuple[int, ...]], list[Option]] = {}
+        for weight, option in zip(self.table, chosen, strict=True):
+            waiting.setdefault((weight.name, weight.shape), []).append(option)
+        values: dict[str, Any] = {}
+        rewriters: dict[str, Rewriter] = {}
+        for placed in self.trial.program.sites():
+            options = waiting.get((placed.site.weight.name, placed.site.weight.shape))
+            variables = [name for function, name in placed.places if function == self.trial.function]
+            option = options.pop(0) if options else None
+            if option is None or option.scheme == "keep" or not variables:
+                continue
+            if option.scheme not in rewriters:
+                rewriters[option.scheme] = self.trial.rewriter(Recipe.of(option.scheme))
+            rewritten = rewriters[option.scheme].rewrite(placed.site)
+            if rewritten.encoding is not None:
+                values |= dict.fromkeys(variables, rewritten.encoding.decode())
+            self.trial.program.package.release()
+        return values

@@ -1,0 +1,324 @@
+"""Fits a recipe: least damage within a budget of bytes, or least bytes within a loss.
+
+Each weight is encoded once with each candidate, as ``compress`` would, which gives its (bytes, damage) pairs;
+``Allocation`` chooses among them. What comes out is a recipe, to be read, edited, kept and used again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from milpasses._moments import Statistics
+from milpasses.budget.candidates import Progress, Trial, read_candidates
+from milpasses.budget.finalists import Finals
+from milpasses.budget.probe import Probe
+from milpasses.budget.problem import Problem, choose_measured
+from milpasses.budget.table import Option, Sensitivity, WeightOptions
+from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
+from milpasses.calibration.encode import feedback_method
+from milpasses.compress import open_model
+from milpasses.errors import MilpassesError
+from milpasses.interpreter import Interpreter
+from milpasses.mlprogram import MLProgram
+from milpasses.recipe import Recipe, Rule, literal
+from milpasses.samples import Samples
+from milpasses.schemes import Keep
+from milpasses.statistics import collect
+
+__all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
+NUMBERS = 100  # outputs to probe with, at least; more samples where one has few
+FEWEST, MOST = 2, 16  # samples
+_LARGE = 1 << 27  # bytes of weights above which no decoded copy of them is kept
+
+
+@attrs.frozen
+class Fit:
+    """A recipe that fits, and how well.
+
+    ``asked``: bytes of the weight file, if a budget was given; ``limit``: the largest damage, if
+    ``max_loss`` was. ``used``: bytes that the weight file will have, within 63. ``chosen``: the option of
+    each weight. ``damage``: their sum, a share of the energy of the model's outputs as in ``Sensitivity``;
+    ``measured``: that of all of them together, where there was data to run the model on.
+    ``uniform``: for each candidate used for every weight that takes it, (bytes, damage).
+    """
+
+    recipe: Recipe
+    table: Sensitivity
+    chosen: dict[str, Option]
+    used: int
+    damage: float
+    asked: int | None = None
+    limit: float | None = None
+    measured: float | None = None
+    uniform: dict[str, tuple[int, float]] = attrs.field(factory=dict)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bytes of the weight file for each element of any constant, in bits."""
+        return 8 * self.used / max(self.table.elements, 1)
+
+    @property
+    def snr_db(self) -> float:
+        """Signal-to-noise ratio of the outputs in dB: measured, else predicted."""
+        return decibels(self.damage if self.measured is None else self.measured)
+
+    def distribution(self) -> dict[str, tuple[int, int, int]]:
+        """For each scheme that was chosen: weights, elements, bytes; most elements first."""
+        found: dict[str, list[int]] = {}
+        for weight in self.table:
+            option = self.chosen[weight.name]
+            counts = found.setdefault(option.scheme, [0, 0, 0])
+            for place, more in enumerate((1, weight.size, option.nbytes)):
+                counts[place] += more
+        ordered = sorted(found.items(), key=lambda item: -item[1][1])
+        return {scheme: (weights, size, nbytes) for scheme, (weights, size, nbytes) in ordered}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; an infinite ratio is None."""
+        return {
+            "asked_bytes": self.asked,
+            "used_bytes": self.used,
+            "bits_per_weight": round(self.bits_per_weight, 4),
+            "damage": self.damage,
+            "measured_damage": self.measured,
+            "snr_db": None if math.isinf(self.snr_db) else round(self.snr_db, 3),
+            "how": self.table.how,
+            "max_damage": self.limit,
+            "distribution": {
+                scheme: dict(zip(("weights", "elements", "bytes"), counts, strict=True))
+                for scheme, counts in self.distribution().items()
+            },
+            "uniform": {
+                s: {"bytes": nbytes, "damage": damage} for s, (nbytes, damage) in self.uniform.items()
+            },
+            "recipe": self.recipe.to_text(),
+        }
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, headed by what it was fitted to."""
+        heading = "".join(f"# {line}\n" for line in str(self).splitlines())
+        return heading + self.recipe.to_yaml()
+
+    def __str__(self) -> str:
+        kind = "summed over layers" if self.table.how == "layers" else "predicted"
+        if self.measured is not None:
+            kind = f"measured; {decibels(self.damage):.1f} dB predicted"
+        asked = "" if self.asked is None else f" of {self.asked:,}"
+        lines = [
+            f"{self.used:,}{asked} bytes, {self.bits_per_weight:.2f} bits a weight, "
+            f"{self.snr_db:.1f} dB ({kind})"
+        ]
+        for scheme, (weights, size, nbytes) in self.distribution().items():
+            lines.append(f"{scheme}: {weights:,} weights, {size:,} elements, {nbytes:,} bytes")
+        return "\n".join(lines)
+
+
+def sensitivity(
+    model: Any,
+    data: Any = None,
+    *,
+    candidates: Sequence[Any] | None = None,
+    statistics: Statistics | None = None,
+    rules: Sequence[Any] = (),
+    exact: bool = False,
+    samples: int | None = None,
+    seed: int = 0,
+    function: str = "main",
+    requantize: bool = False,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Encode every weight once with every candidate, and tell what each stores and damages.
+
+    Args:
+        model: path of an ``.mlpackage``, or ``MLModel``.
+        data: whatever ``Samples.of`` takes. With it the model runs, once or twice for each weight, or with
+            ``exact`` once for each weight and candidate. Without, damages are those of single layers; see
+            ``Sensitivity``.
+        samples: use the first so many of the data; by default 2, up to 16 where a sample has few outputs.
+        seed: of random data.
+        candidates: schemes or their texts; the default is a dozen of what the target has. Those with error
+            feedback (``pal4-gptq``) take the statistics; so must ``compress`` then.
+        statistics: of the weights' inputs, of this model; computed from ``data`` if not given. Without
+            either, a layer's damage is its weight's own error.
+        rules: rules, or mappings of their fields, of weights that get one scheme for certain.
+        requantize: try weights that are compressed already, too.
+        progress: called with (done, total, weight's name).
+
+    Raises:
+        MilpassesError: no candidate applies, statistics of another model, data that does not fit.
+    """
+    if exact and data is None:
+        raise MilpassesError("exact: the model has to run: give data")
+    run = None if data is None else Run.of(model, data, samples, seed, function)
+    trial = _trial(model, run, candidates, statistics, rules, exact, requantize, function)
+    return trial.run(progress)
+
+
+def fit(
+    model: Any,
+    budget: Any = None,
+    *,
+    max_loss: Any = None,
+    data: Any = None,
+    candidates: Sequence[Any] | None = None,
+    statistics: Statistics | None = None,
+    rules: Sequence[Any] = (),
+    sensitivity: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    function: str = "main",
+    requantize: bool = False,
+    progress: Progress | None = None,
+) -> Fit:
+    """Choose a scheme for each weight: least damage within a budget, or least bytes within a loss.
+
+    With ``data`` the choice is run as a whole, on up to four times ``samples``: against the two best single
+    schemes for all weights and what the layers alone would suggest, and the best is taken; for ``max_loss``
+    the prediction is corrected until what is measured keeps it.
+
+    Args:
+        model, data, candidates, statistics, rules, samples, seed, function, requantize, progress: as
+            ``milpasses.budget.sensitivity`` takes them.
+        budget: of the weight file: ``"4 bits"`` (an element of any constant), ``"12 MB"`` (``kB``, ``MiB``,
+            ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
+            codes, tables, scales, masks, each blob's record and padding, and what is not compressed.
+        max_loss: ``"30 dB"``: signal-to-noise ratio of the outputs at least; ``"1 %"`` or ``0.01``: share of
+            their energy that may become error at most. Damage as ``Sensitivity`` defines it: measured with
+            data, else predicted. With a budget as well, both must be kept.
+        sensitivity: a ``Sensitivity`` of this model, or the path of its JSON; else it is computed.
+
+    Returns:
+        The recipe, keyed by the weights' names and contents, and what it uses.
+
+    Raises:
+        MilpassesError: neither budget nor ``max_loss``; one that cannot be read, or kept (it says the least
+            that can); a table or statistics of another model.
+    """
+    if budget is None and max_loss is None:
+        raise MilpassesError(f"give a budget, {BUDGET}; or max_loss, {LOSS}")
+    read_budget(budget, 1, 1)
+    limit = None if max_loss is None else read_loss(max_loss)
+    run = None if data is None else Run.of(model, data, samples, seed, function)
+    trial = _trial(model, run, candidates, statistics, rules, False, requantize, function)
+    if sensitivity is None:
+        table = trial.run(progress)
+    else:
+        table = _of_model(Sensitivity.of(sensitivity), trial.program)
+        if candidates is not None or trial.pins:
+            raise MilpassesError("candidates and rules go into the sensitivity table: compute it with them")
+    if not table.weights:
+        raise MilpassesError("no candidate applies to any weight: there is nothing to choose")
+    problem = Problem(table)
+    asked = read_budget(budget, table.elements, problem.bytes_now)
+    if run is None:
+        choice, measured = problem.solve(asked, limit), None
+    else:
+        finals = Finals(trial, run.judge(), table)
+        choice, measured = choose_measured(problem, asked, limit, finals.damage)
+    chosen = problem.options(choice)
+    return Fit(
+        recipe=Recipe(Keep(), [*trial.pins, *_rules(table, chosen)]),
+        table=table,
+        chosen=chosen,
+        used=problem.bytes(choice),
+        damage=problem.damage(choice),
+        asked=asked,
+        limit=limit,
+        measured=measured,
+        uniform={name: (problem.bytes(c), problem.damage(c)) for name, c in problem.uniform.items()},
+    )
+
+
+@attrs.frozen(eq=False)
+class Run:
+    """A loaded model and the data to run it on."""
+
+    interpreter: Interpreter
+    source: Samples
+    samples: int
+
+    @classmethod
+    def of(cls, model: Any, data: Any, samples: int | None, seed: int, function: str) -> "Run":
+        """Load ``model``; a large one without a second, decoded copy of its weights."""
+        package, _ = open_model(model, None)
+        keep = sum(file.stat().st_size for file in package.path.rglob("*.bin")) < _LARGE
+        interpreter = Interpreter(model, function, keep_weights=keep)
+        source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
+        return cls(interpreter, source, samples or _enough(interpreter, source))
+
+    def first(self) -> Samples:
+        """The samples to probe and to take statistics with."""
+        return Samples.of(self.source, self.interpreter, limit=self.samples)
+
+    def judge(self) -> Probe:
+        """What measures whole choices: on more samples than each weight was probed with."""
+        return Probe(
+            self.interpreter, list(Samples.of(self.source, self.interpreter, limit=4 * self.samples))
+        )
+
+
+def _enough(interpreter: Interpreter, source: Samples) -> int:
+    """So many samples that their outputs are ``NUMBERS``."""
+    first = next(iter(source))
+    outputs = interpreter.run(first.inputs, interpreter.make_state())
+    count = sum(len(one) if isinstance(one, Mapping) else np.size(one) for one in outputs.values())
+    return min(max(math.ceil(NUMBERS / max(count, 1)), FEWEST), MOST)
+
+
+def _trial(
+    model: Any,
+    run: Run | None,
+    candidates: Any,
+    statistics: Statistics | None,
+    rules: Sequence[Any],
+    exact: bool,
+    requantize: bool,
+    function: str,
+) -> Trial:
+    program = MLProgram(open_model(model, None)[0])
+    schemes = read_candidates(candidates, program.target)
+    pins = Recipe(Keep(), list(rules)).rules
+    probe = None
+    if run is not None:
+        if statistics is None:
+            full = any(map(feedback_method, (*schemes.values(), *(rule.scheme for rule in pins))))
+            statistics = _statistics(run, program, function, full)
+        probe = Probe(run.interpreter, list(run.first()))
+    return Trial(program, schemes, pins, statistics, probe, exact, requantize, function)
+
+
+def _rules(table: Sensitivity, chosen: Mapping[str, Option]) -> list[Rule]:
+    """A rule for each weight that is not pinned; by content alone where several have one name."""
+    names = [one.name for one in table]
+    return [
+        Rule(
+            Keep() if chosen[one.name].scheme == "keep" else chosen[one.name].scheme,
+            name=literal(one.name) if names.count(one.name) == 1 else None,
+            content=one.content,
+        )
+        for one in table
+        if not one.pinned
+    ]
+
+
+def _of_model(table: Sensitivity, program: MLProgram) -> Sensitivity:
+    """``table`` if it is of ``program``, as far as names and shapes tell."""
+    shapes = {one.site.weight.name: one.site.weight.shape for one in program.sites()}
+    other = next((one.name for one in table if shapes.get(one.name) != one.shape), None)
+    if other is not None:
+        raise MilpassesError(f"the table is of another model: this one has no weight {other} of its shape")
+    return table
+
+
+def _statistics(run: Run, program: MLProgram, function: str, full: bool) -> Statistics:
+    """What flows into the weights, on the samples that they are probed with."""
+    names = {
+        variable: placed.site.weight.name
+        for placed in program.sites()
+        for owner, variable in placed.places
+        if owner == function
+    }
+    return collect(run.interpreter, run.first(), names, full=full)

@@ -1,0 +1,193 @@
+"""One weight, one scheme and what flows into the weight: the encoding whose outputs are nearest.
+
+Candidates, in order: the plain encoding; the same with each weight's error counted by E[x^2] of its input;
+for a scheme that asks for it, error feedback into that. The one that damages the outputs least on held-out
+inputs wins, so that no step is kept that only suits the samples it was fitted to.
+"""
+
+import math
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from milpasses._moments import Moments
+from milpasses.calibration.matrices import Layout, layout_of
+from milpasses.calibration.sources import Inputs, damage
+from milpasses.encoder import Encoder
+from milpasses.encodings import Encoding, Sparse
+from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
+
+Array = NDArray[Any]
+_DAMPING = 0.01
+_CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
+
+
+@attrs.frozen(eq=False)
+class Calibrated:
+    """The encoding that won, the method that made it, and its output error on the judging inputs.
+
+    ``output_sqnr_db``: 10 log10 of E|W x|^2 / E|(W - W') x|^2, over the outputs.
+    """
+
+    encoding: Encoding
+    method: str
+    output_sqnr_db: float
+    notes: tuple[str, ...]
+
+
+def feedback_method(scheme: Scheme) -> str:
+    """``gptq``, ``obs``, or both: what the scheme needs a second moment for; empty where it needs none."""
+    parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
+    return " + ".join(part.method for part in parts if getattr(part, "method", "") in ("gptq", "obs"))  # pyright: ignore
+
+
+def plain_method(scheme: Scheme) -> str:
+    """The method by which a scheme encodes without statistics."""
+    parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
+    return " + ".join(_plain(part) for part in parts)
+
+
+def _plain(scheme: Scheme) -> str:
+    if isinstance(scheme, Quantize):
+        return "minmax" if scheme.method == "minmax" else "search"
+    if isinstance(scheme, Palettize):
+        return scheme.mode
+    return "magnitude" if isinstance(scheme, Prune) else scheme.kind
+
+
+def can_calibrate(scheme: Scheme) -> bool:
+    """Statistics can improve what the scheme makes: it is not bound to given grids or values."""
+    if isinstance(scheme, Joint):
+        return can_calibrate(scheme.first) or can_calibrate(scheme.second)
+    if isinstance(scheme, Quantize):
+        return scheme.method != "minmax"
+    if isinstance(scheme, Palettize):
+        return scheme.mode == "kmeans"
+    return isinstance(scheme, Prune) and scheme.method == "obs"
+
+
+def encode_calibrated(encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs) -> Calibrated:
+    """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``."""
+    weight = encoder.weight
+    layout = layout_of(weight, inputs.fit)
+    consumer = next(use for use in weight.consumers if use.op_type != "gather")
+    notes = [f"{inputs.fit.rows} rows for {layout.width} inputs: few"] if _few(inputs.fit, layout) else []
+    method = plain_method(scheme)
+    plain = encoder.encode(value, scheme)
+    candidates = [(method, plain)]
+    importance = layout.spread(_importance(inputs.fit))
+    weighing = attrs.evolve(encoder, importance=importance, notes=[])
+    weighted = weighing.encode(value, scheme)
+    candidates.append((f"weighted {method}", weighted))
+    if feedback_method(scheme):
+        feeding = _Feeding(weighing, value, scheme, layout, notes)
+        candidates += feeding.candidates(weighted, inputs)
+    best: tuple[float, str, Encoding] | None = None
+    for name, encoding in candidates:
+        error = damage(value, encoding.decode(), inputs.judge, consumer, weight.name)
+        if best is None or error < best[0]:
+            best = error, name, encoding
+    assert best is not None
+    error, name, encoding = best
+    if inputs.check is None and inputs.fit.rows > 1:
+        notes.append("nothing held out")
+    signal = damage(value, np.zeros_like(value), inputs.judge, consumer, weight.name)
+    sqnr = 10 * math.log10(signal / error) if error > 0 < signal else math.inf
+    return Calibrated(encoding, name, sqnr, tuple(notes))
+
+
+def _few(moments: Moments, layout: Layout) -> bool:
+    """Fewer rows than inputs cannot span them; one row stands for moments of unknown scale."""
+    return 1 < moments.rows < layout.width
+
+
+def _importance(moments: Moments) -> Array:
+    """E[x^2] of each input, a little for inputs that were always zero, scaled to a mean of 1."""
+    squares = moments.square_sum / moments.rows
+    mean = squares.mean()
+    if mean <= 0:
+        return np.ones_like(squares, np.float32)
+    return (squares / mean + _DAMPING).astype(np.float32)
+
+
+@attrs.frozen(eq=False)
+class _Feeding:
+    """Error feedback for one weight; ``notes`` takes why it could not be."""
+
+    encoder: Encoder
+    value: Array
+    scheme: Scheme
+    layout: Layout
+    notes: list[str]
+
+    def candidates(self, weighted: Encoding, inputs: Inputs) -> list[tuple[str, Encoding]]:
+        """Feedback into ``weighted`` by each second moment that is worth trying."""
+        from milpasses_kernels.gptq import NotPositive
+
+        from milpasses.calibration.feedback import Unsupported
+
+        if inputs.fit.gram is None:
+            self.notes.append("no error feedback: the statistics hold no full second moment (full=True)")
+            return []
+        found: list[tuple[str, Encoding]] = []
+        few = _few(inputs.fit, self.layout)
+        # Held-out rows tell how far few rows can be trusted; without them ten times the damping stands in.
+        damping = 10 * _DAMPING if few and inputs.check is None else _DAMPING
+        for note, gram in _grams(inputs, few):
+            try:
+                encoding, used = self._fed(weighted, gram, damping)
+            except (NotPositive, Unsupported) as reason:
+                self.notes.append(f"plain rounding: {reason}")
+                break
+            damped = "" if used == _DAMPING else f", damping {used:g}"
+            found.append((feedback_method(self.scheme) + note + damped, encoding))
+        return found
+
+    def _fed(self, weighted: Encoding, gram: Array, damping: float) -> tuple[Encoding, float]:
+        """Of a joint form first the floats under the mask: tables and scales are for what they become."""
+        from milpasses_kernels.sparsity import gather
+
+        from milpasses.calibration.feedback import feed_back
+
+        if isinstance(self.scheme, Joint) and isinstance(weighted, Sparse):
+            floats = Sparse(weighted.mask, gather(self.value, weighted.mask))
+            made_up = feed_back(floats, self.value, self.layout, gram, damping)[0].decode()
+            weighted = self.encoder.fill(weighted.mask, made_up, self.scheme.second)
+        return feed_back(weighted, self.value, self.layout, gram, damping)
+
+
+def _grams(inputs: Inputs, few: bool) -> list[tuple[str, Array]]:
+    """The second moment as it is, where rows abound, and shrunk, where held-out rows do not confirm it."""
+    assert inputs.fit.gram is not None
+    plain = ("", inputs.fit.gram)
+    if inputs.check is None or inputs.check.gram is None:
+        return [plain]
+    share, shrunk = _shrunk(inputs.fit.gram, inputs.check.gram)
+    if share >= _CONFIRMED:
+        return [plain]
+    return [*([] if few else [plain]), (", shrunk", shrunk)]
+
+
+def _shrunk(gram: Array, check: Array) -> tuple[float, Array]:
+    """What share of its correlations the held-out rows confirm, and ``gram`` with that share of them.
+
+    Correlations found in few rows are partly noise, which feedback would fit. The share that predicts those
+    of the held-out rows best is the regression of the ones on the others (a shrinkage towards the diagonal,
+    as Ledoit and Wolf's, 2004, with the share measured).
+    """
+    both = own = 0.0
+    for first, second in zip(gram, check, strict=True):
+        scale = np.sqrt(np.maximum(np.diagonal(first), np.finfo(np.float64).tiny))
+        inverse = np.where(np.diagonal(first) > 0, 1 / scale, 0)
+        ratio = np.trace(first) / max(np.trace(second), np.finfo(np.float64).tiny)
+        a, b = (inverse[:, None] * part * inverse for part in (first, second))
+        np.fill_diagonal(a, 0)
+        own += float(np.vdot(a, a))
+        both += float(np.vdot(a, b)) * ratio
+    share = min(max(both / own, 0.0), 1.0) if own > 0 else 1.0
+    shrunk = share * gram
+    diagonal = np.arange(gram.shape[-1])
+    shrunk[:, diagonal, diagonal] = gram[:, diagonal, diagonal]
+    return share, shrunk

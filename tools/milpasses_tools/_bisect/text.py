@@ -1,0 +1,96 @@
+"""What ``milpasses bisect`` found, printed."""
+
+import math
+from typing import TYPE_CHECKING
+
+from milpasses_tools._output import print_table, sqnr_text
+
+if TYPE_CHECKING:
+    from milpasses_tools._bisect.found import Bisection, PassBisection
+    from milpasses_tools._bisect.measure import Damage
+
+
+def _decibels(snr_db: float | None) -> str | None:
+    return "not finite" if snr_db == -math.inf else sqnr_text(snr_db)
+
+
+def _text(damage: "Damage") -> str:
+    if math.isinf(damage.snr_db):
+        return "exact" if damage.snr_db > 0 else f"not finite in {damage.output}"
+    return f"{damage.snr_db:.1f} dB in {damage.output}"
+
+
+def print_weights(found: "Bisection") -> None:
+    """Table, verdict, recipe."""
+    if found.weights:
+        rows = [
+            [
+                one.name,
+                one.form,
+                one.nbytes,
+                one.nbytes_original,
+                _decibels(one.damage.snr_db),
+                f"{one.damage.max_error:.4g}",
+                "keep" if one.keep else "",
+            ]
+            for one in found.weights
+        ]
+        print_table(["weight alone", "form", ">bytes", ">original", ">SNR dB", ">max error", ""], rows)
+        print()
+    print(f"compressed: {_text(found.whole)}; tolerance {found.tolerance}")
+    _print_footer(found, f"{found.differ:,} weights differ")
+    if found.kept is None:
+        print("within the tolerance" if found.within else "no weight is at fault")
+        return
+    print(f"first outside the tolerance, in program order: {found.first}")
+    print(
+        f"keep {len(found.keep):,} of {found.differ:,} weights uncompressed, {found.added_bytes:+,} bytes: "
+        f"{_text(found.kept)}"
+    )
+    print()
+    if found.recipe:
+        print("# the recipe that keeps them")
+        print(found.recipe, end="")
+    else:
+        print("# rules that keep them, before those of the recipe")
+        for rule in found.rules:
+            print(rule)
+
+
+def print_passes(found: "PassBisection") -> None:
+    """Table of the programs that ran, and verdict."""
+    rows = [
+        [
+            one.index,
+            one.name,
+            None if one.damage is None else _decibels(one.damage.snr_db),
+            None if one.damage is None else f"{one.damage.max_error:.4g}",
+            _decibels(one.added_db),
+            one.problem or ("" if one.nonfinite is None else f"{one.nonfinite.value} by {one.nonfinite.op}"),
+        ]
+        for one in found.passes
+    ]
+    print_table([">", "after pass", ">SNR dB", ">max error", ">added dB", ""], rows)
+    print()
+    _print_footer(found, f"{found.programs:,} programs")
+    if found.first is None:
+        print(f"within the tolerance of {found.tolerance} after every pass that was tried")
+    else:
+        print(f"first outside the tolerance of {found.tolerance}: {found.first.name}")
+        if found.between:
+            print(f"or one of {', '.join(found.between)}, whose programs could not be run")
+    if found.worst is not None:
+        print(f"most damage: {found.worst.name}, {_decibels(found.worst.added_db)} dB to the program before")
+    if found.nonfinite is not None:
+        one = found.nonfinite
+        print(f"first {one.value}: in {one.output} of {one.op_type} {one.op}, after {found.nonfinite_pass}")
+
+
+def _print_footer(found: "Bisection | PassBisection", what: str) -> None:
+    samples = f"{found.samples:,} samples of {found.data}"
+    print(f"{what}; {found.executions:,} executions of the model over {samples}")
+    if found.random:
+        print("note: the data is random: figures of real data differ")
+    print(f"note: {found.note}")
+    for note in getattr(found, "notes", ()):
+        print(f"note: {note}")

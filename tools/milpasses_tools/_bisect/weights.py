@@ -1,0 +1,166 @@
+"""Which weights of a compressed model damage its outputs: the search, by running the original model.
+
+No package is written: the original runs with some of its constants overridden by what the compressed model's
+decode to. Group testing after R. Dorfman (1943), in its adaptive form of halving (D.-Z. Du, F. K. Hwang,
+"Combinatorial Group Testing and Its Applications", generalized binary splitting).
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import numpy as np
+
+from milpasses.errors import MilpassesError
+from milpasses_tools._bisect.measure import Damage, Outputs, Tolerance, first_bad, measure, run_all
+from milpasses_tools._output import Progress
+
+if TYPE_CHECKING:
+    from milpasses.samples import Sample
+    from milpasses_tools._compare.runners import Reference, Runner
+    from milpasses_tools._view.graph import Weight
+
+
+@attrs.frozen(eq=False)
+class Swap:
+    """A weight that differs: its variable in the original, both forms, and the compressed one's values."""
+
+    variable: str
+    original: "Weight"
+    compressed: "Weight"
+    values: Any
+
+
+def differing(original: Any, compressed: Any, function: str) -> tuple[list[Swap], list[str]]:
+    """The weights whose values differ, in program order, and notes on those that cannot be swapped."""
+    from milpasses_tools._view.graph import view
+    from milpasses_tools.diff import PairedFunctions, same_values
+
+    found = [
+        next((one for one in graph.functions if one.name == function), None)
+        for graph in (view(original), view(compressed))
+    ]
+    first, second = found
+    if first is None or second is None:
+        raise MilpassesError(f"both models need a function {function} (--function)")
+    pairs = PairedFunctions(first, second)
+    swaps: list[Swap] = []
+    notes: list[str] = []
+    for variable, mine in pairs.weights_a.items():
+        other = pairs.same_weight.get(variable)
+        if other is None:
+            notes.append(f"weight {mine.name} is in the original only")
+            continue
+        theirs = pairs.weights_b[other]
+        if mine.shape != theirs.shape:
+            notes.append(f"weight {mine.name} has another shape in the compressed model")
+            continue
+        values = np.asarray(theirs.load())
+        if not same_values(np.asarray(mine.load()), values):
+            swaps.append(Swap(variable, mine, theirs, values))
+    known = set(pairs.same_weight.values())
+    notes += [
+        f"weight {w.name} is in the compressed model only"
+        for v, w in pairs.weights_b.items()
+        if v not in known
+    ]
+    return swaps, notes
+
+
+@attrs.define(eq=False)
+class Subject:
+    """The original model with any set of its weights compressed; every set is run once."""
+
+    runner: "Reference"
+    swaps: dict[str, Swap]
+    samples: "list[Sample]"
+    progress: Progress | None = None
+    executions: int = 0
+    reference: list[Outputs] = attrs.field(factory=list[Outputs])
+    _known: dict[frozenset[str], Damage] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        self.reference = self._run(self.runner, "the original")
+
+    def _run(self, runner: "Runner", what: str) -> list[Outputs]:
+        self.executions += 1
+        if self.progress is not None:
+            self.progress(self.executions, 0, what)
+        return run_all(runner, self.samples)
+
+    def whole(self, runner: "Runner") -> Damage:
+        """The damage of the compressed model itself."""
+        return measure(self.reference, self._run(runner, "the compressed model"))
+
+    def damage(self, compressed: Iterable[str]) -> Damage:
+        """The damage where just these weights are compressed."""
+        chosen = frozenset(compressed)
+        if not chosen:
+            return measure(self.reference, self.reference)
+        if chosen not in self._known:
+            self.runner.interpreter.override({name: self.swaps[name].values for name in sorted(chosen)})
+            outputs = self._run(self.runner, f"{len(chosen)} of {len(self.swaps)} weights compressed")
+            self._known[chosen] = measure(self.reference, outputs)
+        return self._known[chosen]
+
+
+@attrs.define(eq=False)
+class Search:
+    """Looks for the weights to keep."""
+
+    subject: Subject
+    tolerance: Tolerance
+    first: str | None = None
+    keep: list[str] = attrs.field(factory=list[str])
+    alone: dict[str, Damage] = attrs.field(factory=dict[str, Damage])
+
+    def run(self, every: bool) -> None:
+        """Find ``keep``; with ``every`` the damage of each weight alone, too."""
+        names = list(self.subject.swaps)
+        if every:
+            self._measure_each(names)
+        if self._keeps(names):
+            return
+        if not self._by_halves(names, every):
+            self._measure_each(names)
+            self._by_damage(names)
+        self._drop_needless(names)
+        self._measure_each(self.keep)
+
+    def _keeps(self, compressed: Iterable[str]) -> bool:
+        return self.tolerance.keeps(self.subject.damage(compressed))
+
+    def _measure_each(self, names: list[str]) -> None:
+        for name in names:
+            self.alone.setdefault(name, self.subject.damage([name]))
+
+    def _by_halves(self, names: list[str], every: bool) -> bool:
+        """Keep the first weight that leaves the tolerance, and so on, while that is cheaper than trying each.
+
+        Log2(n) runs for each weight at fault, and one that verifies. False: there are too many at fault.
+        """
+        steps = max(len(names).bit_length(), 1)
+        for _ in range(1 if every else max(1, len(names) // (2 * steps))):
+            left = [name for name in names if name not in self.keep]
+            _, end = first_bad(0, len(left), lambda count, left=left: not self._keeps(left[:count]))
+            self.keep.append(left[end - 1])
+            self.first = self.first or self.keep[0]
+            if self._keeps(name for name in names if name not in self.keep):
+                return True
+        return False
+
+    def _by_damage(self, names: list[str]) -> None:
+        """Keep the weights that do most damage alone, as few of them as are enough."""
+        order = sorted(names, key=lambda name: (self.alone[name].snr_db, -self.alone[name].max_error))
+        # Counted down, so that few compressed weights are good and many bad, as first_bad wants it.
+        good, _ = first_bad(0, len(order), lambda count: not self._keeps(order[len(order) - count :]))
+        self.keep = order[: len(order) - good]
+
+    def _drop_needless(self, names: list[str]) -> None:
+        """Compress each kept weight again, least damage first, that the rest can do without."""
+        if len(self.keep) < 2:
+            return
+        for name in reversed(self.keep[:]):
+            kept = [one for one in self.keep if one != name]
+            if self._keeps(one for one in names if one not in kept):
+                self.keep = kept

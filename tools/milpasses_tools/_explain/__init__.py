@@ -1,0 +1,1 @@
+"""The parts of ``explain``: how a weight is stored, why, what a recipe would do, advice by compute unit."""

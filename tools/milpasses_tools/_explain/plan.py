@@ -1,0 +1,103 @@
+"""What a recipe would do to a model: every weight is encoded, nothing is written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from milpasses.encodings import Encoding
+from milpasses.errors import MilpassesError, TargetError
+from milpasses.mlprogram import MLProgram, Placed
+from milpasses.recipe import Recipe
+from milpasses.report import Record, Report
+from milpasses.rewrite import Rewriter, Rewritten, Site, Target, needs_ios18
+from milpasses_tools._explain.why import rule_text, what_would_change
+from milpasses_tools._output import Progress
+
+Look = Callable[[Site, "Encoding | None", str], None]
+
+
+@attrs.frozen
+class Planned:
+    """A weight under the recipe: its record as it would be, what decides, and what would change that."""
+
+    record: Record
+    rule: str
+    change: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**self.record.row(), "rule": self.rule, "change": self.change}
+
+
+@attrs.frozen
+class Plan:
+    """What a recipe would do. ``refused`` says why compress would not even begin, if so."""
+
+    recipe: str
+    target: str
+    weights: tuple[Planned, ...]
+    totals: dict[str, Any]
+    refused: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON."""
+        return {
+            "recipe": self.recipe,
+            "target": self.target,
+            "refused": self.refused,
+            "totals": self.totals,
+            "weights": [one.to_dict() for one in self.weights],
+        }
+
+
+def make_plan(
+    program: MLProgram,
+    placed: list[Placed],
+    recipe: Any,
+    target: Target,
+    requantize: bool = False,
+    progress: Progress | None = None,
+    look: Look | None = None,
+) -> Plan:
+    """Encode each of ``placed``, the weights of ``program``, as compress would, and keep the records.
+
+    ``look`` is shown each site with its new encoding (None where it stays) and the op that would hold it.
+    """
+    recipe = Recipe.of(recipe)
+    rewriter = Rewriter(recipe, target, requantize=requantize)
+    planned: list[Planned] = []
+    refusals: list[str] = []
+    for index, one in enumerate(placed, 1):
+        site = one.site
+        decision = recipe.decide(site.weight)
+        rewritten = _rewrite(rewriter, site, refusals)
+        record = rewritten.record
+        change = (
+            "" if record.status == "compressed" else what_would_change(site, decision, target, record.reason)
+        )
+        planned.append(Planned(record, rule_text(recipe, decision.rule_index), change))
+        if look is not None:
+            look(site, rewritten.encoding, rewritten.specs[-1].op_type if rewritten.specs else "")
+        if progress is not None:
+            progress(index, len(placed), site.weight.name)
+        program.package.release()
+    totals = Report(str(recipe), [one.record for one in planned]).totals()
+    return Plan(str(recipe), target.name, tuple(planned), totals, refusals[0] if refusals else "")
+
+
+def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
+    """The outcome for one site; where compress would refuse the model, the weight is skipped."""
+    decision = rewriter.recipe.decide(site.weight)
+    try:
+        rewriter.check([site])
+    except TargetError as error:
+        refusals.append(str(error))
+        need = needs_ios18(decision.scheme) if rewriter.target.version >= 7 else None
+        reason = f"{need} needs iOS18" if need else "compressed weights need iOS16 or later"
+        reason += f"; this model targets {rewriter.target.name}"
+        return Rewritten(rewriter.record(site, decision, "skipped", reason))
+    except MilpassesError as error:  # a scheme that has to be calibrated
+        refusals.append(str(error))
+        return Rewritten(rewriter.record(site, decision, "skipped", str(error)))
+    return rewriter.rewrite(site)

@@ -1,0 +1,1 @@
+"""The parts of ``sweep``: variants, workers, the folder of results, the choice and the report."""

@@ -1,0 +1,308 @@
+"""The course of a sweep: what to measure, what is there already, what comes of it."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from milpasses.errors import MilpassesError
+from milpasses_tools._output import Progress
+from milpasses_tools._sweep.choice import Choice, Limit, choose
+from milpasses_tools._sweep.data import Prepared, prepare
+from milpasses_tools._sweep.run import run
+from milpasses_tools._sweep.store import (
+    Store,
+    content_hash,
+    file_name,
+    hash_model,
+    is_full,
+    write_json,
+)
+from milpasses_tools._sweep.tuning import learn
+from milpasses_tools._sweep.variants import (
+    Compressed,
+    Fitted,
+    Models,
+    Original,
+    Variant,
+    check_names,
+    classic,
+    default_recipes,
+    from_recipe,
+)
+from milpasses_tools._sweep.work import Metric, Task, metric_text, one_thread
+from milpasses_tools.sweep import Sweep
+
+_CALIBRATION = 0.2
+
+
+@attrs.frozen
+class Request:
+    """What ``sweep`` was asked for."""
+
+    model: Path
+    output: Path
+    recipes: tuple[Any, ...] | None
+    data: Any
+    classic: bool
+    variants: tuple[Variant, ...]
+    samples: int | None
+    seed: int
+    calibration: float | None
+    metrics: tuple[tuple[str, Metric], ...]
+    by: str | None
+    limit: Limit
+    function: str
+    runtime: str
+    scores: str | None
+    top_k: int
+    keep_models: bool
+
+
+def conduct(
+    request: Request,
+    jobs: int,
+    executor: Executor | None,
+    resume: bool,
+    force: bool,
+    progress: Progress | None,
+) -> Sweep:
+    """Do all of it; see ``sweep``."""
+    from milpasses_tools._compare.runners import open_runner
+
+    legacy = request.model.suffix.lower() == ".mlmodel"
+    if request.classic and not legacy:
+        raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
+    if not request.model.exists():
+        raise MilpassesError(f"{request.model}: no such model")
+    variants = _variants(request, legacy)
+    runner = open_runner(request.model, request.function, request.runtime)
+    if request.scores is not None and request.scores not in runner.output_names:
+        raise MilpassesError(f"no output {request.scores}; there are {', '.join(runner.output_names)}")
+    store = Store(request.output)
+    try:
+        with store.opened(resume, force):
+            calibrated = any(variant.calibrated for variant in variants)
+            share = request.calibration
+            share = _CALIBRATION * calibrated if share is None else share
+            data = prepare(
+                request.data, runner.inputs, store.cache,
+                limit=request.samples, seed=request.seed, calibration=share,
+            )  # fmt: skip
+            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
+            write_json(store.folder / "split.json", data.split(request.seed))
+            models = _models(request, store, variants, data, legacy, progress)
+            return _measured(request, store, models, data, variants, jobs, executor, progress)
+    except OSError as error:
+        if is_full(error):
+            raise MilpassesError(
+                f"{request.output}: the disk is full; what is finished is kept: make room and go on with "
+                "--resume (resume=True)"
+            ) from error
+        raise
+
+
+def _variants(request: Request, legacy: bool) -> list[Variant]:
+    """The variants in the order of the table, without the original."""
+    recipes = request.recipes
+    if recipes is None and not request.classic and not request.variants:
+        recipes = ("keep", *default_recipes(True)) if legacy else default_recipes(_is_ios18(request.model))
+    found: list[Variant] = [*(classic() if request.classic else []), *map(from_recipe, recipes or ())]
+    found += request.variants
+    if any(variant.name == Original().name for variant in found):
+        raise MilpassesError(f"a variant cannot be called {Original().name!r}: that is the model as it is")
+    return check_names(found)
+
+
+def _is_ios18(model: Path) -> bool:
+    from milpasses.compress import open_model
+    from milpasses.mlprogram import MLProgram
+
+    return MLProgram(open_model(model, True)[0]).target.ios18
+
+
+def _models(
+    request: Request,
+    store: Store,
+    variants: Sequence[Variant],
+    data: Prepared,
+    legacy: bool,
+    progress: Progress | None,
+) -> Models:
+    """The models to start from; a legacy network is raised to an ML Program where a recipe needs one."""
+    given = program = request.model.absolute()
+    if legacy and any(isinstance(variant, Compressed | Fitted) for variant in variants):
+        program = (store.cache / f"program-{hash_model(given)[:20]}.mlpackage").absolute()
+        if not program.exists():
+            import coremltools as ct
+
+            from milpasses import neuralnetwork
+
+            neuralnetwork.upgrade(given, minimum_deployment_target=ct.target.iOS18, output=program)
+    if not data.calibration:
+        return Models(given, program)
+    tuned = [one.recipe for one in variants if isinstance(one, Compressed) and one.calibrated]
+    fits = any(isinstance(one, Fitted) for one in variants)
+    return Models(given, program, learn(data, program, tuned, fits, store.cache, progress))
+
+
+def _measured(
+    request: Request,
+    store: Store,
+    models: Models,
+    data: Prepared,
+    variants: Sequence[Variant],
+    jobs: int,
+    executor: Executor | None,
+    progress: Progress | None,
+) -> Sweep:
+    base = _base_key(request, data)
+    keep = store.folder / "models" if request.keep_models else None
+    if keep is not None:
+        keep.mkdir(exist_ok=True)
+    reference = (store.cache / f"outputs-{base[:20]}.npz").absolute()
+    tasks = [
+        _task(request, store, models, data, one, base, reference, keep) for one in (Original(), *variants)
+    ]
+    done = {task.variant.name: row for task in tasks if (row := store.read(task.result)) is not None}
+    if not reference.exists():
+        done.pop(Original().name, None)
+    missing = [task for task in tasks if task.variant.name not in done]
+    first = [task for task in missing if isinstance(task.variant, Original)]
+    rest = [task for task in missing if not isinstance(task.variant, Original)]
+    ran = run([first, rest], executor, jobs, progress, len(done))
+    rows = tuple({**done, **ran}.get(task.variant.name, {}) for task in tasks)
+    if rows[0]["status"] != "done":
+        raise MilpassesError(f"{request.model}: the original cannot be measured: {rows[0]['error']}")
+    choice = choose(rows, request.limit, request.by, request.seed)
+    saved = _save(request, store, models, tasks, choice)
+    notes = _notes(request, data, rows, choice)
+    about = _about(request, data, variants, base)
+    found = Sweep(store.folder, about, _marked(rows, choice), choice, saved, len(ran), notes)
+    from milpasses_tools._sweep.report import write_results
+
+    return attrs.evolve(found, notes=(*notes, *write_results(found)))
+
+
+def _base_key(request: Request, data: Prepared) -> str:
+    """The hash of all that every variant has in common."""
+    from milpasses import __version__
+
+    metrics = repr([(name, metric_text(metric)) for name, metric in request.metrics])
+    parts = [
+        __version__, hash_model(request.model), data.key, request.function, request.runtime,
+        str(request.scores), str(request.top_k), metrics,
+    ]  # fmt: skip
+    return content_hash(parts)
+
+
+def _task(
+    request: Request,
+    store: Store,
+    models: Models,
+    data: Prepared,
+    variant: Variant,
+    base: str,
+    reference: Path,
+    keep: Path | None,
+) -> Task:
+    text = uuid.uuid4().hex if variant.text is None else variant.text
+    aside = repr(data.calibration) if variant.calibrated else ""
+    result = store.result(variant.name, content_hash([base, text, aside])).absolute()
+    models = models if variant.calibrated else attrs.evolve(models, calibration=None)
+    return Task(
+        variant, models, data, result, reference, store.work.absolute(), request.function, request.runtime,
+        request.scores, request.top_k, request.metrics, keep,
+    )  # fmt: skip
+
+
+def _save(
+    request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
+) -> Path | None:
+    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``, made once more unless it was kept."""
+    for old in store.folder.glob("chosen.ml*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    if choice is None or choice.chosen is None:
+        return None
+    task = next(task for task in tasks if task.variant.name == choice.chosen)
+    if isinstance(task.variant, Original):
+        return request.model
+    folder = store.work / f"chosen-{file_name(task.variant.name)}"
+    folder.mkdir()
+    kept = None if task.keep is None else next(task.keep.glob(f"{task.result.stem}.*"), None)
+    with one_thread():
+        made = task.variant.make(task.models, folder).path if kept is None else kept
+    saved = store.folder / f"chosen{made.suffix}"
+    if kept is None:
+        return made.rename(saved)
+    partial = store.folder / f".chosen-{os.getpid()}.partial"
+    shutil.copytree(made, partial) if made.is_dir() else shutil.copyfile(made, partial)
+    return partial.rename(saved)
+
+
+def _marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[str, Any], ...]:
+    """The rows with what the choice says of each."""
+    if choice is None:
+        return tuple(rows)
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        loss = choice.losses.get(row["name"])
+        marks = {
+            "loss": None if loss is None else attrs.asdict(loss),
+            "front": row["name"] in choice.front,
+            "chosen": row["name"] == choice.chosen,
+        }
+        found.append({**row, **marks})
+    return tuple(found)
+
+
+def _notes(
+    request: Request, data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None
+) -> tuple[str, ...]:
+    notes: list[str] = []
+    if choice is None:
+        notes.append(
+            "nothing is chosen: the outputs are no class scores, and no metric was given (--metric); the "
+            "table still says what each variant costs"
+        )
+    if data.skipped:
+        which = data.skipped[0]
+        files = "file" if len(data.skipped) == 1 else "files"
+        notes.append(f"{len(data.skipped):,} {files} could not be read, left out; {which.reason}")
+    if data.random:
+        notes.append("the data is random: it says little about real data")
+    if data.labelled < len(data.measured) and data.labelled:
+        notes.append(f"{len(data.measured) - data.labelled:,} samples have no label")
+    failed = [row["name"] for row in rows if row["status"] == "failed"]
+    if failed:
+        notes.append(f"failed, and tried again with --resume: {', '.join(failed)}")
+    broken = {name: text for row in rows for name, text in row.get("metric_errors", {}).items()}
+    notes += [
+        f"metric {name} failed, its column is empty where it did: {text}" for name, text in broken.items()
+    ]
+    return tuple(notes)
+
+
+def _about(request: Request, data: Prepared, variants: Sequence[Variant], base: str) -> dict[str, Any]:
+    from milpasses import __version__
+    from milpasses_tools._compare.comparison import NOTES
+
+    return {
+        "milpasses": __version__,
+        "model": str(request.model),
+        "data": data.description,
+        "samples": len(data.measured),
+        "labelled": data.labelled,
+        "calibration": len(data.calibration),
+        "skipped": len(data.skipped),
+        "seed": request.seed,
+        "limit": str(request.limit),
+        "computed": NOTES[request.runtime],
+        "key": base,
+        "count": len(variants),
+    }

@@ -1,0 +1,141 @@
+"""What is learnt from the samples set aside: once, for all variants that tune on data."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from milpasses.recipe import Recipe
+from milpasses.samples import Sample
+from milpasses_tools._output import Progress
+from milpasses_tools._sweep.data import Prepared
+from milpasses_tools._sweep.store import content_hash, hash_model, write_json
+from milpasses_tools._sweep.work import one_thread
+
+PROBES = 4  # samples to see each scheme's damage on; whole choices run on four times as many
+_FINE = ("pal8", "int8")  # candidates to which error feedback adds nothing
+
+
+@attrs.frozen(eq=False)
+class Calibration:
+    """The samples set aside, and what is known from them; it is sent to other processes.
+
+    Iterating gives the samples. ``statistics`` (.npz): of the inputs of all weights that a recipe calibrates;
+    None where they do not fit into memory together, so that each variant computes its own, a few weights at a
+    time. ``sensitivity`` (.json): what each scheme stores and damages, for budgets.
+    """
+
+    data: Prepared
+    statistics: Path | None = None
+    sensitivity: Path | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self.data.samples(self.data.calibration)
+
+    def options(self) -> dict[str, Any]:
+        """What to give to ``milpasses.compress``."""
+        return {"calibration": self} if self.statistics is None else {"statistics": self.statistics}
+
+
+def learn(
+    data: Prepared,
+    program: Path,
+    recipes: Sequence[Recipe],
+    fits: bool,
+    cache: Path,
+    progress: Progress | None,
+) -> Calibration:
+    """Statistics for ``recipes``, and with ``fits`` a sensitivity table; what ``cache`` holds is taken.
+
+    ``program`` is the package that variants are made from. Raises ``MilpassesError``.
+    """
+    from milpasses import __version__
+
+    recipes = [*recipes, Recipe.of("pal4")] if fits else recipes  # a fit calibrates every weight that is used
+    texts = sorted(map(repr, recipes))
+    key = content_hash([__version__, hash_model(program), data.key, repr(data.calibration), *texts])[:20]
+    statistics, sensitivity = cache / f"statistics-{key}.npz", cache / f"sensitivity-{key}.json"
+    found = Calibration(data)
+    with one_thread():
+        if recipes:
+            known = statistics.exists() or _write_statistics(found, program, recipes, statistics, progress)
+            found = attrs.evolve(found, statistics=statistics.absolute() if known else None)
+        if fits:
+            if not sensitivity.exists():
+                _write_sensitivity(found, program, sensitivity, progress)
+            found = attrs.evolve(found, sensitivity=sensitivity.absolute())
+    return found
+
+
+def _write_statistics(
+    samples: Calibration, program: Path, recipes: Sequence[Recipe], path: Path, progress: Progress | None
+) -> bool:
+    """Write what ``compress`` would compute for each recipe; nothing, and False, where it is too much."""
+    from milpasses.calibration.sources import HELD_OUT, MEMORY, _gram_bytes
+    from milpasses.compress import open_model
+    from milpasses.interpreter import Interpreter
+    from milpasses.mlprogram import MLProgram
+    from milpasses.rewrite import Rewriter
+    from milpasses.statistics import collect
+
+    package = MLProgram(open_model(program, True)[0])
+    rewriters = [Rewriter(recipe, package.target) for recipe in recipes]
+    placed = [one for one in package.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
+    if sum(2 * _gram_bytes(one.site.weight) for one in placed) > MEMORY:  # held-out samples have their own
+        return False
+    names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
+    wanted = frozenset(names.values())
+
+    def shown(done: int, total: int | None, name: str) -> None:
+        if progress is not None:
+            progress(done, total or done, f"what flows into the weights: {name}")
+
+    found = collect(
+        Interpreter(program), samples, names, full=wanted, only=wanted, held_out=HELD_OUT, progress=shown
+    )
+    found.save(path)
+    return True
+
+
+def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:
+    from milpasses.budget import sensitivity
+    from milpasses.budget.candidates import DEFAULT, DEFAULT_IOS16
+    from milpasses.compress import open_model
+    from milpasses.mlprogram import MLProgram
+
+    names: Sequence[str] | None = None
+    if samples.statistics is not None:
+        names = DEFAULT if MLProgram(open_model(program, True)[0]).target.ios18 else DEFAULT_IOS16
+        names = [name if name in _FINE else f"{name}-gptq" for name in names]
+    statistics = _load(samples.statistics)
+    found = sensitivity(
+        program, samples, candidates=names, statistics=statistics, samples=PROBES, progress=progress
+    )
+    write_json(path, found.to_dict())
+
+
+def _load(statistics: Path | None) -> Any:
+    from milpasses import Statistics
+
+    return None if statistics is None else Statistics.load(statistics)
+
+
+def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Recipe:
+    """The recipe for a budget (``4 bits``, ``500 kB``, ``25 %``), or an SNR (``30 dB``).
+
+    Without ``calibration`` a layer's damage is its weight's own error. Raises ``MilpassesError``.
+    """
+    from milpasses.budget import fit
+
+    wanted: dict[str, Any] = {"max_loss" if budget.lower().endswith("db") else "budget": budget}
+    if calibration is None:
+        return fit(program, **wanted).recipe
+    return fit(
+        program,
+        data=calibration,
+        samples=PROBES,
+        statistics=_load(calibration.statistics),
+        sensitivity=calibration.sensitivity,
+        **wanted,
+    ).recipe

@@ -1,0 +1,1 @@
+"""The parts of ``trace``: what stands between the passes, and programs kept to be replayed."""

@@ -1,0 +1,1 @@
+"""How the tools look at a program (``graph``), and the forms that ``dump`` writes it in."""

@@ -111,6 +111,7 @@ def compare(
             standard_error=round(error, 2),
             plain_loss="" if without is None else round(lost(before, task.hits(without))[0], 2),
             coremltools_loss="" if other is None else round(lost(before, task.hits(other))[0], 2),
+            coremltools_bits="" if other is None else task.bits(other),
         )
 
     def fitted(texts: Sequence[str]) -> Any:

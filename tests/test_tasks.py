@@ -1,4 +1,4 @@
-"""The tables of real tasks: what they count, which data they use, and that three bits are enough for digits."""
+"""Tables of real tasks: what they count, which data they use, and three bits a weight for digits."""
 
 from pathlib import Path
 

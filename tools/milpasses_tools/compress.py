@@ -43,7 +43,11 @@ def command(
     ] = None,
     max_loss: Annotated[
         str | None,
-        typer.Option(metavar="LOSS", help='Instead of, or with, a budget: "30 dB" at least, "1 %" at most.'),
+        typer.Option(
+            metavar="LOSS",
+            help='Instead of, or with, a budget: "30 dB" of signal-to-noise in outputs at least, or "1 %" '
+            "of their energy as error at most (not points of accuracy).",
+        ),
     ] = None,
     candidates: Annotated[
         str | None, typer.Option(metavar="LIST", help="For a budget: schemes to choose from: pal4,pal6,int8.")

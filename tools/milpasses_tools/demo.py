@@ -41,7 +41,7 @@ RECIPES = (
     "sparse50+pal4",
 )
 SAVED = "pal4-g16"
-SWEPT = ("int8", "pal4", "pal4-g16", "pal2", "pal2-gptq", "fit(3 bits)")
+SWEPT = ("int8", "pal4", "pal4-g16", "pal3", "pal2", "pal2-gptq")
 SWEPT_IMAGES = 120
 _SWEEP = "sweep"
 _MARK = "milpasses.demo"  # the metadata key by which the demo knows its own packages

@@ -21,7 +21,8 @@ class PassRecord:
     """One run of one pass.
 
     ``changed`` counts values of constants and the order of the ops too; ``changes`` says what, op by op
-    (``_trace.fingerprint.Change``). ``memory`` is the growth of the process in bytes, None where that is not known.
+    (``_trace.fingerprint.Change``). ``memory`` is the growth of the process in bytes, None where that is not
+    known.
     ``notes`` are traps that the pass has left behind. ``text`` is the program after it, if it was asked for.
     """
 

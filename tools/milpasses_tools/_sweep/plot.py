@@ -77,7 +77,7 @@ def _name(points: dict[str, tuple[float, float | None]], axes: Any, canvas: Any)
     for name, at in points.items():
         for dx, dy, side in _PLACES:
             text = axes.annotate(
-                name, at, xytext=(dx, dy), textcoords="offset points", ha=side, fontsize=9,
+                name, at, xytext=(dx, dy), textcoords="offset points", ha=side, fontsize=9, zorder=1.5,
                 bbox={"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0},
             )  # fmt: skip
             box = text.get_window_extent(canvas.get_renderer())

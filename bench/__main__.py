@@ -15,7 +15,17 @@ import coremltools
 import numpy as np
 
 import milpasses
-from bench import budget, calls, costs, interpreter, kernels, neuralnetwork, quality, quality_calibrated
+from bench import (
+    budget,
+    calls,
+    costs,
+    interpreter,
+    kernels,
+    neuralnetwork,
+    quality,
+    quality_calibrated,
+    tasks,
+)
 from bench.table import Table, write
 
 SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
@@ -26,6 +36,7 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "interpreter": [lambda _: interpreter.speed(), lambda _: interpreter.memory()],
     "neuralnetwork": [lambda _: neuralnetwork.kmeans()],
     "calibrated": [lambda _: quality_calibrated.layers(), lambda _: quality_calibrated.networks()],
+    "tasks": [lambda _: tasks.digits(), lambda _: tasks.transformer(), lambda _: tasks.food()],
     "budget": [
         *(lambda _, name=name: budget.cost(name) for name in budget.NETWORKS),
         *(lambda _, name=name: budget.against_uniform(name) for name in budget.NETWORKS),

@@ -27,8 +27,6 @@ LIMIT = 500_000  # bytes of a package
 MEAN = "data_mean_image*"
 FINE = ("pal2-g16-gptq", "pal3-gptq", "pal3-g16-gptq", "pal3-g8-gptq", "pal4-gptq", "pal4-g16-gptq",
         "pal4-g8-gptq", "pal6-gptq", "pal6-g16-gptq")  # fmt: skip
-VECTORS = ("pal2-g16-gptq", "pal3-g8-gptq", "pal4-g16-gptq", "pal4-g8-gptq", "pal6-gptq", "pal6-v2-gptq",
-           "pal8-v2-gptq")  # fmt: skip
 
 
 def folder(given: "str | os.PathLike[str] | None" = None) -> Path | None:
@@ -154,7 +152,7 @@ def single(scheme: str, mean: Any, *, calibrate: bool = True, min_elements: int 
     return make
 
 
-def fitted(asked: str, mean: mp.Palettize, schemes: Sequence[str] = FINE) -> Make:
+def fitted(asked: str, mean: mp.Palettize) -> Make:
     """What ``budget.fit`` chooses for each convolution."""
 
     def make(food: Food, fold: int) -> Any:
@@ -163,7 +161,7 @@ def fitted(asked: str, mean: mp.Palettize, schemes: Sequence[str] = FINE) -> Mak
             food.model,
             asked,
             data=food.seen(fold),
-            candidates=candidates(*schemes),
+            candidates=candidates(*FINE),
             statistics=statistics,
             samples=16,
             rules=[mp.Rule(name=MEAN, scheme=mean)],
@@ -198,7 +196,6 @@ ROWS: dict[str, Make] = {
     "pal4-g16-gptq, small ones kept": single("pal4-g16-gptq", colours(3), min_elements=2049),
     "budget 428 kB, 16 colours": fitted("428 kB", colours(4)),
     "budget 428 kB, 64 colours": fitted("428 kB", colours(6)),
-    "budget 428 kB, 16 colours, vectors": fitted("428 kB", colours(4), VECTORS),
     "coremltools: 3 bits, mean image 2": theirs(3),
     "pal3-g16, no data": single("pal3-g16", colours(4), calibrate=False, min_elements=2049),
     "pal3-g16-gptq": single("pal3-g16-gptq", colours(4), min_elements=2049),

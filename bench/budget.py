@@ -19,9 +19,10 @@ import milpasses as mp
 from bench.models import CACHE, package
 from bench.networks import smooth_noise
 from bench.table import Table
-from milpasses.budget import FEWEST, Sensitivity, fit, sensitivity
+from milpasses.budget import Sensitivity, fit, sensitivity
 from milpasses.budget.allocation import Allocation
 from milpasses.budget.candidates import DEFAULT
+from milpasses.budget.fitting import FEWEST
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.interpreter import Interpreter
 from milpasses.mlprogram import MLProgram

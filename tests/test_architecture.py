@@ -62,3 +62,10 @@ def test_importing_milpasses_stays_light() -> None:
     loaded = set(done.stdout.split())
     assert "milpasses" in loaded
     assert not loaded & {"numba", "milpasses_tools", "rich", "typer"}
+
+
+def test_every_part_of_the_bench_can_be_imported() -> None:
+    names = [f"bench.{path.stem}" for path in sorted((ROOT / "bench").glob("*.py"))]
+    code = f"import importlib; [importlib.import_module(name) for name in {names}]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -26,10 +26,18 @@ Progress = Callable[[int, int, str], None]
 DEFAULT = ("pal2", "pal3", "pal4", "pal6", "pal8", "pal2-g16", "pal3-g16", "pal4-g16", "pal6-g16",
            "int4-b32", "int8")  # fmt: skip
 DEFAULT_IOS16 = ("pal2", "pal4", "pal6", "pal8", "int8")
+_FINE = ("pal8", "int8")  # as good as it gets
 # Shares of error to probe at: far above rounding but in the linear range, and where that may have ended.
 _PROBE_AT = (0.002, 0.05)
 _LINEAR = 0.03  # damage to which it is taken to be in proportion to the error: the second probe is left out
 Curve = tuple[tuple[float, float], ...]  # (share of error, damage), rising
+
+
+def tuned_candidates(target: Target) -> list[str]:
+    """The candidates of ``target``, with error feedback where it adds something; they need statistics."""
+    return [
+        name if name in _FINE else f"{name}-gptq" for name in (DEFAULT if target.ios18 else DEFAULT_IOS16)
+    ]
 
 
 def read_candidates(given: Any, target: Target) -> dict[str, Scheme]:

@@ -228,7 +228,7 @@ def _waves(weights: Sequence[Weight], least: int) -> list[dict[str, bool]]:
     waves: list[dict[str, bool]] = [{}]
     room, length = MEMORY, -(-len(weights) // least)
     for weight in weights:
-        need = 2 * _gram_bytes(weight)
+        need = 2 * gram_bytes(weight)
         if waves[-1] and (min(need, MEMORY) > room or len(waves[-1]) >= length):
             waves.append({})
             room = MEMORY
@@ -237,7 +237,8 @@ def _waves(weights: Sequence[Weight], least: int) -> list[dict[str, bool]]:
     return waves
 
 
-def _gram_bytes(weight: Weight) -> int:
+def gram_bytes(weight: Weight) -> int:
+    """Bytes of the full second moment of what flows into a weight."""
     use = weight.consumers[0]
     if use.op_type == "conv":
         width = int(np.prod(weight.shape[1:]))

@@ -210,6 +210,21 @@ class TestData:
         assert (both.status, both.out) == (2, "")
         assert "not both" in both.err
 
+    def test_tunes_the_candidates_of_a_budget(
+        self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
+    ):
+        model, recipe = digits_packages["iOS16"], tmp_path / "recipe.yaml"
+        data, output = tmp_path / "digits.npz", tmp_path / "small.mlpackage"
+        np.savez(data, image=digits.load().images[:40, None])
+        outcome = milpasses_command(
+            "compress", model, "--budget", "3 bits", "--data", data, "-o", output, "--save-recipe", recipe
+        )
+        assert outcome.status == 0, outcome.err
+        assert "-gptq: " in outcome.out
+        again = milpasses_command("compress", model, "-r", recipe, "-o", tmp_path / "again.mlpackage")
+        assert again.status == 2
+        assert "needs to know what flows into the weight" in again.err
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

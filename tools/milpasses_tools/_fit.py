@@ -11,6 +11,7 @@ from milpasses_tools._output import Progress
 from milpasses_tools.sensitivity import read_candidate_texts
 
 if TYPE_CHECKING:
+    from milpasses import Statistics
     from milpasses.budget import Fit
 
 
@@ -52,14 +53,41 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
         path = model
         if target is not None:
             path = raise_target(open_package(model), target, Path(folder)).path
+        candidates = read_candidate_texts(wanted.candidates)
+        statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
+        if candidates is None and wanted.data not in (None, "random"):
+            candidates, statistics = _tuned(path, wanted.data, progress)
         return fit(
             path,
             wanted.budget,
             max_loss=wanted.max_loss,
             data=wanted.data,
-            statistics=None if wanted.statistics is None else Statistics.load(wanted.statistics),
-            candidates=read_candidate_texts(wanted.candidates),
+            statistics=statistics,
+            candidates=candidates,
             sensitivity=wanted.sensitivity,
             requantize=requantize,
             progress=progress,
         )
+
+
+def _tuned(model: Path, data: Any, progress: Progress) -> "tuple[list[str] | None, Statistics | None]":
+    """Candidates that error feedback improves, and the statistics that it takes.
+
+    Nothing where these do not fit into memory together: the candidates are then judged as they are without,
+    and calibrated when they are used.
+    """
+    import milpasses
+    from milpasses.budget.candidates import tuned_candidates
+    from milpasses.calibration.sources import HELD_OUT, MEMORY, gram_bytes
+    from milpasses.mlprogram import MLProgram
+    from milpasses.package import open_package
+
+    program = MLProgram(open_package(model))
+    if sum(2 * gram_bytes(placed.site.weight) for placed in program.sites()) > MEMORY:
+        return None, None
+
+    def shown(done: int, total: int | None, name: str) -> None:
+        progress(done, total or done, f"running {name}")
+
+    found = milpasses.statistics(model, data, full=True, held_out=HELD_OUT, progress=shown)
+    return tuned_candidates(program.target), found

@@ -14,7 +14,6 @@ from milpasses_tools._sweep.store import content_hash, hash_model, write_json
 from milpasses_tools._sweep.work import one_thread
 
 PROBES = 4  # samples to see each scheme's damage on; whole choices run on four times as many
-_FINE = ("pal8", "int8")  # candidates to which error feedback adds nothing
 
 
 @attrs.frozen(eq=False)
@@ -72,7 +71,7 @@ def _write_statistics(
     samples: Calibration, program: Path, recipes: Sequence[Recipe], path: Path, progress: Progress | None
 ) -> bool:
     """Write what ``compress`` would compute for each recipe; nothing, and False, where it is too much."""
-    from milpasses.calibration.sources import HELD_OUT, MEMORY, _gram_bytes
+    from milpasses.calibration.sources import HELD_OUT, MEMORY, gram_bytes
     from milpasses.compress import open_model
     from milpasses.interpreter import Interpreter
     from milpasses.mlprogram import MLProgram
@@ -82,7 +81,7 @@ def _write_statistics(
     package = MLProgram(open_model(program, True)[0])
     rewriters = [Rewriter(recipe, package.target) for recipe in recipes]
     placed = [one for one in package.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
-    if sum(2 * _gram_bytes(one.site.weight) for one in placed) > MEMORY:  # held-out samples have their own
+    if sum(2 * gram_bytes(one.site.weight) for one in placed) > MEMORY:  # held-out samples have their own
         return False
     names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
     wanted = frozenset(names.values())
@@ -100,14 +99,13 @@ def _write_statistics(
 
 def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:
     from milpasses.budget import sensitivity
-    from milpasses.budget.candidates import DEFAULT, DEFAULT_IOS16
+    from milpasses.budget.candidates import tuned_candidates
     from milpasses.compress import open_model
     from milpasses.mlprogram import MLProgram
 
     names: Sequence[str] | None = None
     if samples.statistics is not None:
-        names = DEFAULT if MLProgram(open_model(program, True)[0]).target.ios18 else DEFAULT_IOS16
-        names = [name if name in _FINE else f"{name}-gptq" for name in names]
+        names = tuned_candidates(MLProgram(open_model(program, True)[0]).target)
     statistics = _load(samples.statistics)
     found = sensitivity(
         program, samples, candidates=names, statistics=statistics, samples=PROBES, progress=progress

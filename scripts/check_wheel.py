@@ -15,6 +15,9 @@ NEEDED = {
     "milpasses/py.typed",
     "milpasses_kernels/py.typed",
     "milpasses_tools/py.typed",
+    "milpasses_tools/_explain/advice.yaml",
+    "milpasses_tools/_sweep/page.html",
+    "milpasses_tools/_view/page.html",
     "milpasses_tools/demo_data/digits.npz",
 }
 
@@ -55,7 +58,10 @@ def main() -> None:
         version = run(binaries / "milpasses", "--version", cwd=place).strip()
         run(binaries / "milpasses", "doctor", "--json", cwd=place)
         run(binaries / "milpasses", "demo", cwd=place)
-        (package,) = (place / "milpasses-demo").glob("*.mlpackage")
+        demo = place / "milpasses-demo"
+        if not (demo / "sweep" / "report.html").is_file():
+            sys.exit("the demo wrote no report of its sweep")
+        package = demo / "digits-pal4-g16.mlpackage"
         facts = json.loads(run(binaries / "milpasses", "explain", package, "--json", cwd=place))
         run(
             binaries / "python",

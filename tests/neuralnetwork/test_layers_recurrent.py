@@ -1,5 +1,6 @@
 """Recurrent layers against step-by-step NumPy, in the words of the specification."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ def lstm(
     reverse: bool = False,
     coupled: bool = False,
     forget_bias: bool = False,
+    gate: Callable[[Array], Array] = sigmoid,
     h: Array = H0,
     c: Array = C0,
 ) -> tuple[Array, Array, Array]:
@@ -91,10 +93,10 @@ def lstm(
     p = peep or [np.zeros(H, np.float32)] * 3
     for x in steps(reverse):
         i, f, o, z = (x @ w[k].T + h @ r[k].T + b[k] for k in range(4))
-        i = sigmoid(i + p[0] * c)
-        f = 1 - i if coupled else sigmoid(f + p[1] * c + forget_bias)
+        i = gate(i + p[0] * c)
+        f = 1 - i if coupled else gate(f + p[1] * c + forget_bias)
         c = f * c + i * np.tanh(z)
-        h = sigmoid(o + p[2] * c) * np.tanh(c)
+        h = gate(o + p[2] * c) * np.tanh(c)
         states.append(h)
     return np.array(states), h, c
 
@@ -102,8 +104,8 @@ def lstm(
 @pytest.mark.parametrize(
     "settings",
     [{}, {"reverse": True}, {"peep": [normal(H, seed=7 + k) for k in range(3)]}, {"coupled": True},
-     {"forget_bias": True}],
-    ids=["plain", "reverse", "peephole", "coupled", "forget bias"],
+     {"forget_bias": True}, {"gate": hard}],
+    ids=["plain", "reverse", "peephole", "coupled", "forget bias", "hard sigmoid"],
 )  # fmt: skip
 @pytest.mark.parametrize("sequence", [False, True])
 def test_lstm(settings: dict[str, Any], sequence: bool) -> None:
@@ -115,6 +117,7 @@ def test_lstm(settings: dict[str, Any], sequence: bool) -> None:
             output_all=sequence, forget_bias=settings.get("forget_bias", False),
             coupled_input_forget_gate=settings.get("coupled", False),
             reverse_input=settings.get("reverse", False),
+            inner_activation="SIGMOID_HARD" if "gate" in settings else "SIGMOID",
         ),
         {"x": X, "h": H0, "c": C0},
         ("y", "hn", "cn"),

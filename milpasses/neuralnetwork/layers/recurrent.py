@@ -23,7 +23,7 @@ _ACTIVATIONS = {
     "tanh": "tanh",
     "ReLU": "relu",
     "scaledTanh": "scaled_tanh",
-    "sigmoidHard": "sigmoid_hard",
+    "sigmoidHard": "hard_sigmoid",
 }
 _SETTINGS = {"scaledTanh": (1.0, 1.0), "sigmoidHard": (0.2, 0.5), "linear": (1.0, 0.0)}
 
@@ -40,7 +40,7 @@ def simple_recurrent(layer: Layer) -> Sequence[Value]:
         weight_hh=layer.constant(params.recursionMatrix, (out, out)),
         direction=_direction(params),
         output_sequence=bool(params.sequenceOutput),
-        activation=_activation(params.activation),
+        activation=_activation(params.activation).replace("hard_sigmoid", "sigmoid_hard"),  # rnn's own word
         name=layer.name,
         **optional("bias", layer.bias(params.hasBiasVector, params.biasVector, out)),
     )
@@ -122,7 +122,7 @@ def _weights(layer: Layer, weights: Any, activations: Any) -> dict[str, Any]:
     params, shared = layer.params, layer.params.params
     size, out = int(params.inputVectorSize), int(params.outputVectorSize)
     coupled = bool(shared.coupledInputAndForgetGate)
-    if coupled and _activation(activations[0]) not in ("sigmoid", "sigmoid_hard"):
+    if coupled and _activation(activations[0]) not in ("sigmoid", "hard_sigmoid"):
         raise LayerError("couples input and forget gate with an activation other than sigmoid")
 
     def joined(kind: str, shape: tuple[int, ...], gates: Sequence[str]) -> Array:

@@ -138,26 +138,27 @@ class Report:
     def to_metadata(self) -> str:
         """The compact JSON that a saved model carries under ``milpasses.report``.
 
-        ``rule`` counts the recipe's rules from 1; it is left out where the default decided.
+        Weights of which it says the same share an entry, with all their ``names``. ``rule`` counts the
+        recipe's rules from 1; it is left out where the default decided.
         """
         from milpasses import __version__
 
-        weights: list[dict[str, Any]] = []
+        alike: dict[str, dict[str, Any]] = {}
         for record in self.records:
             kept = {
                 key: value
                 for key, value in record.row().items()
-                if key in ("name", "status", "reason", "form", "sqnr_db", "method", "output_sqnr_db")
+                if key in ("status", "reason", "form", "sqnr_db", "method", "output_sqnr_db")
                 and value not in ("", None)
             }
             if record.rule_index is not None:
                 kept["rule"] = record.rule_index + 1
-            weights.append(kept)
+            alike.setdefault(json.dumps(kept), {"names": [], **kept})["names"].append(record.name)
         content = {
             "milpasses": __version__,
             "recipe": self.recipe,
             "totals": self.totals(),
-            "weights": weights,
+            "weights": list(alike.values()),
         }
         return json.dumps(content, separators=(",", ":"))
 
@@ -183,10 +184,13 @@ class Report:
 
 
 def read_metadata(text: str) -> dict[str, Any]:
-    """What ``Report.to_metadata`` wrote, of any version; empty where it cannot be read."""
+    """What ``Report.to_metadata`` wrote, an entry with its ``name`` for each weight; empty if unreadable."""
     try:
         report = json.loads(text)
-        named = all(isinstance(record["name"], str) for record in report["weights"])
-    except (ValueError, TypeError, KeyError):
+        weights: list[dict[str, Any]] = []
+        for entry in report["weights"]:
+            names = entry.pop("names", None) or [entry["name"]]  # one entry a weight before version 0.1
+            weights += [{"name": str(name), **entry} for name in names]
+        return {**report, "weights": weights}
+    except (ValueError, TypeError, KeyError, AttributeError):
         return {}
-    return report if named else {}

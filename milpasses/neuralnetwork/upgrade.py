@@ -17,6 +17,7 @@ from coremltools.models.utils import _create_mlpackage
 from milpasses.compress import CompressedModel, Progress, compress
 from milpasses.neuralnetwork.reader import Precision, Reading, read
 from milpasses.neuralnetwork.registry import NeuralNetworkError
+from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.package import Package, check_output, open_package, write_package
 from milpasses.recipe import Recipe
 from milpasses.report import Report
@@ -119,6 +120,7 @@ def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
             specification_version=int(reading.target),
             model_description=reading.description,
         )
+    share_constants(converted[0].mlProgram)
     return open_package(_create_mlpackage(converted[0], str(weights), str(folder / "model.mlpackage")))
 
 

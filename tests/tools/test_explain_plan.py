@@ -135,6 +135,16 @@ class TestDecided:
         model.user_defined_metadata["milpasses.report"] = json.dumps(report)
         assert explain(model).weights == explain(compressed).weights
 
+    def test_weights_of_which_the_same_is_said_share_an_entry(self, compressed: Path):
+        text = ct.models.MLModel(str(compressed), skip_model_load=True).user_defined_metadata[
+            "milpasses.report"
+        ]
+        entries = json.loads(text)["weights"]
+        assert max(len(entry["names"]) for entry in entries) > 1
+        assert {w.name for w in explain(compressed).weights} == {
+            n for entry in entries for n in entry["names"]
+        }
+
     def test_what_was_changed_to_fit_is_noted(self, digits_packages: dict[str, Path]):
         model = milpasses.compress(digits_packages["iOS18"], "pal4-g48")
         by_shape = {weight.shape: weight for weight in explain(model).weights}

@@ -68,7 +68,8 @@ def compress(
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
     each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``. ``sequential`` lets layers see what those before became, at up to 8 times the runs.
+    and ``"obs"``. Without data, ``"norms"`` goes by the scales of the normalizations before the weights.
+    ``sequential`` lets layers see what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
@@ -102,7 +103,7 @@ def _source(
     """Where to learn what flows into the weights that the recipe would calibrate."""
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
-    if sequential and calibration is None:
+    if sequential and (calibration is None or _is_norms(calibration)):
         raise MilpassesError(
             "sequential: only with calibration=data, which the model is run on again and again"
         )
@@ -113,6 +114,10 @@ def _source(
         given = Given(statistics)
         given.check([one.site.weight for one in placed])
         return given
+    if _is_norms(calibration):
+        from milpasses.statistics import statistics as learnt
+
+        return Given(learnt(str(package.path), calibration))
     weights = [(one.site.weight, [variable for _, variable in one.places]) for one in placed]
 
     def shown(done: int, total: int | None, name: str) -> None:
@@ -120,6 +125,10 @@ def _source(
             progress(done, total or done, f"running {name}")
 
     return Live(str(package.path), calibration, weights, sequential=sequential, progress=shown)
+
+
+def _is_norms(calibration: Any) -> bool:
+    return isinstance(calibration, str) and calibration == "norms"
 
 
 def rewrite_package(

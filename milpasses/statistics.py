@@ -8,17 +8,20 @@ import numpy as np
 
 from milpasses._flows import flow, is_constant, lookups
 from milpasses._moments import Moments, Range, Statistics
+from milpasses._norms import norm_statistics
 from milpasses.compress import open_model
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.engine import Precision
 from milpasses.interpreter.io import numpy_type
+from milpasses.interpreter.program import load
 from milpasses.lowering import base_name
 from milpasses.mlprogram import MLProgram
 from milpasses.samples import Samples
 
 __all__ = ["Moments", "Range", "Statistics", "statistics"]
 _SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
+NORMS = "norms"  # instead of data
 _FLOATS = (np.float16, np.float32)
 
 
@@ -44,7 +47,8 @@ def statistics(
     Args:
         model: path of an ``.mlpackage``, ``MLModel``, ``Program``, or an ``Interpreter`` made by the caller.
             What runs is a reference, not an emulation of Core ML.
-        data: whatever ``Samples.of`` takes.
+        data: whatever ``Samples.of`` takes; or ``"norms"``: nothing runs, and of the weights behind a
+            normalization its scale and offset tell how large each input channel is.
         full: keep all of X^T X, not its diagonal alone: 8 width^2 bytes for each group of a weight, where a
             conv's width counts its taps; or the names of the weights to keep it for.
         held_out: keep every so many-th sample (the second, then at this distance) apart, in ``held_out``:
@@ -59,11 +63,26 @@ def statistics(
     """
     if held_out < 0 or held_out == 1:
         raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
-    interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     names = _names(model, function)
+    if isinstance(data, str) and data == NORMS:
+        loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
+        return without_data(loaded.function, names)
+    interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     return collect(
         interpreter, data, names, full=full, held_out=held_out, limit=limit, seed=seed, progress=progress
     )
+
+
+def without_data(function: Any, names: Mapping[str, str]) -> Statistics:
+    """Statistics of ``"norms"``, of a function in memory; ``names`` of weights by variable."""
+    found = norm_statistics(
+        function, lambda var: names.get(var.name) or base_name(var.op.name) if _is_weight(var) else None
+    )
+    if not found.weights:
+        raise MilpassesError(
+            f"{NORMS!r}: no weight of this model stands behind a normalization: run it on data instead"
+        )
+    return found
 
 
 def collect(

@@ -1,9 +1,10 @@
 """Options of a pass: checked when they are set, with a message that lists what is accepted."""
 
-from typing import Any
+from typing import Any, Literal
 
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
+from milpasses.biases import Rewriting
 from milpasses.calibration import Given
 from milpasses.errors import MilpassesError
 from milpasses.passes._graph import Found, find_sites, program_target, replace
@@ -18,7 +19,7 @@ class WeightPass(AbstractGraphPass):
     """A pass that applies a recipe; subclasses say what their options are.
 
     Every pass takes ``report`` (a ``milpasses.Report`` to fill), ``requantize`` and ``statistics`` (as
-    ``milpasses.compress`` does).
+    ``milpasses.compress`` does, or ``"norms"``).
     """
 
     accepted: tuple[str, ...] = ()
@@ -26,7 +27,7 @@ class WeightPass(AbstractGraphPass):
     def __init__(self) -> None:
         self.report = Report()
         self.requantize = False
-        self.statistics: Given | None = None
+        self.statistics: Given | Literal["norms"] | None = None
         self._recipe: Recipe | None = None
 
     def read_options(self, options: dict[str, Any]) -> Recipe:
@@ -46,15 +47,23 @@ class WeightPass(AbstractGraphPass):
         self.report = report or Report() if report is None else report
         self.requantize = _flag(self, given.pop("requantize", False))
         statistics = given.pop("statistics", None)
-        self.statistics = None if statistics is None else Given(statistics)
+        norms = isinstance(statistics, str) and statistics == "norms"
+        self.statistics = "norms" if norms else None if statistics is None else Given(statistics)
         self._recipe = self.read_options(given)
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place; a second run over its own output rewrites nothing."""
         recipe = self._recipe or self.read_options({})
         target = program_target(prog)
-        rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=self.statistics)
+        source = _from_norms(prog) if self.statistics == "norms" else self.statistics
+        rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=source)
         apply_recipe(prog, rewriter, self.report)
+
+
+def _from_norms(program: Any) -> Given:
+    from milpasses.statistics import without_data
+
+    return Given(without_data(next(iter(program.functions.values())), {}))
 
 
 def _flag(owner: object, value: Any) -> bool:
@@ -77,8 +86,10 @@ def apply_recipe(program: Any, rewriter: Rewriter, report: Report) -> int:
     report.recipe = str(rewriter.recipe)
     report.records.clear()
 
+    rewriting = Rewriting(rewriter, sites)
+
     def rewrite(one: Found) -> Any:
-        rewritten = rewriter.rewrite(one.site)
+        rewritten = rewriting.rewrite(one.site)
         report.records.append(rewritten.record)
         return rewritten.specs
 

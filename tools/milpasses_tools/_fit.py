@@ -36,6 +36,8 @@ class Wanted:
             raise typer.BadParameter("give --data, or --statistics made of it, not both")
         if self.data == "random" and self.recipe is not None:
             raise typer.BadParameter("--data random: random samples calibrate nothing, give real ones")
+        if self.data == "norms" and fitted:
+            raise typer.BadParameter("--data norms: a budget is spent by what is measured, give samples")
         extras = {"--candidates": self.candidates, "--sensitivity": self.sensitivity}
         given = [option for option, value in extras.items() if value is not None]
         if given and not fitted:

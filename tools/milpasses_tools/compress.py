@@ -57,7 +57,8 @@ def command(
         typer.Option(
             metavar="DATA",
             help="What the model is used on (.npz, image folder, module:function): encodings are chosen by "
-            "what they do to outputs there, and so is what a budget is spent on ('random' for that alone).",
+            "what they do to outputs there, and so is what a budget is spent on ('random' for that alone). "
+            "Without any, 'norms' goes by the normalizations before the weights.",
         ),
     ] = None,
     statistics: Annotated[

@@ -51,18 +51,22 @@ class Value:
         value = self.variable.val
         return None if value is None or hasattr(value, "ls") else value.reshape(self.shape)
 
+    def held(self) -> Any:
+        """A variable of ``shape`` in the type that it has: for layers that take elements as they are."""
+        return reshaped(self.variable, self.shape)
+
     def exact(self) -> Any:
         """A float32 variable of ``shape``."""
         return self.laid(self.shape)
 
     def ints(self) -> Any:
         """An int32 variable of ``shape``; fractions are cut off."""
-        variable = reshaped(self.variable, self.shape)
+        variable = self.held()
         return variable if variable.dtype == types.int32 else mb.cast(x=variable, dtype="int32")
 
     def bools(self) -> Any:
         """A bool variable of ``shape``: what is not 0."""
-        variable = reshaped(self.variable, self.shape)
+        variable = self.held()
         return variable if variable.dtype == types.bool else mb.not_equal(x=self.exact(), y=0.0)
 
     def laid(self, shape: Sequence[Any]) -> Any:
@@ -116,22 +120,19 @@ def _with_ones(variable: Any, current: Shape, shape: Shape) -> Any:
     return mb.expand_dims(x=variable, axes=added) if added else variable
 
 
-def aligned(values: Sequence[Value]) -> tuple[list[Any], Shape]:
-    """Float32 variables that MIL's broadcasting brings together as the layers' does, and the result's shape.
+def aligned(values: Sequence[Value]) -> tuple[list[Any], int]:
+    """Float32 variables that MIL's broadcasting brings together as the layers' does, and the result's rank.
 
     Leading dimensions that are 1 everywhere are left out down to rank 4, so that images stay of rank 4.
+    Raises ``LayerError`` for sizes that do not broadcast; flexible ones may differ in name alone.
     """
     rank = max(value.rank for value in values)
     shapes = [(1,) * (rank - value.rank) + value.shape for value in values]
-    result = tuple(_broadcast([shape[axis] for shape in shapes]) for axis in range(rank))
+    found = [{shape[axis] for shape in shapes} - {1} for axis in range(rank)]
+    for sizes in found:
+        if sum(not is_symbolic(size) for size in sizes) > 1:
+            raise LayerError(f"cannot broadcast sizes {', '.join(map(str, sizes))}")
     skip = 0
-    while rank - skip > 4 and result[skip] == 1:
+    while rank - skip > 4 and not found[skip]:
         skip += 1
-    return [value.laid(shape[skip:]) for value, shape in zip(values, shapes, strict=True)], result
-
-
-def _broadcast(sizes: list[Any]) -> Any:
-    others = {size for size in sizes if size != 1}
-    if len(others) > 1:
-        raise LayerError(f"cannot broadcast sizes {', '.join(map(str, sizes))}")
-    return others.pop() if others else 1
+    return [value.laid(shape[skip:]) for value, shape in zip(values, shapes, strict=True)], rank

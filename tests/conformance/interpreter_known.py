@@ -8,15 +8,9 @@ _UNDEFINED = (
     "indices out of bounds without validate_indices: MIL leaves the result undefined and the test expects "
     "any wrong result; the interpreter refuses and names the op"
 )
-_GROWING = (
-    "neuralnetwork backend: a list there is an array that grows in a branch or a loop, whose results must "
-    "keep their shape in MIL; the reader refuses and names the layer"
-)
 
 # (test file, end of "Class::function") -> why the interpreter does not meet the expectation.
 KNOWN: dict[tuple[str, str], str] = {
-    ("iOS14/test_control_flow.py", "TestList::test_builder_to_backend_smoke"): _GROWING,
-    ("iOS14/test_control_flow.py", "TestList::test_builder_to_backend_while"): _GROWING,
     ("iOS14/test_image_resizing.py", "TestCrop::test_builder_to_backend_smoke"): (
         "neuralnetwork backend, sizes that only the run knows: the reader asks for input_shapes"
     ),
@@ -30,6 +24,17 @@ KNOWN: dict[tuple[str, str], str] = {
         "neuralnetwork backend, a size that is an input of the model: the reader refuses and names the layer"
     ),
     ("iOS17/test_scatter_gather.py", "test_ios17_invalid_indices"): _UNDEFINED,
+    ("torch::TestGroupNorm", "test_groupnorm_rank2_input"): (
+        "groups of two near numbers, in float16: their mean lies halfway between two float16 numbers, and "
+        "its rounding by up to 2^-12 is divided by a deviation of 0.003 or 0.01; with precision='float32' "
+        "the program meets the expected values, and coremltools' own tolerance in float16 is 0.5"
+    ),
+    ("torch::TestIndexPut", "test_index_put_negative_indices_case_2"): (
+        "converted wrong: add_int16_cast takes the type for a squeeze from the constant that it saw last, "
+        "and casts the index -1 to uint16, so that scatter_nd gets 65535 without validate_indices: undefined "
+        "in MIL, and refused here. The test cannot see it, as a 1 replaces a 1; the cases that add, or write "
+        "other numbers, are among coremltools' expected failures"
+    ),
 }
 
 # Classes of coremltools' test_torch_ops.py: convolution, pooling, normalization, resizing, recurrent layers,
@@ -53,6 +58,7 @@ TORCH_TESTS = [
     "TestGRU",
     "TestStackedBLSTM",
     "TestScaledDotProductAttention",
+    "TestTransformer",
     "TestGather",
     "TestScatter",
     "TestSlice",

@@ -160,6 +160,22 @@ def test_loops_with_a_condition() -> None:
         assert finished(builder) == expected
 
 
+def test_loops_whose_condition_is_known_at_first() -> None:
+    builder = NeuralNetworkBuilder(
+        [("x", datatypes.Array(2))], [("y", None)], disable_rank5_shape_mapping=True
+    )
+    builder.add_copy("start", "x", "s")
+    builder.add_load_constant_nd("zero", "n", np.float32([0]), (1,))
+    loop = builder.add_loop("loop").loop
+    loop.conditionVar = "go"
+    NeuralNetworkBuilder(nn_spec=loop.conditionNetwork).add_less_than("check", ["n"], "go", alpha=3)
+    body = double(loop.bodyNetwork)
+    body.add_load_constant_nd("one", "step", np.float32([1]), (1,))
+    body.add_elementwise("next", ["n", "step"], "m", "ADD")
+    body.add_copy("keep", "m", "n")
+    assert finished(builder) == [8, 24]
+
+
 @pytest.mark.parametrize("jump", ["break", "continue"])
 def test_leaving_a_loop_and_an_iteration(jump: str) -> None:
     builder, layer = looping(5)
@@ -192,6 +208,21 @@ def test_branches() -> None:
         for side, (scale, shift) in ((layer.branch.ifBranch, (2, 0)), (layer.branch.elseBranch, (1, -1))):
             NeuralNetworkBuilder(nn_spec=side).add_activation("one", "LINEAR", "x", "s", [scale, shift])
         assert finished(builder, p=np.float32([predicate])) == expected
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_branch_known_before_the_run_leaves_the_other_side_out(chosen: bool) -> None:
+    builder = NeuralNetworkBuilder(
+        [("x", datatypes.Array(2))], [("y", None)], disable_rank5_shape_mapping=True
+    )
+    builder.add_load_constant_nd("p", "p", np.float32([chosen]), (1,))
+    builder.add_load_constant_nd("size", "size", np.float32([-3]), (1,))
+    branch = builder.add_branch("branch", "p").branch
+    sides = (branch.ifBranch, branch.elseBranch)
+    possible, impossible = sides if chosen else sides[::-1]
+    NeuralNetworkBuilder(nn_spec=possible).add_activation("one", "LINEAR", "x", "s", [2, 0])
+    NeuralNetworkBuilder(nn_spec=impossible).add_fill_dynamic("one", "size", "s", 1)
+    assert finished(builder) == [2, 6]
 
 
 def test_says_what_cannot_be() -> None:

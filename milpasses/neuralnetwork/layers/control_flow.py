@@ -29,9 +29,13 @@ def jump(layer: Layer) -> Value:
 
 @layer("branch")
 def branch(layer: Layer) -> list[Value]:
-    """One of two networks."""
+    """One of two networks; where it is known which, the other may not even be possible, and is left out."""
     network, params = layer.network, layer.spec.branch
     sides = (params.ifBranch.layers, params.elseBranch.layers)
+    known = layer.value.known
+    if known is not None:
+        network.run(sides[0 if np.abs(known).item() > _NEAR_ZERO else 1])
+        return []
     names = _kept(network, sides)
 
     def side(layers: Any) -> Any:
@@ -63,7 +67,7 @@ def loop(layer: Layer) -> list[Value]:
     network.run(check)
     going = _condition(network, params.conditionVar) if params.conditionVar else mb.const(val=np.bool_(True))
     names = [name for name in _made([*check, *body]) if name in network.values]
-    first = [network.values[name].exact() for name in names]
+    first = [_open(network.values[name].exact()) for name in names]
 
     def goes_on(count: Any, go: Any, *carried: Any) -> Any:
         del carried
@@ -77,10 +81,10 @@ def loop(layer: Layer) -> list[Value]:
         child.run(check)
         if params.conditionVar:
             stay = mb.logical_and(x=stay, y=_condition(child, params.conditionVar))
-        results = [_owned(child.values[name].exact()) for name in names]
-        return (mb.add(x=count, y=np.int32(1)), stay, *results)
+        results = [_open(child.values[name].exact()) for name in names]
+        return (mb.add(x=count, y=np.int32(1)), _open(stay), *results)
 
-    start = (mb.const(val=np.int32(0)), mb.identity(x=going), *first)
+    start = (_open(np.int32(0)), _open(going), *first)
     found = mb.while_loop(_cond=goes_on, _body=iteration, loop_vars=start, name=layer.name)
     _take(network, names, found[2:])
     return []
@@ -162,6 +166,17 @@ def _condition(network: Network, name: str) -> Any:
 def _truth(value: Value) -> Any:
     """A scalar bool variable."""
     return mb.greater(x=mb.abs(x=scalar(value)), y=_NEAR_ZERO)
+
+
+def _open(variable: Any) -> Any:
+    """What a loop starts with or carries on: a variable that hides its value, even where that is a constant.
+
+    MIL takes a block's input for a constant if the loop starts with one and the first iteration, with
+    everything known, gives it again; a value that later iterations change is then refused.
+    """
+    carried = mb.identity(x=variable)
+    carried._sym_val = None
+    return carried
 
 
 def _owned(variable: Any) -> Any:

@@ -65,12 +65,12 @@ def extreme(layer: Layer) -> Value:
 
 def _folded(layer: Layer, op: Any, name: str) -> Value:
     """``op`` over all inputs from left to right, broadcast."""
-    variables, shape = aligned(layer.inputs)
+    variables, rank = aligned(layer.inputs)
     result = variables[0]
     for count, other in enumerate(variables[1:], 2):
         last = {"name": name} if count == len(variables) else {}
         result = op(x=result, y=other, **last)
-    return Value(result, shape)
+    return Value(result, (1,) * (rank - len(result.shape)) + tuple(result.shape))
 
 
 @layer("dot")

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
+from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milpasses.neuralnetwork.layers.convolution import optional
 from milpasses.neuralnetwork.mil import mb
 from milpasses.neuralnetwork.network import Layer
 from milpasses.neuralnetwork.registry import LayerError, layer
-from milpasses.neuralnetwork.values import Value
+from milpasses.neuralnetwork.values import Shape, Value
 
 
 @layer("innerProduct")
@@ -17,18 +18,14 @@ def inner_product(layer: Layer) -> Value:
     """W x + b over the last dimension, or over the last three from rank 4 on."""
     value, params = layer.value, layer.params
     size, out = int(params.inputChannels), int(params.outputChannels)
-    if value.rank > 3:
-        rows = math.prod(value.lead)
-        shape = (*value.lead, out, 1, 1)
-    else:
-        rows = math.prod(value.shape[:-1])
-        shape = (*value.shape[:-1], out)
+    lead = value.lead if value.rank > 3 else value.shape[:-1]
     if math.prod(value.shape[-3:] if value.rank > 3 else value.shape[-1:]) != size:
         raise LayerError(f"takes {size} values and gets {value.shape}")
     weight = layer.weight(params.weights, (out, size))
     bias = layer.bias(params.hasBias, params.bias, out)
-    y = mb.linear(x=value.laid((rows, size)), weight=weight, name=layer.name, **optional("bias", bias))
-    return Value(y, shape)
+    x = _rows(value, lead, size)
+    y = mb.linear(x=x, weight=weight, name=layer.name, **optional("bias", bias))
+    return Value(y, (*lead, out, 1, 1) if value.rank > 3 else (*lead, out))
 
 
 @layer("embedding")
@@ -42,7 +39,7 @@ def embedding(layer: Layer) -> Value:
 
 
 def looked_up(layer: Layer, indices: Value, vocabulary: int) -> Any:
-    """[count, size]: the columns of the layer's weights [size, vocabulary] at ``indices`` [count], plus bias.
+    """[.., size]: the columns of the layer's weights [size, vocabulary] at ``indices`` [..], plus bias.
 
     A dense weight is stored transposed, as MIL's ``gather`` reads rows fastest; codes stay as they are.
     """
@@ -55,7 +52,8 @@ def looked_up(layer: Layer, indices: Value, vocabulary: int) -> Any:
             x=np.ascontiguousarray(weight.T), indices=indices.ints(), axis=0, name=f"{layer.name}_rows"
         )
     else:
-        rows = mb.transpose(x=mb.gather(x=weight, indices=indices.ints(), axis=1), perm=[1, 0])
+        columns = mb.gather(x=weight, indices=indices.ints(), axis=1)
+        rows = mb.transpose(x=columns, perm=[*range(1, indices.rank + 1), 0])
     return rows if bias is None else mb.add(x=rows, y=bias, name=layer.name)
 
 
@@ -84,6 +82,13 @@ def _with_weights(layer: Layer) -> Value:
     # [X1, X2] in column-major order are the rows that MIL's linear takes.
     weight = layer.weight(params.weights, (out, size))
     bias = layer.bias(params.hasBias, params.bias, out)
-    rows = math.prod(value.shape[:-1])
-    y = mb.linear(x=value.laid((rows, size)), weight=weight, name=layer.name, **optional("bias", bias))
+    x = _rows(value, value.shape[:-1], size)
+    y = mb.linear(x=x, weight=weight, name=layer.name, **optional("bias", bias))
     return Value(y, (*value.shape[:-1], out))
+
+
+def _rows(value: Value, lead: Shape, size: int) -> Any:
+    """What MIL's linear takes: [rows, size], or all of it where that would merge flexible dimensions."""
+    if value.rank <= 3 and sum(map(is_symbolic, lead)) > 1:
+        return value.exact()
+    return value.laid((math.prod(lead), size))

@@ -1,6 +1,5 @@
 """Layers of the N-dimensional generation that look elements up, write them, or order them."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def scatter(layer: Layer) -> Value:
 def embedding_nd(layer: Layer) -> Value:
     """A column of the weights for each index [.., 1]."""
     value, params = layer.value, layer.params
-    rows = looked_up(layer, Value(value.variable, (math.prod(value.shape),)), int(params.vocabSize))
+    rows = looked_up(layer, Value(value.variable, value.shape[:-1] or (1,)), int(params.vocabSize))
     return Value(rows, (*value.shape[:-1], int(params.embeddingSize)))
 
 

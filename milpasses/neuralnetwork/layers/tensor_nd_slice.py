@@ -16,7 +16,7 @@ def slice_static(layer: Layer) -> Value:
     """Every stride-th from begin to end along each axis; masks stand for all of it, or take it out."""
     p, rank = layer.params, layer.value.rank
     y = mb.slice_by_index(
-        x=layer.value.exact(),
+        x=layer.value.held(),
         begin=_numbers(p.beginIds, rank, 0),
         end=_numbers(p.endIds, rank, 1),
         stride=_numbers(p.strides, rank, 1),
@@ -43,7 +43,7 @@ def slice_dynamic(layer: Layer) -> Value:
         return _masks(static(given[index], "masks") if index in given else field, rank)
 
     y = mb.slice_by_index(
-        x=layer.value.exact(),
+        x=layer.value.held(),
         begin=numbers(1, ()),
         end=numbers(2, p.endIds),
         stride=static(given[3], "strides") if 3 in given else _numbers(p.strides, rank, 1),

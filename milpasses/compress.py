@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
+from milpasses.biases import Rewriting
 from milpasses.calibration import Given, Live, Source
 from milpasses.errors import MilpassesError, PackageError, TargetError
 from milpasses.lowering import OpSpec
@@ -68,8 +69,9 @@ def compress(
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
     each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``. Without data, ``"norms"`` goes by the scales of the normalizations before the weights.
-    ``sequential`` lets layers see what those before became, at up to 8 times the runs.
+    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Without data,
+    ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers see
+    what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
@@ -124,7 +126,12 @@ def _source(
         if progress is not None:
             progress(done, total or done, f"running {name}")
 
-    return Live(str(package.path), calibration, weights, sequential=sequential, progress=shown)
+    biases = [
+        (one.site.weight, [variable for _, variable in one.places])
+        for one in MLProgram(package).sites()
+        if one.site.weight.rank == 1
+    ]
+    return Live(str(package.path), calibration, weights, biases=biases, sequential=sequential, progress=shown)
 
 
 def _is_norms(calibration: Any) -> bool:
@@ -147,12 +154,14 @@ def rewrite_package(
             "pass minimum_deployment_target=ct.target.iOS18"
         )
     placed = program.sites()
-    rewriter.check([one.site for one in placed])
+    sites = [one.site for one in placed]
+    rewriter.check(sites)
+    rewriting = Rewriting(rewriter, sites)
     report = Report(recipe=str(rewriter.recipe))
     total = len(placed)
 
     def rewrite(one: Placed) -> list[OpSpec] | None:
-        rewritten = rewriter.rewrite(one.site)
+        rewritten = rewriting.rewrite(one.site)
         report.records.append(rewritten.record)
         if progress is not None:
             progress(len(report.records), total, one.site.weight.name)

@@ -99,11 +99,15 @@ def check_target(scheme: Scheme, target: Target, weight: str) -> None:
 
 @attrs.frozen(eq=False)
 class Rewritten:
-    """The outcome for one site: its record, and the ops that take its place, if any."""
+    """The outcome for one site: its record, and the ops that take its place, if any.
+
+    ``bias``: what the bias of the weight's op becomes with it, None where it stays as it is.
+    """
 
     record: Record
     specs: list[OpSpec] | None = None
     encoding: Encoding | None = None
+    bias: NDArray[Any] | None = None
 
 
 @attrs.frozen
@@ -158,8 +162,11 @@ class Rewriter:
             return "skipped", decision.skip
         return None
 
-    def rewrite(self, site: Site) -> Rewritten:
-        """Decide, encode and verify one weight."""
+    def rewrite(self, site: Site, bias: Site | str | None = None) -> Rewritten:
+        """Decide, encode and verify one weight.
+
+        ``bias``: of the op that uses it, where it may be corrected for the weight; or why it may not.
+        """
         weight, decision = site.weight, self.recipe.decide(site.weight)
         refused = self.not_wanted(site, decision)
         if refused:
@@ -168,12 +175,13 @@ class Rewriter:
         value = weight.value if existing is None else existing.decode()
         encoder = Encoder(weight, self.target.ios18, self.fit_groups)
         chosen: dict[str, Any] = {}
+        corrected = None
         try:
             _check_finite(value)
             if existing is not None and self.join:
                 encoding = encoder.extend(existing, value, decision.scheme)
             else:
-                encoding, chosen = self._encode(encoder, value, decision.scheme)
+                encoding, chosen, corrected = self._encode(encoder, value, decision.scheme, bias)
             if self.only_if_smaller and encoding.nbytes >= site.nbytes:
                 raise Refusal(
                     f"{encoding.form} would take {encoding.nbytes} bytes, {site.nbytes} are stored now"
@@ -189,23 +197,27 @@ class Rewriter:
         )
         if self.calibration is not None:
             self.calibration.done(weight, decoded)
-        return Rewritten(record, lower(encoding, weight.name, self.target.ios18), encoding)
+            if isinstance(bias, Site) and corrected is not None:
+                self.calibration.done(bias.weight, corrected)
+        return Rewritten(record, lower(encoding, weight.name, self.target.ios18), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme
-    ) -> tuple[Encoding, dict[str, Any]]:
-        """The encoding, by its outputs where statistics tell, and what a record says of how it was chosen."""
+        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Site | str | None
+    ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
+        """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):
-            return encoder.encode(value, scheme), {}
+            return encoder.encode(value, scheme), {}, None
         inputs = self.calibration.inputs(encoder.weight)
         if isinstance(inputs, str):
             encoding = encoder.encode(value, scheme)
             encoder.notes.append(f"not calibrated: {inputs}")
-            return encoding, {}
-        found = encode_calibrated(encoder, value, scheme, inputs)
+            return encoding, {}, None
+        given = bias.weight.value if isinstance(bias, Site) else bias
+        found = encode_calibrated(encoder, value, scheme, inputs, given)
         encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
         encoder.notes.extend(found.notes)
-        return found.encoding, {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
+        chosen = {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
+        return found.encoding, chosen, found.bias
 
     def record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
         """The record of a site that stays as it is."""

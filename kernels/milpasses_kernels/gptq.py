@@ -104,7 +104,7 @@ def reround(
     feedback: Feedback,
     grid: Grid,
     mask: NDArray[np.uint8] | None = None,
-    descents: int = 3,
+    descents: int = 2,
     refitted: bool = True,
 ) -> Rerounded:
     """Choose the codes of ``weights`` (R, K) float32 with error feedback.

@@ -1,9 +1,11 @@
 """Encodings chosen by what flows into a weight, so that the outputs of its op change least.
 
 ``sources`` gives a weight's statistics, ``encode`` chooses among its encodings, ``feedback`` chooses codes
-and tables anew, ``matrices`` shows a weight as the matrices that its inputs meet.
+and tables anew, ``outputs`` says what that does to the outputs and corrects biases, ``matrices`` shows a
+weight as the matrices that its inputs meet.
 """
 
-from milpasses.calibration.sources import HELD_OUT, MEMORY, WAVES, Given, Inputs, Live, Source, damage
+from milpasses.calibration.outputs import damage
+from milpasses.calibration.sources import HELD_OUT, MEMORY, WAVES, Given, Inputs, Live, Source
 
 __all__ = ["HELD_OUT", "MEMORY", "WAVES", "Given", "Inputs", "Live", "Source", "damage"]

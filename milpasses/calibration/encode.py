@@ -1,8 +1,9 @@
 """One weight, one scheme and what flows into the weight: the encoding whose outputs are nearest.
 
 Candidates, in order: the plain encoding; the same with each weight's error counted by E[x^2] of its input;
-for a scheme that asks for it, error feedback into that. The one that damages the outputs least on held-out
-inputs wins, so that no step is kept that only suits the samples it was fitted to.
+for a scheme that asks for it, error feedback into that; and each of these with the op's bias corrected. The
+one that damages the outputs least on held-out inputs wins, so that no step is kept that only suits the
+samples it was fitted to.
 """
 
 import math
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 
 from milpasses._moments import Moments
 from milpasses.calibration.matrices import Layout, layout_of
-from milpasses.calibration.sources import Inputs, damage
+from milpasses.calibration.outputs import Loss, correct, damage, difference
+from milpasses.calibration.sources import Inputs
 from milpasses.encoder import Encoder
 from milpasses.encodings import Encoding, Sparse
 from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
 _DAMPING = 0.01
+_TRIED = 256  # outputs
 _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 
 
@@ -28,13 +31,15 @@ _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 class Calibrated:
     """The encoding that won, the method that made it, and its output error on the judging inputs.
 
-    ``output_sqnr_db``: 10 log10 of E|W x|^2 / E|(W - W') x|^2, over the outputs.
+    ``output_sqnr_db``: 10 log10 of E|W x|^2 / E|(W - W') x|^2, over the outputs, less what ``bias`` takes up:
+    the op's bias corrected for the encoding, where that won.
     """
 
     encoding: Encoding
     method: str
     output_sqnr_db: float
     notes: tuple[str, ...]
+    bias: Array | None = None
 
 
 def feedback_method(scheme: Scheme) -> str:
@@ -68,8 +73,14 @@ def can_calibrate(scheme: Scheme) -> bool:
     return isinstance(scheme, Prune) and scheme.method == "obs"
 
 
-def encode_calibrated(encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs) -> Calibrated:
-    """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``."""
+def encode_calibrated(
+    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | str | None = None
+) -> Calibrated:
+    """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``.
+
+    ``bias``: of the op, float16 or float32 (outputs,), where it may be corrected for what the weight loses;
+    a text says why it may not.
+    """
     weight = encoder.weight
     layout = layout_of(weight, inputs.fit)
     consumer = next(use for use in weight.consumers if use.op_type != "gather")
@@ -84,18 +95,41 @@ def encode_calibrated(encoder: Encoder, value: Array, scheme: Scheme, inputs: In
     if feedback_method(scheme):
         feeding = _Feeding(weighing, value, scheme, layout, notes)
         candidates += feeding.candidates(weighted, inputs)
-    best: tuple[float, str, Encoding] | None = None
+    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, str) else bias
+    judged: list[_Judged] = []
+    corrected: list[_Judged] = []
     for name, encoding in candidates:
-        error = damage(value, encoding.decode(), inputs.judge, consumer, weight.name)
-        if best is None or error < best[0]:
-            best = error, name, encoding
-    assert best is not None
-    error, name, encoding = best
+        change = difference(value, encoding.decode(), inputs.judge, consumer, weight.name)
+        loss = Loss.of(change, inputs.judge)
+        judged.append(_Judged(loss.error, name, encoding))
+        correction = None if correctable is None else correct(correctable, change, loss, inputs)
+        if correction is not None:
+            corrected.append(_Judged(correction.error, f"{name} + bias", encoding, correction.bias))
+    best = min(judged, key=_error)  # of equals the first
+    if corrected and (with_bias := min(corrected, key=_error)).error < best.error:
+        if isinstance(bias, str):
+            notes.append(f"bias not corrected: {bias}")
+        else:
+            best = with_bias
     if inputs.check is None and inputs.fit.rows > 1:
         notes.append("nothing held out")
     signal = damage(value, np.zeros_like(value), inputs.judge, consumer, weight.name)
-    sqnr = 10 * math.log10(signal / error) if error > 0 < signal else math.inf
-    return Calibrated(encoding, name, sqnr, tuple(notes))
+    sqnr = 10 * math.log10(signal / best.error) if best.error > 0 < signal else math.inf
+    return Calibrated(best.encoding, best.method, sqnr, tuple(notes), best.bias)
+
+
+@attrs.frozen(eq=False)
+class _Judged:
+    """A candidate and its output error, with the bias that belongs to it."""
+
+    error: float
+    method: str
+    encoding: Encoding
+    bias: Array | None = None
+
+
+def _error(one: _Judged) -> float:
+    return one.error
 
 
 def _few(moments: Moments, layout: Layout) -> bool:
@@ -135,7 +169,7 @@ class _Feeding:
         few = _few(inputs.fit, self.layout)
         # Held-out rows tell how far few rows can be trusted; without them ten times the damping stands in.
         damping = 10 * _DAMPING if few and inputs.check is None else _DAMPING
-        for note, gram in _grams(inputs, few):
+        for note, gram in self._grams(weighted, inputs, few, damping):
             try:
                 encoding, used = self._fed(weighted, gram, damping)
             except (NotPositive, Unsupported) as reason:
@@ -144,6 +178,26 @@ class _Feeding:
             damped = "" if used == _DAMPING else f", damping {used:g}"
             found.append((feedback_method(self.scheme) + note + damped, encoding))
         return found
+
+    def _grams(
+        self, weighted: Encoding, inputs: Inputs, few: bool, damping: float
+    ) -> list[tuple[str, Array]]:
+        """What ``_grams`` gives; for a large weight the one that is better for some of its outputs."""
+        from milpasses_kernels.gptq import NotPositive
+
+        from milpasses.calibration.feedback import Unsupported, tried
+
+        grams = _grams(inputs, few)
+        if len(grams) == 1 or self.layout.outputs < 4 * _TRIED or isinstance(self.scheme, Joint):
+            return grams
+        assert inputs.check is not None
+        assert inputs.check.gram is not None
+        judge, found = inputs.check.gram, (weighted, self.value, self.layout)
+        try:
+            errors = [tried(*found, gram, damping, judge, _TRIED) for _, gram in grams]
+        except (NotPositive, Unsupported):
+            return grams
+        return [grams[int(np.argmin(errors))]]
 
     def _fed(self, weighted: Encoding, gram: Array, damping: float) -> tuple[Encoding, float]:
         """Of a joint form first the floats under the mask: tables and scales are for what they become."""

@@ -15,6 +15,7 @@ from milpasses_kernels.gptq import (
     Rerounded,
     TableGrid,
     VectorGrid,
+    output_error,
     prepare,
     reround,
 )
@@ -39,7 +40,7 @@ def feed_back(
     gram: Array,
     damping: float,
     refitted: bool = True,
-    descents: int = 3,
+    descents: int = 2,
 ) -> tuple[Encoding, float]:
     """``encoding`` with its codes chosen by error feedback, and the largest damping that it took.
 
@@ -47,21 +48,59 @@ def feed_back(
     refitted where the weight has one group; ``descents`` as in the kernel. Raises ``Unsupported``, and the
     kernel's ``NotPositive``.
     """
+    mask, target = _target(encoding, layout)
+    found, used = _rerounded(target, mask, value, layout, gram, damping, refitted, descents, None)
+    weights = layout.split(value)
+    codes = layout.join(np.stack([one.codes for one in found]))
+    decoded = layout.join(np.stack([weights[g] - one.errors for g, one in enumerate(found)]))
+    changed: Any = target.result(codes, decoded, found[-1].grid, mask)
+    return (changed if mask is None else Sparse(mask, changed)), used
+
+
+def tried(
+    encoding: Encoding, value: Array, layout: Layout, gram: Array, damping: float, judge: Array, outputs: int
+) -> float:
+    """The output error, by the second moment ``judge``, that feedback leaves in the first ``outputs``.
+
+    Raises as ``feed_back``, of which it takes the share of the time that the outputs are of all.
+    """
+    mask, target = _target(encoding, layout)
+    found, _ = _rerounded(target, mask, value, layout, gram, damping, True, 1, outputs)
+    return sum(output_error(one.errors, part) for one, part in zip(found, judge, strict=True))
+
+
+def _target(encoding: Encoding, layout: Layout) -> "tuple[Array | None, _Target]":
+    """The mask of an encoding, if any, and what the kernel rounds to."""
     mask = encoding.mask if isinstance(encoding, Sparse) else None
     form = encoding.values if isinstance(encoding, Sparse) else encoding
     if isinstance(form, np.ndarray):
-        target: _Target = _Floats(form)
-    elif isinstance(form, Quantized) and (form.zero_point is None or form.zero_point.dtype.kind != "f"):
-        target = _Affine(form)
-    elif isinstance(form, Palettized) and form.cluster_dim > 1 and mask is None:
-        target = _Vectors(form, layout)
-    elif isinstance(form, Palettized) and form.cluster_dim == 1 and form.table.dtype.kind == "f":
-        target = _Tables(form)
-    else:
-        raise Unsupported(f"no error feedback into {encoding.form}")
-    weights = layout.split(value)
-    masks = None if mask is None else layout.split(mask)
-    places = None if target.counts is None else layout.split(_block_numbers(value.shape, target.counts))
+        return mask, _Floats(form)
+    if isinstance(form, Quantized) and (form.zero_point is None or form.zero_point.dtype.kind != "f"):
+        return mask, _Affine(form)
+    if isinstance(form, Palettized) and form.cluster_dim > 1 and mask is None:
+        return mask, _Vectors(form, layout)
+    if isinstance(form, Palettized) and form.cluster_dim == 1 and form.table.dtype.kind == "f":
+        return mask, _Tables(form)
+    raise Unsupported(f"no error feedback into {encoding.form}")
+
+
+def _rerounded(
+    target: "_Target",
+    mask: Array | None,
+    value: Array,
+    layout: Layout,
+    gram: Array,
+    damping: float,
+    refitted: bool,
+    descents: int,
+    outputs: int | None,
+) -> tuple[list[Rerounded], float]:
+    """The kernel's answer for each group, and the largest damping; of the first ``outputs``, if given."""
+    weights = layout.split(value)[:, :outputs]
+    masks = None if mask is None else layout.split(mask)[:, :outputs]
+    places = None
+    if target.counts is not None:
+        places = layout.split(_block_numbers(value.shape, target.counts))[:, :outputs]
     found: list[Rerounded] = []
     used = damping
     for g in range(layout.groups):
@@ -73,10 +112,7 @@ def feed_back(
         grid = target.grid(rows, columns)
         refit = refitted and target.refits and layout.groups == 1
         found.append(reround(part, feedback, grid, own, descents, refit))
-    codes = layout.join(np.stack([one.codes for one in found]))
-    decoded = layout.join(np.stack([weights[g] - one.errors for g, one in enumerate(found)]))
-    changed: Any = target.result(codes, decoded, found[-1].grid, mask)
-    return (changed if mask is None else Sparse(mask, changed)), used
+    return found, used
 
 
 def _block_numbers(shape: Shape, counts: Shape) -> NDArray[np.int32]:

@@ -28,6 +28,11 @@ class Layout:
     width: int
     inputs_first: bool
 
+    @property
+    def outputs(self) -> int:
+        """Outputs of all groups."""
+        return prod(self.shape) // self.width
+
     def split(self, values: Array) -> Array:
         """``values``, shaped as the weight, as (groups, outputs, inputs)."""
         if self.inputs_first:
@@ -42,8 +47,8 @@ class Layout:
 
     def spread(self, columns: Array) -> Array:
         """Values of each input, (groups, inputs), at every element of the weight."""
-        outputs = prod(self.shape) // (self.groups * self.width)
-        return self.join(np.broadcast_to(columns[:, None], (self.groups, outputs, self.width)))
+        shape = (self.groups, self.outputs // self.groups, self.width)
+        return self.join(np.broadcast_to(columns[:, None], shape))
 
 
 def layout_of(weight: Weight, moments: Moments) -> Layout:

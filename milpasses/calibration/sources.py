@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from milpasses._moments import Moments, Statistics
 from milpasses.calibration.matrices import layout_of
 from milpasses.errors import MilpassesError
-from milpasses.weights import Consumer, Weight
+from milpasses.weights import Weight
 
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
@@ -47,26 +47,8 @@ class Source(Protocol):
         ...
 
     def done(self, weight: Weight, decoded: Array) -> None:
-        """``weight`` is compressed, and decodes to ``decoded``."""
+        """``weight`` is compressed and decodes to ``decoded``, or is a bias that was corrected to that."""
         ...
-
-
-def damage(value: Array, decoded: Array, moments: Moments, consumer: Consumer, name: str = "weight") -> float:
-    """Mean squared change of an op's output, summed over its channels: tr(dW H dW') / rows.
-
-    ``value`` and ``decoded``: the weight before and after, float16 or float32, shaped alike. ``moments``: of
-    the input of ``consumer``, which uses the weight; without its ``gram`` inputs count as uncorrelated.
-    Raises ``MilpassesError`` where the moments are not this weight's, ``name``.
-    """
-    from milpasses_kernels.gptq import output_error
-
-    layout = layout_of(Weight(name, value.shape, value.dtype.name, (consumer,)), moments)
-    change = layout.split(value.astype(np.float32) - decoded.astype(np.float32))
-    if moments.gram is None:
-        squares = np.einsum("gok,gok->gk", change, change, dtype=np.float64)
-        return float((squares * moments.square_sum).sum()) / moments.rows
-    total = sum(output_error(part, gram) for part, gram in zip(change, moments.gram, strict=True))
-    return total / moments.rows
 
 
 class Given:
@@ -172,20 +154,22 @@ class Live:
         data: Any,
         weights: Sequence[tuple[Weight, Sequence[str]]],
         *,
+        biases: Sequence[tuple[Weight, Sequence[str]]] = (),
         sequential: bool = False,
         limit: int | None = None,
         progress: _Progress | None = None,
     ) -> None:
-        """``weights``: those to calibrate, in the order of the program, with the variables they are."""
+        """``weights``: those to calibrate, in the order of the program, with the variables they are.
+
+        ``biases``: constants that may be corrected for them.
+        """
         from milpasses.interpreter import Interpreter
 
         self._interpreter = Interpreter(model)
         self._data, self._limit, self._progress = data, limit, progress
         self._sequential = sequential
-        self._variables = {weight.name: tuple(variables) for weight, variables in weights}
-        self._names = {
-            variable: name for name, variables in self._variables.items() for variable in variables
-        }
+        self._variables = {one.name: tuple(variables) for one, variables in (*biases, *weights)}
+        self._names = {variable: weight.name for weight, variables in weights for variable in variables}
         self._decoded: dict[str, Array] = {}
         self._waves = _waves([weight for weight, _ in weights], WAVES if sequential else 1)
         self._statistics = Statistics()
@@ -193,10 +177,11 @@ class Live:
 
     def inputs(self, weight: Weight) -> Inputs | str:
         """As ``Source``'s; runs the model over the samples at the first weight of a wave."""
-        if weight.name not in self._variables:
-            return "not to be calibrated"
         if weight.name not in self._wave:
-            self._run(next(wave for wave in self._waves if weight.name in wave))
+            wave = next((wave for wave in self._waves if weight.name in wave), None)
+            if wave is None:
+                return "not to be calibrated"
+            self._run(wave)
         return _look_up(self._statistics, weight)
 
     def done(self, weight: Weight, decoded: Array) -> None:

@@ -279,6 +279,9 @@ def _mark_shared(op: Any, one: Found) -> None:
     shared = one.ops[0].weight_id if one.ops[0].op_type == "const" else None
     if shared is None:
         return
+    if op.op_type == "const":  # the same values for all of them
+        op.weight_id = shared
+        return
     for param, bound in op.inputs.items():
         if bound is not None and bound.op is not None and bound.op.op_type == "const":
             bound.op.weight_id = f"{shared}_{op.op_type}_{param}"

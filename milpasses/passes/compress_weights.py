@@ -25,7 +25,8 @@ class compress_weights(WeightPass):
 
     Left as they are, with a reason in the report: vectors and integers, weights of at most
     ``weight_threshold`` elements, weights with NaN or inf, weights that a block returns or from which a value
-    was inferred already, weights that are compressed already, and forms that would save no byte.
+    was inferred already, weights that are compressed already, and forms that would save no byte. With
+    ``statistics``, biases of conv and linear take up what their ops' outputs lose on average.
 
     Option ``recipe``: whatever ``milpasses.Recipe.of`` takes.
     """

@@ -17,6 +17,7 @@ import numpy as np
 import milpasses
 from bench import (
     budget,
+    calibrated_costs,
     calls,
     costs,
     interpreter,
@@ -35,7 +36,12 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "costs": [lambda _: costs.start(), lambda _: costs.memory(), costs.growth],
     "interpreter": [lambda _: interpreter.speed(), lambda _: interpreter.memory()],
     "neuralnetwork": [lambda _: neuralnetwork.kmeans()],
-    "calibrated": [lambda _: quality_calibrated.layers(), lambda _: quality_calibrated.networks()],
+    "calibrated": [
+        lambda _: quality_calibrated.layers(),
+        lambda _: quality_calibrated.networks(),
+        lambda _: calibrated_costs.layer(),
+        lambda _: calibrated_costs.network(),
+    ],
     "tasks": [lambda _: tasks.digits(), lambda _: tasks.transformer(), lambda _: tasks.food()],
     "budget": [
         *(lambda _, name=name: budget.cost(name) for name in budget.NETWORKS),

@@ -27,6 +27,7 @@ LIMIT = 500_000  # bytes of a package
 MEAN = "data_mean_image*"
 FINE = ("pal2-g16-gptq", "pal3-gptq", "pal3-g16-gptq", "pal3-g8-gptq", "pal4-gptq", "pal4-g16-gptq",
         "pal4-g8-gptq", "pal6-gptq", "pal6-g16-gptq")  # fmt: skip
+VECTORS = ("pal6-v2-gptq", "pal8-v2-gptq")
 
 
 def folder(given: "str | os.PathLike[str] | None" = None) -> Path | None:
@@ -152,8 +153,8 @@ def single(scheme: str, mean: Any, *, calibrate: bool = True, min_elements: int 
     return make
 
 
-def fitted(asked: str, mean: mp.Palettize) -> Make:
-    """What ``budget.fit`` chooses for each convolution."""
+def fitted(asked: str, mean: mp.Palettize, *more: str) -> Make:
+    """What ``budget.fit`` chooses for each convolution, of ``FINE`` and ``more``."""
 
     def make(food: Food, fold: int) -> Any:
         statistics = food.statistics[fold]
@@ -161,7 +162,7 @@ def fitted(asked: str, mean: mp.Palettize) -> Make:
             food.model,
             asked,
             data=food.seen(fold),
-            candidates=candidates(*FINE),
+            candidates=candidates(*FINE, *more),
             statistics=statistics,
             samples=16,
             rules=[mp.Rule(name=MEAN, scheme=mean)],
@@ -194,8 +195,9 @@ ROWS: dict[str, Make] = {
     "pal4-gptq": single("pal4-gptq", colours(4)),
     "pal4-g16-gptq": single("pal4-g16-gptq", colours(4)),
     "pal4-g16-gptq, small ones kept": single("pal4-g16-gptq", colours(3), min_elements=2049),
-    "budget 428 kB, 16 colours": fitted("428 kB", colours(4)),
-    "budget 428 kB, 64 colours": fitted("428 kB", colours(6)),
+    "budget 450 kB, 16 colours": fitted("450 kB", colours(4)),
+    "budget 450 kB, 64 colours": fitted("450 kB", colours(6)),
+    "budget 450 kB, vectors too": fitted("450 kB", colours(4), *VECTORS),
     "coremltools: 3 bits, mean image 2": theirs(3),
     "pal3-g16, no data": single("pal3-g16", colours(4), calibrate=False, min_elements=2049),
     "pal3-g16-gptq": single("pal3-g16-gptq", colours(4), min_elements=2049),

@@ -203,6 +203,19 @@ def packages(digits_packages: dict[str, Path], tmp_path_factory: pytest.TempPath
     return digits_packages["iOS18"], small
 
 
+def test_a_corrected_bias_goes_with_its_weight(digits_packages: dict[str, Path]):
+    shape = next(iter(Interpreter(digits_packages["iOS18"]).inputs.values())).fixed_shape()
+    name = next(iter(Interpreter(digits_packages["iOS18"]).inputs))
+    samples = [{name: abs(random(shape, seed))} for seed in range(12)]
+    small = milpasses.compress(digits_packages["iOS18"], "pal2", calibration=samples)
+    corrected = [record for record in small.report if "bias corrected" in record.reason]
+    assert corrected
+    found = bisect(digits_packages["iOS18"], small, samples, tolerance=60)
+    assert found.differ == small.report.count("compressed")
+    assert found.all.snr_db == pytest.approx(found.whole.snr_db, abs=1e-3)
+    assert not set(found.keep) & {record.name for record in corrected}
+
+
 class TestCommand:
     def test_the_recipe_it_prints_is_enough(self, milpasses_command: Run, packages: Any, tmp_path: Path):
         outcome = milpasses_command("bisect", *packages, "--tolerance", 15)

@@ -18,17 +18,20 @@ from milpasses_tools._output import Progress
 if TYPE_CHECKING:
     from milpasses.samples import Sample
     from milpasses_tools._compare.runners import Reference, Runner
-    from milpasses_tools._view.graph import Weight
+    from milpasses_tools._view.graph import Function, Op, Weight
 
 
 @attrs.frozen(eq=False)
 class Swap:
-    """A weight that differs: its variable in the original, both forms, and the compressed one's values."""
+    """A weight that differs: its variable in the original, both forms, and the compressed one's values.
+
+    ``values`` by variable: of the weight, and of the bias of its op that was corrected for it.
+    """
 
     variable: str
     original: "Weight"
     compressed: "Weight"
-    values: Any
+    values: dict[str, Any]
 
 
 def differing(original: Any, compressed: Any, function: str) -> tuple[list[Swap], list[str]]:
@@ -57,14 +60,31 @@ def differing(original: Any, compressed: Any, function: str) -> tuple[list[Swap]
             continue
         values = np.asarray(theirs.load())
         if not same_values(np.asarray(mine.load()), values):
-            swaps.append(Swap(variable, mine, theirs, values))
+            swaps.append(Swap(variable, mine, theirs, {variable: values}))
     known = set(pairs.same_weight.values())
     notes += [
         f"weight {w.name} is in the compressed model only"
         for v, w in pairs.weights_b.items()
         if v not in known
     ]
-    return swaps, notes
+    return _with_biases(swaps, first), notes
+
+
+def _with_biases(swaps: list[Swap], function: "Function") -> list[Swap]:
+    """A bias that only one op uses goes with the weight that only this op uses."""
+    by_variable = {swap.variable: swap for swap in swaps}
+    users: dict[str, list[tuple[Op, str]]] = {}
+    for op in function.block.walk():
+        for param, operands in op.inputs.items():
+            for name in operands:
+                if isinstance(name, str) and name in by_variable:
+                    users.setdefault(name, []).append((op, param))
+    only = {name: uses[0] for name, uses in users.items() if len(uses) == 1}
+    weights = {id(op): by_variable[name] for name, (op, param) in only.items() if param == "weight"}
+    for name, (op, param) in only.items():
+        if param == "bias" and id(op) in weights:
+            weights[id(op)].values.update(by_variable.pop(name).values)
+    return list(by_variable.values())
 
 
 @attrs.define(eq=False)
@@ -98,7 +118,8 @@ class Subject:
         if not chosen:
             return measure(self.reference, self.reference)
         if chosen not in self._known:
-            self.runner.interpreter.override({name: self.swaps[name].values for name in sorted(chosen)})
+            values = [self.swaps[name].values for name in sorted(chosen)]
+            self.runner.interpreter.override({name: value for one in values for name, value in one.items()})
             outputs = self._run(self.runner, f"{len(chosen)} of {len(self.swaps)} weights compressed")
             self._known[chosen] = measure(self.reference, outputs)
         return self._known[chosen]

@@ -55,7 +55,8 @@ def food(source: "str | os.PathLike[str] | None" = None) -> Table:
         "Food photos",
         f"{photos.CALIBRATED} unlabelled photos of each class calibrate, the others are measured; then the "
         "other way round, so that each of the photos counts once. Chosen: in each fold what diverges least "
-        f"on the photos that calibrated it, within {photos.LIMIT:,} bytes.",
+        f"on the photos that calibrated it, within {photos.LIMIT:,} bytes. Probability: of a photo's own "
+        "class, in points, with its standard error; it says more than answers that flip.",
     )
     found = photos.folder(source)
     if found is None:
@@ -63,7 +64,8 @@ def food(source: "str | os.PathLike[str] | None" = None) -> Table:
         return table
     with photos.work_folder() as work:
         data = photos.Food.load(found, Path(work))
-        float16 = [photos.Fold(photos.file_bytes(data.model, "*"), 0.0, data.right[o]) for _, o in data.folds]
+        size = photos.file_bytes(data.model, "*")
+        float16 = [photos.Fold(size, 0.0, data.right[o], data.sure[o]) for _, o in data.folds]
         table.add(**photos.row(data, "float16", float16))
         results: dict[str, list[photos.Fold]] = {}
         for name, make in photos.ROWS.items():

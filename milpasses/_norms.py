@@ -84,7 +84,7 @@ def _after(op: Any, known: Mapping[Any, _Channels]) -> _Channels | None:
     if op.op_type in _ACTIVATIONS:
         own = rule(op.op_type)
         assert own is not None
-        if own.wants_context:
+        if op.op_type == "gelu":
             return _Channels(before.axis, _gelu(op, before.values))
         arguments = {
             n: v.val for n, v in op.inputs.items() if n != "x" and v is not None and v.val is not None

@@ -43,7 +43,7 @@ class Rewriting:
         if id(site) not in self._corrected:
             self._ahead[id(weight)] = self._rewrite(weight)
         corrected = self._corrected.pop(id(site))
-        return self.rewriter.rewrite(site) if corrected is None else self._replaced(site, weight, corrected)
+        return self.rewriter.rewrite(site) if corrected is None else self._replaced(site, corrected)
 
     def _rewrite(self, site: Site) -> Rewritten:
         bias = self._biases.get(id(site))
@@ -52,10 +52,10 @@ class Rewriting:
             self._corrected[id(bias)] = rewritten.bias
         return rewritten
 
-    def _replaced(self, site: Site, weight: Site, corrected: NDArray[Any]) -> Rewritten:
+    def _replaced(self, site: Site, corrected: NDArray[Any]) -> Rewritten:
         """A bias that stays dense, with other values."""
-        reason = f"bias corrected for {weight.weight.name}: + (W - W') E[x]"
-        record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept", reason)
+        decision = self.rewriter.recipe.decide(site.weight)
+        record = self.rewriter.record(site, decision, "kept", "bias corrected: + (W - W') E[x]")
         change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
         dtype = corrected.dtype.name
         stored: dict[str, Any] = {"val": Stored(corrected, dtype)}

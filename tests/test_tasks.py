@@ -42,11 +42,11 @@ def test_every_photo_is_measured_once_and_never_where_it_calibrated():
 
 
 def test_the_choice_looks_at_bytes_and_divergence_only():
-    right, wrong = np.ones(2, np.bool_), np.zeros(2, np.bool_)
+    right, wrong, sure = np.ones(2, np.bool_), np.zeros(2, np.bool_), np.ones(2)
     found = {
-        "large": [photos.Fold(600, 0.01, right), photos.Fold(400, 0.3, right)],
-        "near": [photos.Fold(500, 0.1, wrong), photos.Fold(500, 0.1, wrong)],
-        "far": [photos.Fold(300, 0.2, right), photos.Fold(300, 0.05, right)],
+        "large": [photos.Fold(600, 0.01, right, sure), photos.Fold(400, 0.3, right, sure)],
+        "near": [photos.Fold(500, 0.1, wrong, sure), photos.Fold(500, 0.1, wrong, sure)],
+        "far": [photos.Fold(300, 0.2, right, sure), photos.Fold(300, 0.05, right, sure)],
     }
     name, best = photos.chosen(found, 500)
     assert name == "near / far"

@@ -24,6 +24,7 @@ from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
 Array = NDArray[Any]
 _DAMPING = 0.01
 _TRIED = 256  # outputs
+_CLEARLY = 0.95  # of the error: means of few samples differ by chance, and biases of all layers add up
 _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 
 
@@ -106,7 +107,7 @@ def encode_calibrated(
         if correction is not None:
             corrected.append(_Judged(correction.error, f"{name} + bias", encoding, correction.bias))
     best = min(judged, key=_error)  # of equals the first
-    if corrected and (with_bias := min(corrected, key=_error)).error < best.error:
+    if corrected and (with_bias := min(corrected, key=_error)).error < _CLEARLY * best.error:
         if isinstance(bias, str):
             notes.append(f"bias not corrected: {bias}")
         else:

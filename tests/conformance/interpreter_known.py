@@ -1,9 +1,5 @@
 """Comparisons that are known to fail, each with its reason, and the torch frontend tests that are run."""
 
-_EVEN_LRN = (
-    "size 2: the expected values were recorded from Core ML, whose window of an even size is one channel "
-    "narrower; the stress test of the same class expects torch's window, as implemented"
-)
 _UNDEFINED = (
     "indices out of bounds without validate_indices: MIL leaves the result undefined and the test expects "
     "any wrong result; the interpreter refuses and names the op"
@@ -14,8 +10,6 @@ KNOWN: dict[tuple[str, str], str] = {
     ("iOS14/test_image_resizing.py", "TestCrop::test_builder_to_backend_smoke"): (
         "neuralnetwork backend, sizes that only the run knows: the reader asks for input_shapes"
     ),
-    ("iOS14/test_normalization.py", "LocalResponseNorm::test_builder_to_backend_smoke"): _EVEN_LRN,
-    ("iOS17/test_normalization.py", "LocalResponseNorm::test_builder_to_backend_smoke"): _EVEN_LRN,
     ("iOS15/test_image_resizing.py", "TestCropResize::test_builder_to_backend_smoke"): (
         "an inverted box wholly outside the image: the recorded values reflect at the border, which no "
         "version of the op documents; points outside are pad_value here, as iOS16 and later document"

@@ -138,7 +138,11 @@ def _rms(op: Any) -> _Channels | None:
         if offset is not None:
             mean = next((v for v in (offset.x, offset.y) if v.val is None), None)
         mean = _made_by(mean, "reduce_mean")
-        if mean is None or [int(a) % len(x.shape) for a in mean.axes.val] != [len(x.shape) - 1]:
+        if (
+            mean is None
+            or mean.axes is None
+            or [int(a) % len(x.shape) for a in mean.axes.val] != [len(x.shape) - 1]
+        ):
             continue
         if _uncast(_squared(mean.x)) is _uncast(x) and isinstance(x.shape[-1], int | np.integer):
             return _Channels(len(x.shape) - 1, np.repeat(_normal(), int(x.shape[-1]), axis=1))
@@ -150,7 +154,9 @@ def _squared(var: Any) -> Any:
     made = None if var is None else _uncast(var).op
     if made is None:
         return None
-    if made.op_type == "square" or (made.op_type == "pow" and made.y.val is not None and made.y.val == 2):
+    if made.op_type == "square" or (
+        made.op_type == "pow" and made.y.val is not None and bool(np.all(made.y.val == 2))
+    ):
         return made.x
     return made.x if made.op_type == "mul" and made.x is made.y else None
 

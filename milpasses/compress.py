@@ -10,7 +10,7 @@ import attrs
 from coremltools.models import MLModel
 
 from milpasses.biases import Rewriting
-from milpasses.calibration import Given, Live, Source
+from milpasses.calibration import NORMS, Given, Live, Source, is_norms
 from milpasses.errors import MilpassesError, PackageError, TargetError
 from milpasses.lowering import OpSpec
 from milpasses.mlprogram import MLProgram, Placed
@@ -105,21 +105,21 @@ def _source(
     """Where to learn what flows into the weights that the recipe would calibrate."""
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
-    if sequential and (calibration is None or _is_norms(calibration)):
+    if sequential and (calibration is None or is_norms(calibration)):
         raise MilpassesError(
             "sequential: only with calibration=data, which the model is run on again and again"
         )
     if statistics is None and calibration is None:
         return None
+    if is_norms(calibration) or is_norms(statistics):
+        from milpasses.statistics import statistics as learnt
+
+        return Given(learnt(str(package.path), NORMS))
     placed = [one for one in MLProgram(package).sites() if rewriter.calibrates(one.site)]
     if statistics is not None:
         given = Given(statistics)
         given.check([one.site.weight for one in placed])
         return given
-    if _is_norms(calibration):
-        from milpasses.statistics import statistics as learnt
-
-        return Given(learnt(str(package.path), calibration))
     weights = [(one.site.weight, [variable for _, variable in one.places]) for one in placed]
 
     def shown(done: int, total: int | None, name: str) -> None:
@@ -132,10 +132,6 @@ def _source(
         if one.site.weight.rank == 1
     ]
     return Live(str(package.path), calibration, weights, biases=biases, sequential=sequential, progress=shown)
-
-
-def _is_norms(calibration: Any) -> bool:
-    return isinstance(calibration, str) and calibration == "norms"
 
 
 def rewrite_package(

@@ -42,8 +42,9 @@ def pipeline(recipe: Any, base: PassPipeline | None = None, statistics: Any = No
     """A pass pipeline that compresses with ``recipe``, after everything that ``base`` does.
 
     ``recipe`` is whatever ``Recipe.of`` takes; ``base`` is coremltools' default pipeline unless given, and is
-    not changed. ``statistics``: as for ``compress``, of the same network converted without compression. That
-    comes last, so weights are float16 already and every fusion has been made::
+    not changed. ``statistics``: as for ``compress``, of the same network converted without compression; or
+    ``"norms"``, which needs no data. Compression comes last, so weights are float16 already and every fusion
+    has been made::
 
         model = ct.convert(traced, inputs=[...], minimum_deployment_target=ct.target.iOS18,
                            pass_pipeline=milpasses.pipeline("pal4-g16"))

@@ -9,6 +9,7 @@ import numpy as np
 from milpasses._flows import flow, is_constant, lookups
 from milpasses._moments import Moments, Range, Statistics
 from milpasses._norms import norm_statistics
+from milpasses.calibration import NORMS, is_norms
 from milpasses.compress import open_model
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
@@ -21,7 +22,6 @@ from milpasses.samples import Samples
 
 __all__ = ["Moments", "Range", "Statistics", "statistics"]
 _SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
-NORMS = "norms"  # instead of data
 _FLOATS = (np.float16, np.float32)
 
 
@@ -64,7 +64,7 @@ def statistics(
     if held_out < 0 or held_out == 1:
         raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
-    if isinstance(data, str) and data == NORMS:
+    if is_norms(data):
         loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
         return without_data(loaded.function, names)
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)

@@ -121,6 +121,14 @@ def test_what_stands_behind_no_norm_is_told(tmp_path: Any) -> None:
 
 
 def test_a_model_without_norms_is_refused() -> None:
+    powers = np.where(np.arange(C) % 2, 2, 4).astype(np.float32)
+
+    def unlike(x: Any) -> Any:  # of other powers than squares
+        mean = mb.reduce_mean(x=mb.pow(x=x, y=powers), axes=[-1], keep_dims=True)
+        return linear(mb.mul(x=x, y=mb.rsqrt(x=mean, epsilon=1e-6)))
+
+    with pytest.raises(mp.MilpassesError, match="stands behind a normalization"):
+        mp.statistics(converted(ROWS, unlike), "norms")
     model = converted(ROWS, linear)
     with pytest.raises(mp.MilpassesError, match="stands behind a normalization: run it on data"):
         mp.compress(model, "pal4", calibration="norms")
@@ -146,3 +154,5 @@ def test_outputs_come_nearer_through_both_doors() -> None:
     )
     assert ours < 0.85 * plain
     assert ours == theirs
+    given = mp.compress(model, scheme, statistics="norms")  # the same, said as the pipeline does
+    assert output(given).tobytes() == output(told).tobytes()

@@ -6,6 +6,16 @@ weight as the matrices that its inputs meet.
 """
 
 from milpasses.calibration.outputs import damage
-from milpasses.calibration.sources import HELD_OUT, MEMORY, WAVES, Given, Inputs, Live, Source
+from milpasses.calibration.sources import (
+    HELD_OUT,
+    MEMORY,
+    NORMS,
+    WAVES,
+    Given,
+    Inputs,
+    Live,
+    Source,
+    is_norms,
+)
 
-__all__ = ["HELD_OUT", "MEMORY", "WAVES", "Given", "Inputs", "Live", "Source", "damage"]
+__all__ = ["HELD_OUT", "MEMORY", "NORMS", "WAVES", "Given", "Inputs", "Live", "Source", "damage", "is_norms"]

@@ -22,6 +22,7 @@ from milpasses.weights import Weight
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
 WAVES = 8  # of sequential calibration
+NORMS = "norms"  # instead of data: what the normalizations before weights tell
 MEMORY = 1 << 31  # bytes of second moments at a time
 _Progress = Callable[[int, int | None, str], None]
 
@@ -49,6 +50,11 @@ class Source(Protocol):
     def done(self, weight: Weight, decoded: Array) -> None:
         """``weight`` is compressed and decodes to ``decoded``, or is a bias that was corrected to that."""
         ...
+
+
+def is_norms(given: Any) -> bool:
+    """``NORMS`` stands where statistics or data could."""
+    return isinstance(given, str) and given == NORMS
 
 
 class Given:

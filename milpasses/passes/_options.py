@@ -1,11 +1,11 @@
 """Options of a pass: checked when they are set, with a message that lists what is accepted."""
 
-from typing import Any, Literal
+from typing import Any
 
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
 from milpasses.biases import Rewriting
-from milpasses.calibration import Given
+from milpasses.calibration import Given, is_norms
 from milpasses.errors import MilpassesError
 from milpasses.passes._graph import Found, find_sites, program_target, replace
 from milpasses.recipe import Recipe
@@ -27,7 +27,8 @@ class WeightPass(AbstractGraphPass):
     def __init__(self) -> None:
         self.report = Report()
         self.requantize = False
-        self.statistics: Given | Literal["norms"] | None = None
+        self.statistics: Given | None = None
+        self.norms = False
         self._recipe: Recipe | None = None
 
     def read_options(self, options: dict[str, Any]) -> Recipe:
@@ -47,15 +48,15 @@ class WeightPass(AbstractGraphPass):
         self.report = report or Report() if report is None else report
         self.requantize = _flag(self, given.pop("requantize", False))
         statistics = given.pop("statistics", None)
-        norms = isinstance(statistics, str) and statistics == "norms"
-        self.statistics = "norms" if norms else None if statistics is None else Given(statistics)
+        self.norms = is_norms(statistics)
+        self.statistics = None if statistics is None or self.norms else Given(statistics)
         self._recipe = self.read_options(given)
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place; a second run over its own output rewrites nothing."""
         recipe = self._recipe or self.read_options({})
         target = program_target(prog)
-        source = _from_norms(prog) if self.statistics == "norms" else self.statistics
+        source = _from_norms(prog) if self.norms else self.statistics
         rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=source)
         apply_recipe(prog, rewriter, self.report)
 

@@ -144,7 +144,12 @@ def _rms(op: Any) -> _Channels | None:
             or [int(a) % len(x.shape) for a in mean.axes.val] != [len(x.shape) - 1]
         ):
             continue
-        if _uncast(_squared(mean.x)) is _uncast(x) and isinstance(x.shape[-1], int | np.integer):
+        squared = _squared(mean.x)
+        if (
+            squared is not None
+            and _uncast(squared) is _uncast(x)
+            and isinstance(x.shape[-1], int | np.integer)
+        ):
             return _Channels(len(x.shape) - 1, np.repeat(_normal(), int(x.shape[-1]), axis=1))
     return None
 

@@ -120,6 +120,19 @@ def least_error(row: Any, low: int, high: int) -> float:
     return float(((row.astype(np.float64) - decoded) ** 2).sum(axis=1).min())
 
 
+def output_loss(weights: Any, variance: Any, mean: Any, decoded: Any = None) -> tuple[float, Any]:
+    """E|V (x - E[x])|^2 over all outputs and V E[x] of each, V the float32 change, one output at a time."""
+    groups, outputs, width = weights.shape
+    change = weights.astype(np.float32) - (0 if decoded is None else decoded.astype(np.float32))
+    spread, lost = 0.0, np.zeros((groups, outputs))
+    for g in range(groups):
+        for o in range(outputs):
+            for k in range(width):
+                spread += float(change[g, o, k]) ** 2 * variance[g, k]
+                lost[g, o] += float(change[g, o, k]) * mean[g, k]
+    return spread, lost
+
+
 def pack(codes: Any, nbits: int) -> NDArray[np.uint8]:
     """The codes as the digits, base 2^nbits, of one long integer."""
     number = sum((int(code) % 2**nbits) << (nbits * i) for i, code in enumerate(codes.flat))

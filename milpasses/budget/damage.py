@@ -1,6 +1,5 @@
 """What a weight's new values do to the outputs of the ops that use it, from statistics of their inputs."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
@@ -8,44 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses._moments import Moments, Statistics
-from milpasses.calibration import damage
 from milpasses.calibration.matrices import layout_of
+from milpasses.calibration.outputs import Loss
 from milpasses.errors import MilpassesError
 from milpasses.weights import Weight
 
 Array = NDArray[Any]
-_CHUNK = 1 << 20  # elements at a time, so that float64 copies stay small beside the model
-
-
-def output_energy(values: Array, weight: Weight, moments: Moments) -> float:
-    """tr(V H V^T): the energy of what an op gives for each row of its input, from ``values`` of ``weight``.
-
-    ``values``: of the weight's shape, the weight itself or an error of it. H = E[x x^T] is ``moments.gram``
-    where it was kept; else it is taken to be diag(variance) + mean mean^T: the columns uncorrelated but for
-    their means, which after a ReLU are most of it. Raises ``MilpassesError`` if the moments are of a weight
-    of another shape.
-    """
-    if moments.gram is not None:
-        use = next(use for use in weight.consumers if use.op_type != "gather")
-        return damage(values, np.zeros_like(values), moments, use, weight.name)
-    total = 0.0
-    mean = moments.mean
-    variance = np.maximum(moments.second_moment - mean**2, 0)
-    for groups, block in _blocks(layout_of(weight, moments).split(values)):
-        total += float(np.einsum("gok,gok,gk->", block, block, variance[groups]))
-        total += float(np.sum((block @ mean[groups, :, None]) ** 2))
-    return total
-
-
-def _blocks(rows: Array) -> Iterator[tuple[slice, Array]]:
-    """Parts of [groups, outputs, width], in float64, and which groups they are of."""
-    groups, outputs, width = rows.shape
-    several = max(1, _CHUNK // max(1, outputs * width))
-    step = outputs if several > 1 else max(1, _CHUNK // max(1, width))
-    for group in range(0, groups, several):
-        here = slice(group, group + several)
-        for at in range(0, outputs, step):
-            yield here, rows[here, at : at + step].astype(np.float64)
 
 
 @attrs.frozen(eq=False)
@@ -79,7 +46,7 @@ class Meter:
             shape[value.shape.index(counts.size)] = counts.size
             reads = ((counts / counts.sum() + 1 / counts.size) / 2).reshape(shape)
         for known in (cls(weight, value, moments, reads, ()), cls(weight, value, None, None, ())):
-            signals = known._energies(value)
+            signals = known._energies()
             if all(signals):
                 break  # else the input was always zero: the weight's own error remains
         return attrs.evolve(known, signals=signals)
@@ -93,24 +60,31 @@ class Meter:
 
     def share(self, decoded: Array) -> float:
         """Noise energy / signal energy of the outputs, over all kinds of use; 0 where nothing changed."""
-        noises = self._energies(np.asarray(decoded, np.float32) - np.asarray(self.value, np.float32))
+        noises = self._energies(decoded)
         return sum(n / s if s else float(n > 0) for n, s in zip(noises, self.signals, strict=True))
 
-    def _energies(self, values: Array) -> tuple[float, ...]:
+    def _energies(self, decoded: Array | None = None) -> tuple[float, ...]:
+        """The energy of each kind of output that the weight makes, or its error if ``decoded`` is given."""
         found: list[float] = []
         if self.moments is not None:
-            found.append(output_energy(values, self.weight, self.moments))
+            layout = layout_of(self.weight, self.moments)
+            other = None if decoded is None else layout.split(decoded)
+            found.append(Loss.of(layout.split(self.value), self.moments, other).error)
         if self.reads is not None:
             axes = tuple(axis for axis, size in enumerate(self.reads.shape) if size == 1)
+            values = self.value.astype(np.float32)
+            values = values if decoded is None else values - decoded
             squares = np.einsum("ij,ij->i", *[_flat(values, axes)] * 2)
             found.append(float(squares @ self.reads.reshape(-1)))
         if not found:
-            flat = np.asarray(values, np.float32).reshape(-1)
-            found.append(float(np.einsum("i,i->", flat, flat, dtype=np.float64)))
+            from milpasses_kernels.decode import error_sums
+
+            signal, noise, _ = error_sums(self.value, self.value if decoded is None else decoded)
+            found.append(signal if decoded is None else noise)
         return tuple(found)
 
 
 def _flat(values: Array, axes: tuple[int, ...]) -> Array:
     """The values as [slices, elements]."""
     kept = next(axis for axis in range(values.ndim) if axis not in axes)
-    return np.moveaxis(np.asarray(values, np.float32), kept, 0).reshape(values.shape[kept], -1)
+    return np.moveaxis(values, kept, 0).reshape(values.shape[kept], -1)

@@ -42,9 +42,20 @@ class Loss:
     spread: float
 
     @classmethod
-    def of(cls, matrices: Array, moments: Moments) -> "Loss":
-        """From ``difference`` and the moments of the inputs."""
-        return cls(mean_loss(matrices, moments), _spread(matrices, moments))
+    def of(cls, matrices: Array, moments: Moments, decoded: Array | None = None) -> "Loss":
+        """From ``difference``, or the weight and what it decodes to as matrices, and the inputs' moments."""
+        from milpasses_kernels.gptq import output_error
+        from milpasses_kernels.outputs import output_loss
+
+        mean = moments.mean
+        variance = np.maximum(moments.second_moment - mean**2, 0)
+        spread, lost = output_loss(matrices, variance, mean, decoded)
+        if moments.gram is not None:
+            change = matrices if decoded is None else matrices.astype(np.float32) - decoded
+            about = moments.gram - moments.sum[:, :, None] * mean[:, None]
+            total = sum(output_error(part, gram) for part, gram in zip(change, about, strict=True))
+            spread = max(total, 0.0) / moments.rows
+        return cls(lost.reshape(-1), spread)
 
     @property
     def error(self) -> float:
@@ -54,20 +65,9 @@ class Loss:
 
 def mean_loss(matrices: Array, moments: Moments) -> Array:
     """dW E[x]: what each output loses on average, float64 (groups x outputs)."""
-    return np.einsum("gok,gk->go", matrices, moments.mean, dtype=np.float64).reshape(-1)
+    from milpasses_kernels.outputs import output_loss
 
-
-def _spread(matrices: Array, moments: Moments) -> float:
-    mean = moments.mean
-    if moments.gram is None:
-        squares = np.einsum("gok,gok->gk", matrices, matrices, dtype=np.float64)
-        return float((squares * np.maximum(moments.second_moment - mean**2, 0)).sum())
-    from milpasses_kernels.gptq import output_error
-
-    total = 0.0
-    for part, gram, total_input, mean_input in zip(matrices, moments.gram, moments.sum, mean, strict=True):
-        total += output_error(part, gram - np.outer(total_input, mean_input))
-    return max(total, 0.0) / moments.rows
+    return output_loss(matrices, np.zeros_like(moments.sum), moments.mean)[1].reshape(-1)
 
 
 @attrs.frozen(eq=False)

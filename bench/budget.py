@@ -127,7 +127,7 @@ def cost(name: str) -> Table:
     """Fitting against encoding each candidate once; the gap to the best of all choices, on four weights."""
     table = Table(f"Cost of a budget: {name}", "Seconds. Ratio: fit / encoding every candidate once.")
     path = model_of(name)
-    inputs = inputs_of(path, name)[: 2 * FEWEST]
+    inputs = inputs_of(path, name)
     fit(path, "5 bits", data=inputs, candidates=["pal4"])  # loads and compiles
     start = time.perf_counter()
     program = MLProgram(open_package(path))

@@ -176,6 +176,7 @@ MODELS: dict[str, Callable[[str], "ct.models.MLModel"]] = {
     "mobilenet_v3_small": _mobilenet,
     "encoder_base": _encoder,
     "encoder_small": lambda target: _encoder(target, layers=4, width=256, heads=4, vocab=8000),
+    "encoder_deep": lambda target: _encoder(target, layers=16, width=512, heads=8, vocab=8000),
     "decoder_184m": lambda target: convert(decoder_lm(target), target),
     "decoder_untied": lambda target: convert(decoder_lm(target, 4, 512, 8000, tied=False), target),
     "stateful_decoder": _stateful,

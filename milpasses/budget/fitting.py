@@ -30,7 +30,7 @@ from milpasses.statistics import collect
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
 NUMBERS = 100  # outputs to probe with, at least; more samples where one has few
-FEWEST, MOST = 2, 16  # samples
+FEWEST, MOST = 2, 16  # samples to take statistics of
 _LARGE = 1 << 27  # bytes of weights above which no decoded copy of them is kept
 
 
@@ -137,7 +137,8 @@ def sensitivity(
         data: whatever ``Samples.of`` takes. With it the model runs, once or twice for each weight, or with
             ``exact`` once for each weight and candidate. Without, damages are those of single layers; see
             ``Sensitivity``.
-        samples: use the first so many of the data; by default 2, up to 16 where a sample has few outputs.
+        samples: use the first so many of the data; by default 2 for statistics and 1 to run each weight
+            with, up to 16 for both where a sample has few outputs.
         seed: of random data.
         candidates: schemes or their texts; the default is a dozen of what the target has. Those with error
             feedback (``pal4-gptq``) take the statistics; so must ``compress`` then.
@@ -175,9 +176,10 @@ def fit(
 ) -> Fit:
     """Choose a scheme for each weight: least damage within a budget, or least bytes within a loss.
 
-    With ``data`` the choice is run as a whole, on up to four times ``samples``: against the two best single
-    schemes for all weights and what the layers alone would suggest, and the best is taken; for ``max_loss``
-    the prediction is corrected until what is measured keeps it.
+    With ``data`` the choice is run as a whole, on four times the samples that each weight was run with:
+    against the two best single schemes for all weights and what the layers alone would suggest, unless they
+    are predicted to be far worse, and the best is taken; for ``max_loss`` the prediction is corrected until
+    what is measured keeps it.
 
     Args:
         model, data, candidates, statistics, rules, samples, seed, function, requantize, progress: as
@@ -234,11 +236,12 @@ def fit(
 
 @attrs.frozen(eq=False)
 class Run:
-    """A loaded model and the data to run it on."""
+    """A loaded model and the data to run it on: ``samples`` for statistics, ``probed`` for each weight."""
 
     interpreter: Interpreter
     source: Samples
     samples: int
+    probed: int
 
     @classmethod
     def of(cls, model: Any, data: Any, samples: int | None, seed: int, function: str) -> "Run":
@@ -247,17 +250,16 @@ class Run:
         keep = sum(file.stat().st_size for file in package.path.rglob("*.bin")) < _LARGE
         interpreter = Interpreter(model, function, keep_weights=keep)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
-        return cls(interpreter, source, samples or _enough(interpreter, source))
+        enough = _enough(interpreter, source)
+        return cls(interpreter, source, samples or max(enough, FEWEST), samples or enough)
 
-    def first(self) -> Samples:
-        """The samples to probe and to take statistics with."""
-        return Samples.of(self.source, self.interpreter, limit=self.samples)
+    def first(self, count: int) -> Samples:
+        """So many samples."""
+        return Samples.of(self.source, self.interpreter, limit=count)
 
     def judge(self) -> Probe:
         """What measures whole choices: on more samples than each weight was probed with."""
-        return Probe(
-            self.interpreter, list(Samples.of(self.source, self.interpreter, limit=4 * self.samples))
-        )
+        return Probe(self.interpreter, list(self.first(4 * self.probed)))
 
 
 def _enough(interpreter: Interpreter, source: Samples) -> int:
@@ -265,7 +267,7 @@ def _enough(interpreter: Interpreter, source: Samples) -> int:
     first = next(iter(source))
     outputs = interpreter.run(first.inputs, interpreter.make_state())
     count = sum(len(one) if isinstance(one, Mapping) else np.size(one) for one in outputs.values())
-    return min(max(math.ceil(NUMBERS / max(count, 1)), FEWEST), MOST)
+    return min(math.ceil(NUMBERS / max(count, 1)), MOST)
 
 
 def _trial(
@@ -286,7 +288,7 @@ def _trial(
         if statistics is None:
             full = any(map(feedback_method, (*schemes.values(), *(rule.scheme for rule in pins))))
             statistics = _statistics(run, program, function, full)
-        probe = Probe(run.interpreter, list(run.first()))
+        probe = Probe(run.interpreter, list(run.first(run.samples if exact else run.probed)))
     return Trial(program, schemes, pins, statistics, probe, exact, requantize, function)
 
 
@@ -314,11 +316,11 @@ def _of_model(table: Sensitivity, program: MLProgram) -> Sensitivity:
 
 
 def _statistics(run: Run, program: MLProgram, function: str, full: bool) -> Statistics:
-    """What flows into the weights, on the samples that they are probed with."""
+    """What flows into the weights."""
     names = {
         variable: placed.site.weight.name
         for placed in program.sites()
         for owner, variable in placed.places
         if owner == function
     }
-    return collect(run.interpreter, run.first(), names, full=full)
+    return collect(run.interpreter, run.first(run.samples), names, full=full)

@@ -10,6 +10,7 @@ from milpasses.budget.text import decibels
 from milpasses.errors import MilpassesError
 
 _UNIFORM = 2  # single schemes for all weights that a choice is run against
+_FAR = 4  # times the least predicted damage: predictions err, but not by so much
 _CORRECTIONS = 4
 Measure = Callable[[tuple[Option, ...]], float]
 
@@ -77,13 +78,17 @@ class Problem:
         return found
 
     def finalists(self, budget: int) -> list[Choice]:
-        """What to run against each other: the solution, that of the layers alone, the best single schemes."""
+        """What to run against each other: the solution, the best single schemes, that of the layers alone.
+
+        Without those that are predicted to be far worse than the solution.
+        """
         shares = [np.array([o.share for o in one.options]) for one in self.table]
         limit = budget - self.table.fixed_bytes
         layers = Allocation(self.by_bytes.prices, shares).solve(limit)
         within = [one for one in self.uniform.values() if self.bytes(one) <= budget]
-        found = [self.solve(budget, None), *sorted(within, key=self.damage)[:_UNIFORM]]
-        return found if layers is None else [*found, layers]
+        best = self.solve(budget, None)
+        others = [*sorted(within, key=self.damage)[:_UNIFORM], *([] if layers is None else [layers])]
+        return [best, *(one for one in others if self.damage(one) <= _FAR * self.damage(best))]
 
 
 def choose_measured(

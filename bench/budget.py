@@ -31,6 +31,7 @@ from milpasses.rewrite import Rewriter
 from milpasses.samples import Samples
 
 NETWORKS = ("digits", "encoder_small", "mobilenet_v3_small", "lstm", "decoder_untied")
+COSTED = (*NETWORKS, "encoder_deep", "resnet50")
 SEEN, UNSEEN = 16, 8  # samples
 
 

@@ -151,29 +151,44 @@ def _sweep(
     diagonal: Floats | None,
 ) -> None:
     """One pass over the columns, in place: of feedback (``matrix`` is F) or descent (H and its diagonal)."""
-    rows, width = weights.shape
+    for left in range(0, weights.shape[1], _COLUMNS):
+        columns = slice(left, left + _COLUMNS)
+        feedback = matrix[columns, columns].copy()
+        # One product over all rows: NumPy's own threads would get in the way of ours.
+        if diagonal is None:
+            lost = errors[:, :left] @ matrix[:left, columns]
+        else:
+            lost = errors @ matrix[:, columns]
+            lost /= diagonal[columns]
+            lost -= errors[:, columns]
+            feedback /= diagonal[columns]
+        lost += weights[:, columns]
+        _round(columns, weights, lost, errors, feedback, grid, mask, codes)
+
+
+def _round(
+    columns: slice,
+    weights: Floats,
+    targets: Floats,
+    errors: Floats,
+    feedback: Floats,
+    grid: Grid,
+    mask: Mask,
+    codes: NDArray[np.int16],
+) -> None:
+    """Round a block of columns to the grid, rows shared among threads: new errors and codes, in place."""
+    rows = len(weights)
     step = max(grid.step, _ROWS // grid.step * grid.step)
 
     def run(start: int, stop: int) -> None:
         for first in range(start * step, min(stop * step, rows), step):
             part = slice(first, first + step)
-            for left in range(0, width, _COLUMNS):
-                columns = slice(left, left + _COLUMNS)
-                own = np.ascontiguousarray(errors[part, columns])
-                feedback = matrix[columns, columns].copy()
-                if diagonal is None:
-                    lost = errors[part, :left] @ matrix[:left, columns]
-                else:
-                    lost = errors[part] @ matrix[:, columns]
-                    lost /= diagonal[columns]
-                    lost -= own
-                    feedback /= diagonal[columns]
-                wanted = np.ascontiguousarray(weights[part, columns])
-                lost += wanted
-                pruned = np.ascontiguousarray(mask[part, columns]) if mask.size else mask
-                chosen = np.zeros(own.shape, np.int16)
-                grid.sweep(Block(wanted, lost, own, feedback, pruned), part, columns, chosen)
-                errors[part, columns], codes[part, columns] = own, chosen
+            own = np.ascontiguousarray(errors[part, columns])
+            wanted = np.ascontiguousarray(weights[part, columns])
+            pruned = np.ascontiguousarray(mask[part, columns]) if mask.size else mask
+            chosen = np.zeros(own.shape, np.int16)
+            grid.sweep(Block(wanted, targets[part], own, feedback, pruned), part, columns, chosen)
+            errors[part, columns], codes[part, columns] = own, chosen
 
     for_ranges(-(-rows // step), run)
 

@@ -16,6 +16,7 @@ from milpasses.calibration import Inputs, damage
 from milpasses.calibration.feedback import Unsupported, feed_back
 from milpasses.calibration.matrices import Layout, layout_of
 from milpasses.encoder import Encoder
+from milpasses.encodings import Palettized
 from milpasses.interpreter import Interpreter
 from milpasses.weights import Consumer, Weight
 
@@ -331,6 +332,30 @@ def test_decibels_over_plain_tables_and_over_the_textbook() -> None:
     textbook, _ = feed_back(minmax, value, layout, fit.gram, 0.01, refitted=False, descents=0)
     ours = encode_calibrated(encoder, value, mp.Quantize(dtype="int4", method="gptq"), inputs)
     assert decibels(ours.encoding) > decibels(textbook) + 2
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_vectors_of_outputs_that_taps_keep_apart(groups: int) -> None:
+    rng = np.random.default_rng(8)
+    value = rng.normal(size=(24, 8, 3, 3)).astype(np.float16)  # in, out of a group, taps
+    consumer = Consumer("conv_transpose", "op", "weight", groups=groups)
+    plain = Encoder(Weight("w", value.shape, "float16", (consumer,))).encode(
+        value, mp.Palettize(nbits=4, cluster_dim=2, channel_axis=1)
+    )
+    layout = Layout(value.shape, groups, 24 // groups, True)
+    mixing = rng.normal(size=(groups, 24 // groups, 24 // groups)) / 4 + np.eye(24 // groups)
+    gram = mixing @ mixing.swapaxes(1, 2)
+    fed, _ = feed_back(plain, value, layout, gram, 0.01)
+
+    def lost(encoding: Any) -> float:
+        change = layout.split(value.astype(np.float64) - encoding.decode())
+        return float(np.einsum("goi,gij,goj->", change, gram, change))
+
+    assert isinstance(fed, Palettized)
+    assert isinstance(plain, Palettized)
+    assert fed.codes.shape == plain.codes.shape
+    assert fed.vector_axis == plain.vector_axis == 1
+    assert lost(fed) < 0.8 * lost(plain)
 
 
 def test_vectors_along_the_inputs_have_no_feedback() -> None:

@@ -51,8 +51,12 @@ def feed_back(
     mask, target = _target(encoding, layout)
     found, used = _rerounded(target, mask, value, layout, gram, damping, refitted, descents, None)
     weights = layout.split(value)
-    codes = layout.join(np.stack([one.codes for one in found]))
-    decoded = layout.join(np.stack([weights[g] - one.errors for g, one in enumerate(found)]))
+    back = [
+        np.argsort(rows) if (rows := target.row_order(g)) is not None else slice(None)
+        for g in range(len(found))
+    ]
+    codes = layout.join(np.stack([one.codes[back[g]] for g, one in enumerate(found)]))
+    decoded = layout.join(np.stack([weights[g] - one.errors[back[g]] for g, one in enumerate(found)]))
     changed: Any = target.result(codes, decoded, found[-1].grid, mask)
     return (changed if mask is None else Sparse(mask, changed)), used
 
@@ -96,19 +100,23 @@ def _rerounded(
     outputs: int | None,
 ) -> tuple[list[Rerounded], float]:
     """The kernel's answer for each group, and the largest damping; of the first ``outputs``, if given."""
-    weights = layout.split(value)[:, :outputs]
-    masks = None if mask is None else layout.split(mask)[:, :outputs]
+    weights = layout.split(value)
+    masks = None if mask is None else layout.split(mask)
     places = None
     if target.counts is not None:
-        places = layout.split(_block_numbers(value.shape, target.counts))[:, :outputs]
+        places = layout.split(_block_numbers(value.shape, target.counts))
     found: list[Rerounded] = []
     used = damping
     for g in range(layout.groups):
         feedback: Feedback = prepare(gram[g], damping)
         used = max(used, feedback.damping)
-        rows, columns = (None, None) if places is None else (places[g][:, 0], places[g][0] - places[g][0, 0])
-        part = np.ascontiguousarray(weights[g], np.float32)
-        own = None if masks is None else masks[g]
+        order = target.row_order(g)
+        order = slice(outputs) if order is None else order[:outputs]
+        rows, columns = None, None
+        if places is not None:
+            rows, columns = places[g][order, 0], places[g][0] - places[g][0, 0]
+        part = np.ascontiguousarray(weights[g][order], np.float32)
+        own = None if masks is None else masks[g][order]
         grid = target.grid(rows, columns)
         refit = refitted and target.refits and layout.groups == 1
         found.append(reround(part, feedback, grid, own, descents, refit))
@@ -133,6 +141,10 @@ class _Target:
 
     counts: Shape | None = None
     refits = True
+
+    def row_order(self, group: int) -> Array | None:
+        """The order in which the kernel wants the rows of a group's matrix; None: as they are."""
+        return None
 
     def grid(self, rows: Array | None, columns: Array | None) -> Grid:
         raise NotImplementedError
@@ -214,7 +226,7 @@ class _Tables(_Target):
 
 
 class _Vectors(_Target):
-    """Tables of vectors along the outputs, which neighbouring rows of the matrix are."""
+    """Tables of vectors along the outputs."""
 
     def __init__(self, form: Palettized, layout: Layout) -> None:
         assert form.vector_axis is not None
@@ -222,14 +234,23 @@ class _Vectors(_Target):
         if not isinstance(form.lut, np.ndarray):
             raise Unsupported("no error feedback into integer tables of vectors")
         dims = form.cluster_dim
+        numbers = np.arange(form.codes.size, dtype=np.int32).reshape(form.codes.shape)
+        vectors = layout.split(np.repeat(numbers, dims, self.axis))
         place = np.arange(form.shape[self.axis], dtype=np.int16) % dims
         place = place.reshape([-1 if a == self.axis else 1 for a in range(len(form.shape))])
         places = layout.split(np.ascontiguousarray(np.broadcast_to(place, form.shape)))
-        expected = np.arange(places.shape[1]) % dims
-        if places.shape[1] % dims or not (places == expected[:, None]).all():
+        # A vector's components are to be neighbours: its number in the first column tells which they are.
+        self.orders = [np.lexsort((places[g, :, 0], vectors[g, :, 0])) for g in range(layout.groups)]
+        expected = np.arange(places.shape[1])[:, None] % dims
+        if places.shape[1] % dims or any(
+            (places[g][rows] != expected).any() for g, rows in enumerate(self.orders)
+        ):
             raise Unsupported(f"no error feedback into vectors along axis {self.axis}, which are not outputs")
         self.counts = form.lut.shape[:-2]
         self.tables = np.ascontiguousarray(form.lut.reshape(-1, *form.lut.shape[-2:]), np.float32)
+
+    def row_order(self, group: int) -> Array | None:
+        return self.orders[group]
 
     def grid(self, rows: Array | None, columns: Array | None) -> Grid:
         half = self.form.result_dtype == "float16"

@@ -120,6 +120,21 @@ class TestTable:
         assert option is not None
         assert option.share == pytest.approx(expected, rel=1e-3)
 
+    def test_samples_held_out_tell_what_a_layer_loses(self, digits: Path) -> None:
+        """A table fitted to a few samples suits them better than others: those are not asked."""
+        found = mp.statistics(digits, images(0, 40), full=True, held_out=2)
+        apart = attrs.evolve(found, weights=found.held_out, held_out={})
+        suited = attrs.evolve(found, held_out={})
+        shares = {
+            name: [
+                o.share
+                for one in sensitivity(digits, statistics=known, candidates=["pal3"])
+                for o in one.options
+            ]
+            for name, known in (("held out", found), ("these alone", apart), ("fitted to", suited))
+        }
+        assert shares["held out"] == shares["these alone"] != shares["fitted to"]
+
     def test_comes_back_from_json(self, table: Sensitivity) -> None:
         import json
 

@@ -19,8 +19,8 @@ Array = NDArray[Any]
 class Meter:
     """Measures how much of its ops' outputs a weight's error is: noise energy / signal energy.
 
-    ``basis`` says what that is known from: ``statistics`` (of the input), ``lookups`` (how often gather read
-    each slice; half of the weight goes to slices at large, which other data may read), or ``weight`` where
+    ``basis`` says what that is known from: ``statistics`` (of the input, in the samples held out where some
+    were), ``lookups`` (how often gather read each slice; half of the weight goes to slices at large, which other data may read), or ``weight`` where
     nothing is known of the input: then it is the weight's own error, sum dw^2 / sum w^2.
     """
 
@@ -33,7 +33,9 @@ class Meter:
     @classmethod
     def of(cls, weight: Weight, value: Array, statistics: Statistics | None) -> "Meter":
         """For ``weight`` and its values; raises ``MilpassesError`` if the statistics do not fit its shape."""
-        moments = None if statistics is None else statistics.weights.get(weight.name)
+        moments = None
+        if statistics is not None:  # what suits the samples that it was fitted to may suit no others
+            moments = statistics.held_out.get(weight.name) or statistics.weights.get(weight.name)
         counts = None if statistics is None else statistics.lookups.get(weight.name)
         reads = None
         if counts is not None and counts.sum() > 0:

@@ -20,8 +20,9 @@ class Meter:
     """Measures how much of its ops' outputs a weight's error is: noise energy / signal energy.
 
     ``basis`` says what that is known from: ``statistics`` (of the input, in the samples held out where some
-    were), ``lookups`` (how often gather read each slice; half of the weight goes to slices at large, which other data may read), or ``weight`` where
-    nothing is known of the input: then it is the weight's own error, sum dw^2 / sum w^2.
+    were), ``lookups`` (how often gather read each slice; half of the weight goes to slices at large, which
+    other data may read), or ``weight`` where nothing is known of the input: then it is the weight's own
+    error, sum dw^2 / sum w^2.
     """
 
     weight: Weight

@@ -236,7 +236,7 @@ class _Vectors(_Target):
         dims = form.cluster_dim
         numbers = np.arange(form.codes.size, dtype=np.int32).reshape(form.codes.shape)
         vectors = layout.split(np.repeat(numbers, dims, self.axis))
-        place = np.arange(form.shape[self.axis], dtype=np.int16) % dims
+        place = (np.arange(form.shape[self.axis]) % dims).astype(np.int16)
         place = place.reshape([-1 if a == self.axis else 1 for a in range(len(form.shape))])
         places = layout.split(np.ascontiguousarray(np.broadcast_to(place, form.shape)))
         # A vector's components are to be neighbours: its number in the first column tells which they are.

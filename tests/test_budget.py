@@ -10,6 +10,7 @@ import pytest
 from models import conv_linear_program, convert
 
 import milpasses as mp
+from milpasses import rewrite
 from milpasses.budget import Fit, Sensitivity, fit, sensitivity
 from milpasses.budget.candidates import DEFAULT_IOS16
 from milpasses.budget.probe import Probe, noise_share
@@ -302,6 +303,25 @@ class TestRefusals:
             assert plain is not None
             assert fed_back is not None
             assert fed_back.share < plain.share
+
+    def test_error_feedback_runs_once_for_each_candidate(
+        self, digits: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        schemes: list[str] = []
+        whole = rewrite.encode_calibrated
+
+        def counted(encoder: Any, value: Any, scheme: Any, *more: Any) -> Any:
+            schemes.append(str(scheme))
+            return whole(encoder, value, scheme, *more)
+
+        monkeypatch.setattr(rewrite, "encode_calibrated", counted)
+        found = fit(
+            digits, "4.4 bits", data=images(0, 16), candidates=["pal3-gptq", "pal4-gptq", "pal6-gptq"]
+        )
+        assert found.measured is not None
+        assert any("gptq" in option.scheme for option in found.chosen.values())
+        assert len(schemes) == 3 * len(found.table)
+        assert set(np.unique(schemes, return_counts=True)[1]) == {len(found.table)}
 
     def test_statistics_and_tables_of_another_model(self, digits: Path, table: Sensitivity) -> None:
         other = convert(conv_linear_program())

@@ -14,6 +14,7 @@ from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.calibration import Given
 from milpasses.calibration.encode import feedback_method
+from milpasses.encodings import Encoding
 from milpasses.errors import MilpassesError
 from milpasses.mlprogram import MLProgram, Placed
 from milpasses.recipe import Recipe, Rule
@@ -79,6 +80,8 @@ class Trial:
     function: str = "main"
     _pinned: Rewriter = attrs.field(init=False)
     _tried: dict[str, Rewriter] = attrs.field(init=False)
+    _others: dict[str, Rewriter] = attrs.field(factory=dict)  # of schemes that only rules name
+    _kept: dict[tuple[int, str], Encoding] = attrs.field(factory=dict)  # of error feedback, which takes long
 
     def __attrs_post_init__(self) -> None:
         self._pinned = self.rewriter(Recipe(Keep(), self.pins))
@@ -99,6 +102,16 @@ class Trial:
         target = self.program.target
         return Rewriter(recipe, target, requantize=self.requantize, calibration=calibration)
 
+    def encoding(self, index: int, site: Site, text: str) -> Encoding | None:
+        """What a candidate makes of the weight that ``index`` counts in the program; None where refused."""
+        kept = self._kept.get((index, text))
+        if kept is not None:
+            return kept
+        rewriter = self._tried.get(text) or self._others.get(text)
+        if rewriter is None:
+            rewriter = self._others[text] = self.rewriter(Recipe.of(text))
+        return rewriter.rewrite(site).encoding
+
     def run(self, progress: Progress | None = None) -> Sensitivity:
         """Encode each weight once with each candidate; one weight's values are in memory at a time."""
         sites = self.program.sites()
@@ -107,15 +120,15 @@ class Trial:
         blobs = program_blobs(self.program)
         weights: list[tuple[WeightOptions, Curve | None]] = []
         decided: dict[tuple[str, int], int] = {}
-        for done, placed in enumerate(sites, 1):
+        for index, placed in enumerate(sites):
             mine = site_blobs(self.program, placed)
-            one = self._weight(placed, sum(mine.values()))
+            one = self._weight(index, placed, sum(mine.values()))
             if one is not None:
                 weights.append(one)
                 decided |= mine
             self.program.package.release()
             if progress is not None:
-                progress(done, len(sites), placed.site.weight.name)
+                progress(index + 1, len(sites), placed.site.weight.name)
         return Sensitivity(
             weights=tuple(_on_curves(weights) if self._probes else [one for one, _ in weights]),
             candidates=tuple(self.candidates),
@@ -138,7 +151,7 @@ class Trial:
     def _probes(self) -> bool:
         return self.probe is not None and not self.exact
 
-    def _weight(self, placed: Placed, nbytes: int) -> tuple[WeightOptions, Curve | None] | None:
+    def _weight(self, index: int, placed: Placed, nbytes: int) -> tuple[WeightOptions, Curve | None] | None:
         """The options of one weight, and how damage grows with error; None if nothing is to be decided."""
         site = placed.site
         pinned = self._pinned.recipe.decide(site.weight).rule_index is not None
@@ -156,6 +169,8 @@ class Trial:
             if rewritten.encoding is None or rewritten.specs is None:
                 refused[text] = rewritten.record.reason
                 continue
+            if self.probe is not None and feedback_method(rewriter.recipe.default):
+                self._kept[index, text] = rewritten.encoding
             decoded = rewritten.encoding.decode()
             share = meter.share(decoded)
             damage = runs.damage(decoded) if self.exact else None

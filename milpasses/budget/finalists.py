@@ -7,8 +7,6 @@ import attrs
 from milpasses.budget.candidates import Trial
 from milpasses.budget.probe import Probe
 from milpasses.budget.table import Option, Sensitivity
-from milpasses.recipe import Recipe
-from milpasses.rewrite import Rewriter
 
 
 @attrs.define(eq=False)
@@ -33,17 +31,14 @@ class Finals:
         for weight, option in zip(self.table, chosen, strict=True):
             waiting.setdefault((weight.name, weight.shape), []).append(option)
         values: dict[str, Any] = {}
-        rewriters: dict[str, Rewriter] = {}
-        for placed in self.trial.program.sites():
+        for index, placed in enumerate(self.trial.program.sites()):
             options = waiting.get((placed.site.weight.name, placed.site.weight.shape))
             variables = [name for function, name in placed.places if function == self.trial.function]
             option = options.pop(0) if options else None
             if option is None or option.scheme == "keep" or not variables:
                 continue
-            if option.scheme not in rewriters:
-                rewriters[option.scheme] = self.trial.rewriter(Recipe.of(option.scheme))
-            rewritten = rewriters[option.scheme].rewrite(placed.site)
-            if rewritten.encoding is not None:
-                values |= dict.fromkeys(variables, rewritten.encoding.decode())
+            encoding = self.trial.encoding(index, placed.site, option.scheme)
+            if encoding is not None:
+                values |= dict.fromkeys(variables, encoding.decode())
             self.trial.program.package.release()
         return values

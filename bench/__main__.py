@@ -45,6 +45,7 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "tasks": [lambda _: tasks.digits(), lambda _: tasks.transformer(), lambda _: tasks.food()],
     "budget": [
         *(lambda _, name=name: budget.cost(name) for name in budget.COSTED),
+        *(lambda _, name=name: budget.cost_calibrated(name) for name in budget.CALIBRATED),
         *(lambda _, name=name: budget.against_uniform(name) for name in budget.NETWORKS),
     ],
 }

@@ -6,7 +6,7 @@ import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +117,8 @@ class Samples:
             return cls._called(data, getattr(data, "__name__", type(data).__name__), features, limit)
         if isinstance(data, Iterable):
             items = cast(Iterable[Any], data)
-            return cls(lambda: _from_items(items, "item"), features, "an iterable", limit=limit)
+            count = len(items) if isinstance(items, Sized) else None
+            return cls(lambda: _from_items(items, "item"), features, "an iterable", count, limit=limit)
         raise SampleError(
             f"data must be {_FORMS}, or a callable, mapping or iterable; got {type(data).__name__}"
         )
@@ -181,6 +182,14 @@ class Samples:
     def count(self) -> int | None:
         """The number of samples, None where it is not known beforehand."""
         return None if self._count is None else len(self)
+
+    def apart(self, every: int) -> "Samples":
+        """Every so many-th sample, the second first: what ``statistics(held_out=every)`` keeps apart."""
+        count = None if self.count is None else len(range(1, self.count, every))
+        return Samples(
+            lambda: islice(islice(self._source(), self._limit), 1, None, every),
+            self.features, f"1 in {every} of {self.description}", count, random=self.random,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Samples({self.description})"

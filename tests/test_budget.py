@@ -173,6 +173,22 @@ class TestBudget:
         unseen = images(200, 64)
         assert snr(digits, fitted, unseen) >= snr(digits, mp.compress(digits, scheme), unseen) - 0.1
 
+    def test_what_is_measured_is_measured_on_other_samples(self, digits: Path, table: Sensitivity) -> None:
+        other = images(200, 64)
+        found = fit(digits, "3.2 bits", data=images(0, 16), validation=other, sensitivity=table, samples=16)
+        assert found.snr_db == pytest.approx(snr(digits, mp.compress(digits, found.recipe), other), abs=0.05)
+
+    def test_error_feedback_is_measured_on_samples_held_out(self, digits: Path) -> None:
+        """It is fitted to the others, and suits them better than any that come after them."""
+        data = images(0, 32)
+        found = fit(digits, max_loss="26 dB", data=data, candidates=["pal3-gptq", "pal4-gptq", "pal6-gptq"])
+        statistics = mp.statistics(digits, data, full=True, held_out=4)
+        small = mp.compress(digits, found.recipe, statistics=statistics)
+        assert found.snr_db == pytest.approx(snr(digits, small, data[1::4]), abs=0.5)
+        assert found.snr_db >= 26
+        unseen = snr(digits, small, images(40, 300))
+        assert abs(found.snr_db - unseen) < abs(snr(digits, small, data) - unseen)
+
     @pytest.mark.parametrize("budget", ["3.5 bits", "60 kB", "50%", 70_000])
     def test_ways_to_say_it(self, digits: Path, table: Sensitivity, budget: Any) -> None:
         found = fit(digits, budget, sensitivity=table)
@@ -334,6 +350,10 @@ class TestRefusals:
         moments.weights["const_8_to_fp16"] = moments.weights["hidden_weight_to_fp16"]
         with pytest.raises(mp.MilpassesError, match="belong to another model"):
             fit(digits, "4 bits", statistics=moments)
+
+    def test_validation_alone(self, digits: Path) -> None:
+        with pytest.raises(mp.MilpassesError, match="give data, too"):
+            fit(digits, "4 bits", validation=images(0, 4))
 
     def test_nothing_to_choose(self, digits: Path, tmp_path: Path) -> None:
         with pytest.raises(mp.MilpassesError, match="no candidate applies to any weight"):

@@ -78,6 +78,16 @@ class TestArrays:
         with pytest.raises(SampleError, match="at least 1, got 0"):
             Samples.of({"x": draw(5, 4)}, tensor(1, 4), limit=0)
 
+    def test_those_that_statistics_hold_out(self):
+        rows = [{"x": np.full((2, 2), index, np.float32)} for index in range(10)]
+        for data in (rows, lambda: iter(rows)):
+            samples = Samples.of(data, tensor(2, 2), limit=7)
+            kept = samples.apart(3)
+            assert [float(one.inputs["x"][0, 0]) for one in kept] == [1, 4]
+            assert kept.count == (2 if data is rows else None)
+            assert "1 in 3 of" in kept.description
+            assert len(list(Samples.of(kept, kept.features, limit=1))) == 1
+
     def test_optional_inputs_may_be_left_out(self):
         features = {**tensor(1, 4), **tensor(1, name="scale", default=2.0)}
         assert len(list(Samples.of({"x": draw(2, 4)}, features))) == 2

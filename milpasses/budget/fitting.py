@@ -19,6 +19,7 @@ from milpasses.budget.problem import Problem, choose_measured
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
 from milpasses.calibration.encode import feedback_method
+from milpasses.calibration.sources import HELD_OUT
 from milpasses.compress import open_model
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
@@ -138,7 +139,8 @@ def sensitivity(
             ``exact`` once for each weight and candidate. Without, damages are those of single layers; see
             ``Sensitivity``.
         samples: use the first so many of the data; by default 2 for statistics and 1 to run each weight
-            with, up to 16 for both where a sample has few outputs.
+            with, up to 16 for both where a sample has few outputs. Error feedback learns from four times
+            as many, by default 64, of which it holds out a quarter.
         seed: of random data.
         candidates: schemes or their texts; the default is a dozen of what the target has. Those with error
             feedback (``pal4-gptq``) take the statistics; so must ``compress`` then.
@@ -164,6 +166,7 @@ def fit(
     *,
     max_loss: Any = None,
     data: Any = None,
+    validation: Any = None,
     candidates: Sequence[Any] | None = None,
     statistics: Statistics | None = None,
     rules: Sequence[Any] = (),
@@ -190,6 +193,9 @@ def fit(
         max_loss: ``"30 dB"``: signal-to-noise ratio of the outputs at least; ``"1 %"`` or ``0.01``: share of
             their energy that may become error at most. Damage as ``Sensitivity`` defines it: measured with
             data, else predicted. With a budget as well, both must be kept.
+        validation: other data, to run whole choices on: what is fitted to some samples suits them better
+            than others. By default ``data``; where it is this that error feedback learns from, what of it
+            was held out.
         sensitivity: a ``Sensitivity`` of this model, or the path of its JSON; else it is computed.
 
     Returns:
@@ -203,6 +209,8 @@ def fit(
         raise MilpassesError(f"give a budget, {BUDGET}; or max_loss, {LOSS}")
     read_budget(budget, 1, 1)
     limit = None if max_loss is None else read_loss(max_loss)
+    if validation is not None and data is None:
+        raise MilpassesError("validation: the model has to run: give data, too")
     run = None if data is None else Run.of(model, data, samples, seed, function)
     trial = _trial(model, run, candidates, statistics, rules, False, requantize, function)
     if sensitivity is None:
@@ -218,7 +226,9 @@ def fit(
     if run is None:
         choice, measured = problem.solve(asked, limit), None
     else:
-        finals = Finals(trial, run.judge(), table)
+        if validation is None and statistics is None and trial.statistics and trial.statistics.held_out:
+            validation = run.source.apart(HELD_OUT)
+        finals = Finals(trial, run.judge(validation), table)
         choice, measured = choose_measured(problem, asked, limit, finals.damage)
     chosen = problem.options(choice)
     return Fit(
@@ -257,9 +267,10 @@ class Run:
         """So many samples."""
         return Samples.of(self.source, self.interpreter, limit=count)
 
-    def judge(self) -> Probe:
+    def judge(self, validation: Any) -> Probe:
         """What measures whole choices: on more samples than each weight was probed with."""
-        return Probe(self.interpreter, list(self.first(4 * self.probed)))
+        data = self.source if validation is None else validation
+        return Probe(self.interpreter, list(Samples.of(data, self.interpreter, limit=4 * self.probed)))
 
 
 def _enough(interpreter: Interpreter, source: Samples) -> int:
@@ -316,11 +327,13 @@ def _of_model(table: Sensitivity, program: MLProgram) -> Sensitivity:
 
 
 def _statistics(run: Run, program: MLProgram, function: str, full: bool) -> Statistics:
-    """What flows into the weights."""
+    """What flows into the weights; with ``full``, for error feedback, of more samples, some held out."""
     names = {
         variable: placed.site.weight.name
         for placed in program.sites()
         for owner, variable in placed.places
         if owner == function
     }
-    return collect(run.interpreter, run.first(run.samples), names, full=full)
+    if full:
+        return collect(run.interpreter, run.source, names, full=True, held_out=HELD_OUT)
+    return collect(run.interpreter, run.first(run.samples), names)

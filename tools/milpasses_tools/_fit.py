@@ -48,8 +48,10 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
     """The fit for ``model``, raised to ``target`` first where one is given."""
     from milpasses import Statistics
     from milpasses.budget import fit
+    from milpasses.calibration.sources import HELD_OUT
     from milpasses.compress import raise_target
     from milpasses.package import open_package
+    from milpasses.samples import Samples
 
     with tempfile.TemporaryDirectory() as folder:
         path = model
@@ -57,13 +59,17 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
             path = raise_target(open_package(model), target, Path(folder)).path
         candidates = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
+        validation = None
         if candidates is None and wanted.data not in (None, "random"):
             candidates, statistics = _tuned(path, wanted.data, progress)
+            if statistics is not None and statistics.held_out:
+                validation = Samples.of(wanted.data, path).apart(HELD_OUT)
         return fit(
             path,
             wanted.budget,
             max_loss=wanted.max_loss,
             data=wanted.data,
+            validation=validation,
             statistics=statistics,
             candidates=candidates,
             sensitivity=wanted.sensitivity,

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from milpasses.recipe import Recipe
-from milpasses.samples import Sample
+from milpasses.samples import Sample, Samples
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.store import content_hash, hash_model, write_json
@@ -125,15 +125,18 @@ def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Rec
     Without ``calibration`` a layer's damage is its weight's own error. Raises ``MilpassesError``.
     """
     from milpasses.budget import fit
+    from milpasses.calibration.sources import HELD_OUT
 
     wanted: dict[str, Any] = {"max_loss" if budget.lower().endswith("db") else "budget": budget}
     if calibration is None:
         return fit(program, **wanted).recipe
+    samples, statistics = Samples.of(list(calibration), program), _load(calibration.statistics)
     return fit(
         program,
-        data=calibration,
+        data=samples,
+        validation=samples.apart(HELD_OUT) if statistics is not None and statistics.held_out else None,
         samples=PROBES,
-        statistics=_load(calibration.statistics),
+        statistics=statistics,
         sensitivity=calibration.sensitivity,
         **wanted,
     ).recipe

@@ -11,9 +11,10 @@ from models import conv_linear_program, convert
 
 import milpasses as mp
 from milpasses import rewrite
-from milpasses.budget import Fit, Sensitivity, fit, sensitivity
+from milpasses.budget import Fit, Option, Sensitivity, fit, sensitivity
 from milpasses.budget.candidates import DEFAULT_IOS16
 from milpasses.budget.probe import Probe, noise_share
+from milpasses.budget.problem import Problem, choose_measured
 from milpasses.interpreter import Interpreter
 from milpasses.package import open_package
 from milpasses.samples import Samples
@@ -213,6 +214,17 @@ class TestBudget:
         assert measured.measured is not None
         assert measured.measured <= 0.01
         assert measured.used < tight.used
+
+    @pytest.mark.parametrize("exponent", [0.3, 1.0, 2.0])
+    def test_max_loss_where_predictions_are_far_off(self, table: Sensitivity, exponent: float) -> None:
+        limit, problem = 1e-3, Problem(table)
+
+        def measured(options: tuple[Option, ...]) -> float:
+            return 2 * limit * (sum(one.damage for one in options) / limit) ** exponent
+
+        choice, damage = choose_measured(problem, None, limit, measured)
+        assert 0.2 * limit < damage <= limit
+        assert problem.bytes(choice) < 0.6 * problem.bytes_now
 
     def test_both_limits(self, digits: Path, table: Sensitivity) -> None:
         assert fit(digits, "60 kB", max_loss="20 dB", sensitivity=table).used <= 60_000

@@ -116,7 +116,11 @@ def _within_loss(problem: Problem, limit: float, measured: Callable[[Choice], fl
     """The least bytes with a measured damage within ``limit``: the prediction is scaled until it fits."""
     known: list[tuple[int, float, Choice]] = []
     aim = limit
-    for _ in range(_CORRECTIONS):
+    for attempt in range(2 * _CORRECTIONS):
+        if attempt >= _CORRECTIONS:
+            if any(damage <= limit for _, damage, _ in known):
+                break
+            aim /= 2  # in proportion it does not get there
         choice = problem.solve(None, max(aim, problem.by_damage.least))
         damage = measured(choice)
         known.append((problem.bytes(choice), damage, choice))

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from milpasses._flows import Flow
 from milpasses.errors import MilpassesError
 
 Array = NDArray[np.float64]
+Matmul = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 _VERSION = 1
 
 
@@ -53,8 +54,11 @@ class Moments:
         gram = np.zeros((*shape, flow.width)) if full else None
         return cls(flow.axis, flow.taps, 0, np.zeros(shape), np.zeros(shape), gram, (used_by,))
 
-    def add(self, flow: Flow, sampled: bool = False) -> None:
-        """Add the rows of ``flow``; ``sampled``: of a block not more than tell something new, in float32."""
+    def add(self, flow: Flow, sampled: bool = False, matmul: Matmul = np.matmul) -> None:
+        """Add the rows of ``flow``; ``sampled``: of a block not more than tell something new, in float32.
+
+        ``matmul``: that of what runs the model: two libraries' threads that take turns hold each other up.
+        """
         for block in flow.blocks:
             if sampled:
                 block = _sample(block)
@@ -62,7 +66,7 @@ class Moments:
             self.sum += block.sum(axis=1)
             self.square_sum += np.einsum("grk,grk->gk", block, block)
             if self.gram is not None:
-                self.gram += np.matmul(block.transpose(0, 2, 1), block)
+                self.gram += matmul(block.transpose(0, 2, 1), block)
 
     @property
     def mean(self) -> Array:

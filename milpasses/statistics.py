@@ -146,6 +146,7 @@ class _Collector:
         self._full = full
         self._names = names
         self._only = only
+        self._matmul = interpreter.backend.matmul
         self._conflicts: set[str] = set()
         self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
@@ -229,7 +230,7 @@ class _Collector:
             self.found.weights.pop(name, None)
             self.found.held_out.pop(name, None)
             return
-        moments.add(found, sampled=self._only is not None)
+        moments.add(found, sampled=self._only is not None, matmul=self._matmul)
         if use not in moments.used_by:
             moments.used_by = (*moments.used_by, use)
         if not np.isfinite(moments.square_sum).all():

@@ -44,8 +44,10 @@ class Wanted:
             raise typer.BadParameter(f"{', '.join(given)}: only with --budget or --max-loss")
 
 
-def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progress: Progress) -> "Fit":
-    """The fit for ``model``, raised to ``target`` first where one is given."""
+def fit_recipe(
+    model: Path, wanted: Wanted, target: Any, requantize: bool, progress: Progress
+) -> "tuple[Fit, Statistics | None]":
+    """The fit for ``model``, raised to ``target`` first where one is given, and the statistics it took."""
     from milpasses import Statistics
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
@@ -61,10 +63,10 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
         validation = None
         if candidates is None and wanted.data not in (None, "random"):
-            candidates, statistics = _tuned(path, wanted.data, progress)
+            candidates, statistics = _tuned(path, wanted.data, requantize, progress)
             if statistics is not None and statistics.held_out:
                 validation = Samples.of(wanted.data, path).apart(HELD_OUT)
-        return fit(
+        found = fit(
             path,
             wanted.budget,
             max_loss=wanted.max_loss,
@@ -76,26 +78,28 @@ def fit_recipe(model: Path, wanted: Wanted, target: Any, requantize: bool, progr
             requantize=requantize,
             progress=progress,
         )
+        return found, statistics
 
 
-def _tuned(model: Path, data: Any, progress: Progress) -> "tuple[list[str] | None, Statistics | None]":
+def _tuned(
+    model: Path, data: Any, requantize: bool, progress: Progress
+) -> "tuple[list[str] | None, Statistics | None]":
     """Candidates that error feedback improves, and the statistics that it takes.
 
     Nothing where these do not fit into memory together: the candidates are then judged as they are without,
     and calibrated when they are used.
     """
-    import milpasses
+    from milpasses import Recipe
     from milpasses.budget.candidates import tuned_candidates
-    from milpasses.calibration.sources import HELD_OUT, MEMORY, gram_bytes
+    from milpasses.calibration.ahead import collect_ahead
     from milpasses.mlprogram import MLProgram
     from milpasses.package import open_package
 
-    program = MLProgram(open_package(model))
-    if sum(2 * gram_bytes(placed.site.weight) for placed in program.sites()) > MEMORY:
-        return None, None
+    candidates = tuned_candidates(MLProgram(open_package(model)).target)
 
     def shown(done: int, total: int | None, name: str) -> None:
         progress(done, total or done, f"running {name}")
 
-    found = milpasses.statistics(model, data, full=True, held_out=HELD_OUT, progress=shown)
-    return tuned_candidates(program.target), found
+    recipes = [Recipe.of(one) for one in candidates]
+    found = collect_ahead(model, recipes, data, requantize=requantize, progress=shown)
+    return (None, None) if found is None else (candidates, found)

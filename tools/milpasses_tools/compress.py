@@ -127,10 +127,11 @@ def command(
     began = time.perf_counter()
     wanted = None if target is None else read_target(target)
     fitted = None
+    known: Any = statistics
     if not wish.recipe:
         check_output(output, force)
         with progress(quiet or as_json) as step:
-            fitted = fit_recipe(model, wish, wanted, requantize, step)
+            fitted, known = fit_recipe(model, wish, wanted, requantize, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
     with progress(quiet) as step:
         compressed = milpasses.compress(
@@ -140,8 +141,8 @@ def command(
             requantize=requantize,
             minimum_deployment_target=wanted,
             force=force,
-            statistics=statistics,
-            calibration=None if data == "random" else data,
+            statistics=None if sequential else known,
+            calibration=None if data == "random" or (known is not None and not sequential) else data,
             sequential=sequential,
             progress=step,
         )

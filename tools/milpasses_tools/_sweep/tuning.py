@@ -71,30 +71,16 @@ def _write_statistics(
     samples: Calibration, program: Path, recipes: Sequence[Recipe], path: Path, progress: Progress | None
 ) -> bool:
     """Write what ``compress`` would compute for each recipe; nothing, and False, where it is too much."""
-    from milpasses.calibration.sources import HELD_OUT, MEMORY, gram_bytes
-    from milpasses.compress import open_model
-    from milpasses.interpreter import Interpreter
-    from milpasses.mlprogram import MLProgram
-    from milpasses.rewrite import Rewriter
-    from milpasses.statistics import collect
-
-    package = MLProgram(open_model(program, True)[0])
-    rewriters = [Rewriter(recipe, package.target) for recipe in recipes]
-    placed = [one for one in package.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
-    if sum(2 * gram_bytes(one.site.weight) for one in placed) > MEMORY:  # held-out samples have their own
-        return False
-    names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
-    wanted = frozenset(names.values())
+    from milpasses.calibration.ahead import collect_ahead
 
     def shown(done: int, total: int | None, name: str) -> None:
         if progress is not None:
             progress(done, total or done, f"what flows into the weights: {name}")
 
-    found = collect(
-        Interpreter(program), samples, names, full=wanted, only=wanted, held_out=HELD_OUT, progress=shown
-    )
-    found.save(path)
-    return True
+    found = collect_ahead(program, recipes, samples, progress=shown)
+    if found is not None:
+        found.save(path)
+    return found is not None
 
 
 def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:

@@ -1,0 +1,49 @@
+"""Statistics for several recipes, collected once, ahead of what they calibrate."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from milpasses._moments import Statistics
+from milpasses.calibration import sources
+from milpasses.recipe import Recipe
+
+_Progress = Callable[[int, int | None, str], None]
+
+
+def collect_ahead(
+    model: Any,
+    recipes: Sequence[Recipe],
+    data: Any,
+    *,
+    requantize: bool = False,
+    progress: _Progress | None = None,
+) -> Statistics | None:
+    """What ``compress(model, recipe, calibration=data)`` would compute for each of ``recipes``.
+
+    ``model``: path of a package. ``requantize``: of weights that are compressed already, too. None where it
+    does not fit into ``sources.MEMORY`` together.
+    """
+    from milpasses.compress import open_model
+    from milpasses.interpreter import Interpreter
+    from milpasses.mlprogram import MLProgram
+    from milpasses.rewrite import Rewriter
+    from milpasses.statistics import collect
+
+    program = MLProgram(open_model(model, True)[0])
+    rewriters = [Rewriter(recipe, program.target, requantize=requantize) for recipe in recipes]
+    placed = [one for one in program.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
+    if (
+        sum(2 * sources.gram_bytes(one.site.weight) for one in placed) > sources.MEMORY
+    ):  # held-out samples have their own
+        return None
+    names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
+    wanted = frozenset(names.values())
+    return collect(
+        Interpreter(model),
+        data,
+        names,
+        full=wanted,
+        only=wanted,
+        held_out=sources.HELD_OUT,
+        progress=progress,
+    )

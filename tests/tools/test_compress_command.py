@@ -1,6 +1,7 @@
 """``milpasses compress``: what it writes, prints and refuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import coremltools as ct
@@ -211,8 +212,15 @@ class TestData:
         assert "not both" in both.err
 
     def test_tunes_the_candidates_of_a_budget(
-        self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
+        self,
+        milpasses_command: Run,
+        digits_packages: dict[str, Path],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ):
+        statistics = sys.modules["milpasses.statistics"]  # the package's own name is the function
+        whole, runs = statistics.collect, []
+        monkeypatch.setattr(statistics, "collect", lambda *a, **k: runs.append(1) or whole(*a, **k))
         model, recipe = digits_packages["iOS16"], tmp_path / "recipe.yaml"
         data, output = tmp_path / "digits.npz", tmp_path / "small.mlpackage"
         np.savez(data, image=digits.load().images[:40, None])
@@ -221,6 +229,12 @@ class TestData:
         )
         assert outcome.status == 0, outcome.err
         assert "-gptq: " in outcome.out
+        assert len(runs) == 1  # what the budget learnt, the compression knows
+        calibrated = tmp_path / "calibrated.mlpackage"
+        again = milpasses_command("compress", model, "-r", recipe, "--data", data, "-o", calibrated)
+        assert again.status == 0, again.err
+        weights = "Data/com.apple.CoreML/weights/weight.bin"
+        assert (calibrated / weights).read_bytes() == (output / weights).read_bytes()
         again = milpasses_command("compress", model, "-r", recipe, "-o", tmp_path / "again.mlpackage")
         assert again.status == 2
         assert "needs to know what flows into the weight" in again.err

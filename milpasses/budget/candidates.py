@@ -82,6 +82,7 @@ class Trial:
     _tried: dict[str, Rewriter] = attrs.field(init=False)
     _others: dict[str, Rewriter] = attrs.field(factory=dict)  # of schemes that only rules name
     _kept: dict[tuple[int, str], Encoding] = attrs.field(factory=dict)  # of error feedback, which takes long
+    _room: int = 1 << 28  # bytes of encodings to keep
 
     def __attrs_post_init__(self) -> None:
         self._pinned = self.rewriter(Recipe(Keep(), self.pins))
@@ -103,7 +104,7 @@ class Trial:
         return Rewriter(recipe, target, requantize=self.requantize, calibration=calibration)
 
     def encoding(self, index: int, site: Site, text: str) -> Encoding | None:
-        """What a candidate makes of the weight that ``index`` counts in the program; None where refused."""
+        """What a candidate makes of the program's weight number ``index``; None where it is refused."""
         kept = self._kept.get((index, text))
         if kept is not None:
             return kept
@@ -169,7 +170,12 @@ class Trial:
             if rewritten.encoding is None or rewritten.specs is None:
                 refused[text] = rewritten.record.reason
                 continue
-            if self.probe is not None and feedback_method(rewriter.recipe.default):
+            if (
+                self.probe is not None
+                and feedback_method(rewriter.recipe.default)
+                and value.size <= self._room
+            ):
+                self._room -= value.size  # about the bytes of its codes
                 self._kept[index, text] = rewritten.encoding
             decoded = rewritten.encoding.decode()
             share = meter.share(decoded)

@@ -32,18 +32,12 @@ def collect_ahead(
     program = MLProgram(open_model(model, True)[0])
     rewriters = [Rewriter(recipe, program.target, requantize=requantize) for recipe in recipes]
     placed = [one for one in program.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
-    if (
-        sum(2 * sources.gram_bytes(one.site.weight) for one in placed) > sources.MEMORY
-    ):  # held-out samples have their own
+    needed = sum(2 * sources.gram_bytes(one.site.weight) for one in placed)  # samples held out have their own
+    if needed > sources.MEMORY:
         return None
     names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
     wanted = frozenset(names.values())
+    held_out = sources.HELD_OUT
     return collect(
-        Interpreter(model),
-        data,
-        names,
-        full=wanted,
-        only=wanted,
-        held_out=sources.HELD_OUT,
-        progress=progress,
+        Interpreter(model), data, names, full=wanted, only=wanted, held_out=held_out, progress=progress
     )

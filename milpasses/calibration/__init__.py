@@ -1,8 +1,8 @@
 """Encodings chosen by what flows into a weight, so that the outputs of its op change least.
 
-``sources`` gives a weight's statistics, ``encode`` chooses among its encodings, ``feedback`` chooses codes
-and tables anew, ``outputs`` says what that does to the outputs and corrects biases, ``matrices`` shows a
-weight as the matrices that its inputs meet.
+``sources`` gives a weight's statistics, ``ahead`` collects those of several recipes at once, ``encode``
+chooses among a weight's encodings, ``feedback`` chooses codes and tables anew, ``outputs`` says what that
+does to the outputs and corrects biases, ``matrices`` shows a weight as the matrices that its inputs meet.
 """
 
 from milpasses.calibration.outputs import damage

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 import milpasses as mp
 from bench._tasks_measure import Hits, candidates, file_bytes, lost
 from milpasses import budget
+from milpasses.data.collect import Statistics
+from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import upgrade
-from milpasses.samples import Samples
-from milpasses.statistics import Statistics
 
 DEFAULT = Path(__file__).parents[2] / "shared" / "data" / "food"
 CALIBRATED = 20  # photos of each class

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 import milpasses as mp
 from bench.table import Table
 from milpasses import budget
-from milpasses.mlprogram import MLProgram
-from milpasses.package import open_package
-from milpasses.schemes import Palettize, Quantize, Scheme
+from milpasses.program.package import open_package
+from milpasses.program.saved import MLProgram
+from milpasses.recipe.schemes import Palettize, Quantize, Scheme
 
 Hits = NDArray[np.bool_]
 

@@ -25,11 +25,11 @@ from milpasses.budget.candidates import DEFAULT, tuned_candidates
 from milpasses.budget.fitting import FEWEST
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.calibration import Given
+from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
-from milpasses.mlprogram import MLProgram
-from milpasses.package import open_package
+from milpasses.program.package import open_package
+from milpasses.program.saved import MLProgram
 from milpasses.rewrite import Rewriter
-from milpasses.samples import Samples
 
 NETWORKS = ("digits", "encoder_small", "mobilenet_v3_small", "lstm", "decoder_untied")
 COSTED = (*NETWORKS, "encoder_deep", "resnet50")

@@ -18,9 +18,9 @@ from milpasses.calibration import Inputs
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.feedback import feed_back
 from milpasses.calibration.matrices import layout_of
-from milpasses.encoder import Encoder
-from milpasses.schemes import Scheme
-from milpasses.weights import Consumer, Weight
+from milpasses.encoding.encoder import Encoder
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.schemes import Scheme
 
 WIDTH = 4096
 LAYER = ("int4-gptq", "int4-b32-gptq", "pal4-gptq", "pal4-g16-gptq", "sparse50-obs")

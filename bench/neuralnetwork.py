@@ -15,9 +15,9 @@ def _layer(model: Path | None) -> Any:
     """The largest weights of ``model``; without it, as many random ones as its 3x3 convolutions have."""
     if model is None or not model.is_file():
         return (np.random.default_rng(0).standard_normal((256, 64, 3, 3)) * 0.05).astype(np.float32)
-    from milpasses.neuralnetwork.quantization import read_model
-    from milpasses.neuralnetwork.sites import scopes, sites
-    from milpasses.neuralnetwork.weight_params import decode
+    from milpasses.neuralnetwork.quantize.models import read_model
+    from milpasses.neuralnetwork.spec.sites import scopes, sites
+    from milpasses.neuralnetwork.spec.weight_params import decode
 
     found = [
         site for scope in scopes(read_model(model)) for layer in scope.network.layers for site in sites(layer)
@@ -30,7 +30,7 @@ def kmeans(model: Path | None = None) -> Table:
     """k-means of one layer in float32: ours is the optimum, coremltools calls scikit-learn."""
     from coremltools.models.neural_network.quantization_utils import _get_kmeans_lookup_table_and_weight
 
-    from milpasses.neuralnetwork import fitting
+    from milpasses.neuralnetwork.quantize import fitting
 
     weights = _layer(model)
     shape = "x".join(map(str, weights.shape))

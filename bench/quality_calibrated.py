@@ -22,15 +22,15 @@ from bench.calls import P, Q
 from bench.models import convert, traced
 from bench.networks import heavy_tailed
 from bench.table import Table
-from milpasses._flows import Flow
-from milpasses._moments import Moments
 from milpasses.calibration import Inputs, damage
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.feedback import feed_back
 from milpasses.calibration.matrices import layout_of
-from milpasses.encoder import Encoder
-from milpasses.schemes import Scheme
-from milpasses.weights import Consumer, Weight
+from milpasses.data.flows import Flow
+from milpasses.data.moments import Moments
+from milpasses.encoding.encoder import Encoder
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.schemes import Scheme
 
 WIDTH = 512
 LAYER_CASES = ("pal2-g16", "pal3-g16", "pal4-g16", "int4", "int4-b32", "sparse50", "sparse50+pal2")

@@ -7,15 +7,15 @@
 
 from milpasses import coreml, passes
 from milpasses.compress import CompressedModel, compress, decompress
+from milpasses.data.collect import Statistics, statistics
+from milpasses.data.samples import Sample, SampleError, Samples
 from milpasses.errors import MilpassesError, PackageError, TargetError
-from milpasses.passes._metadata import register as _register
+from milpasses.passes._reporting import register as _register
 from milpasses.pipeline import pipeline
-from milpasses.recipe import Recipe, Rule
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.recipe import Recipe, Rule
+from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError
 from milpasses.report import Record, Report
-from milpasses.samples import Sample, SampleError, Samples
-from milpasses.schemes import Keep, Palettize, Prune, Quantize, RecipeError
-from milpasses.statistics import Statistics, statistics
-from milpasses.weights import Consumer, Weight
 
 __version__ = "0.1.0"
 

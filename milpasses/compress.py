@@ -9,14 +9,14 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
-from milpasses.biases import Rewriting
 from milpasses.calibration import NORMS, Given, Live, Source, is_norms
+from milpasses.calibration.biases import Rewriting
+from milpasses.encoding.lowering import OpSpec
 from milpasses.errors import MilpassesError, PackageError, TargetError
-from milpasses.lowering import OpSpec
-from milpasses.mlprogram import MLProgram, Placed
-from milpasses.mlwriter import ProgramWriter
-from milpasses.package import Package, check_output, open_package, write_package
-from milpasses.recipe import Recipe
+from milpasses.program.package import Package, check_output, open_package, write_package
+from milpasses.program.saved import MLProgram, Placed
+from milpasses.program.writer import ProgramWriter
+from milpasses.recipe.recipe import Recipe
 from milpasses.report import METADATA_KEY, Report
 from milpasses.rewrite import Rewriter, decompressed
 
@@ -112,7 +112,7 @@ def _source(
     if statistics is None and calibration is None:
         return None
     if is_norms(calibration) or is_norms(statistics):
-        from milpasses.statistics import statistics as learnt
+        from milpasses.data.collect import statistics as learnt
 
         return Given(learnt(str(package.path), NORMS))
     placed = [one for one in MLProgram(package).sites() if rewriter.calibrates(one.site)]

@@ -17,8 +17,8 @@ from coremltools.optimize.coreml import get_weights_metadata
 from milpasses.compress import CompressedModel, open_model, raise_target, rewrite_package
 from milpasses.compress import decompress as _decompress
 from milpasses.errors import MilpassesError, TargetError
-from milpasses.mlprogram import MLProgram
-from milpasses.recipe import Recipe
+from milpasses.program.saved import MLProgram
+from milpasses.recipe.recipe import Recipe
 from milpasses.rewrite import SINCE_IOS18, Rewriter, Target
 
 __all__ = [

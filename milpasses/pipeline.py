@@ -6,7 +6,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
 from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
 from milpasses.errors import MilpassesError
-from milpasses.recipe import Recipe
+from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
 
 PASS = "milpasses::compress_weights"

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from milpasses.calibration import Source
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.encoder import Encoder, Refusal
-from milpasses.encodings import Encoding
+from milpasses.encoding.encoder import Encoder, Refusal
+from milpasses.encoding.encodings import Encoding
+from milpasses.encoding.lowering import OpSpec, Stored, lower
+from milpasses.encoding.verify import check_decoding
 from milpasses.errors import MilpassesError, TargetError
-from milpasses.lowering import OpSpec, Stored, lower
-from milpasses.recipe import Decision, Recipe
+from milpasses.program.weights import Weight
+from milpasses.recipe.recipe import Decision, Recipe
+from milpasses.recipe.schemes import Joint, Keep, Palettize, Quantize, Scheme
 from milpasses.report import Record, Status
-from milpasses.schemes import Joint, Keep, Palettize, Quantize, Scheme
-from milpasses.verify import check_decoding
-from milpasses.weights import Weight
 
 FLOATS = ("float16", "float32")
 

@@ -11,17 +11,17 @@ from coremltools.converters.mil.mil import types
 from models import convert
 
 import milpasses as mp
-from milpasses._flows import Flow
-from milpasses._moments import Moments
 from milpasses.calibration import Inputs
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.outputs import Loss, correct, difference
-from milpasses.encoder import Encoder
+from milpasses.data.flows import Flow
+from milpasses.data.moments import Moments
+from milpasses.encoding.encoder import Encoder
 from milpasses.interpreter import Interpreter
-from milpasses.milproto import read_value
-from milpasses.mlprogram import MLProgram, walk
-from milpasses.package import open_package
-from milpasses.weights import Consumer, Weight
+from milpasses.program.package import open_package
+from milpasses.program.proto import read_value
+from milpasses.program.saved import MLProgram, walk
+from milpasses.program.weights import Consumer, Weight
 
 LINEAR = Consumer("linear", "op", "weight")
 SMALL = mp.Recipe(mp.Palettize(nbits=2, weight_threshold=50))
@@ -283,7 +283,7 @@ def test_functions_that_share_a_bias_get_the_same(model: Any, tmp_path: Any) -> 
 
 def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statistics) -> None:
     from milpasses.calibration import Given
-    from milpasses.passes._options import apply_recipe
+    from milpasses.passes._weight_pass import apply_recipe
     from milpasses.rewrite import Rewriter, Target
 
     program = network()
@@ -342,8 +342,8 @@ def test_a_fitted_recipe_is_corrected_when_applied(model: Any) -> None:
 
 
 def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
-    from milpasses.biases import Rewriting
     from milpasses.calibration import Given
+    from milpasses.calibration.biases import Rewriting
     from milpasses.rewrite import Rewriter, Site, Target
 
     def site(name: str, shape: tuple[int, ...], param: str, functions: tuple[str, ...] = ("main",)) -> Site:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milpasses.blobfile import BLOB_TYPES, BlobReader, BlobWriter, packed_bytes
 from milpasses.errors import PackageError
+from milpasses.program.blobfile import BLOB_TYPES, BlobReader, BlobWriter, packed_bytes
 
 native = pytest.importorskip("coremltools.libmilstoragepython")
 

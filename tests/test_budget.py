@@ -15,9 +15,9 @@ from milpasses.budget import Fit, Option, Sensitivity, fit, sensitivity
 from milpasses.budget.candidates import DEFAULT_IOS16
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.budget.problem import Problem, choose_measured
+from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
-from milpasses.package import open_package
-from milpasses.samples import Samples
+from milpasses.program.package import open_package
 
 FEW = ("pal2", "pal4", "pal6", "int8", "pal4-g16")
 
@@ -153,7 +153,7 @@ class TestTable:
 
 def open_site(model: Any, name: str) -> Any:
     from milpasses.compress import open_model
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
 
     package = open_model(model, None)[0]
     return next(one.site for one in MLProgram(package).sites() if one.site.weight.name == name)

@@ -10,15 +10,15 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import milpasses as mp
-from milpasses._flows import Flow
-from milpasses._moments import Moments
 from milpasses.calibration import Inputs, damage
 from milpasses.calibration.feedback import Unsupported, feed_back
 from milpasses.calibration.matrices import Layout, layout_of
-from milpasses.encoder import Encoder
-from milpasses.encodings import Palettized
+from milpasses.data.flows import Flow
+from milpasses.data.moments import Moments
+from milpasses.encoding.encoder import Encoder
+from milpasses.encoding.encodings import Palettized
 from milpasses.interpreter import Interpreter
-from milpasses.weights import Consumer, Weight
+from milpasses.program.weights import Consumer, Weight
 
 WIDTH = 48
 MIXING = np.random.default_rng(0).normal(size=(WIDTH, WIDTH)) / 6 + np.eye(WIDTH)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import milpasses as mp
-from milpasses._flows import Flow
-from milpasses._moments import Moments
 from milpasses.calibration import Inputs, damage
 from milpasses.calibration import encode as encoding_module
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.feedback import feed_back, tried
 from milpasses.calibration.matrices import Layout
-from milpasses.encoder import Encoder
-from milpasses.weights import Consumer, Weight
+from milpasses.data.flows import Flow
+from milpasses.data.moments import Moments
+from milpasses.encoding.encoder import Encoder
+from milpasses.program.weights import Consumer, Weight
 
 OUTPUTS, WIDTH = 1024, 48
 CONSUMER = Consumer("linear", "op", "weight")

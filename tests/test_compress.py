@@ -219,7 +219,7 @@ def test_outputs_are_not_overwritten_or_left_half(conv_linear: Any, tmp_path: Pa
     with pytest.raises(mp.PackageError, match="does not exist"):
         mp.compress(model, EVERY, output=tmp_path / "no" / "x.mlpackage")
 
-    from milpasses.blobfile import BlobWriter
+    from milpasses.program.blobfile import BlobWriter
 
     calls = []
 

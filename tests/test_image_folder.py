@@ -10,8 +10,8 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from features import image, tensor
 
+from milpasses.data.samples import SampleError, Samples
 from milpasses.interpreter import Feature, Interpreter
-from milpasses.samples import SampleError, Samples
 
 RNG = np.random.default_rng(5)
 

@@ -9,7 +9,7 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 
 import milpasses as mp
-from milpasses._moments import Statistics
+from milpasses.data.moments import Statistics
 from milpasses.interpreter import Interpreter
 
 RNG = np.random.default_rng(0)

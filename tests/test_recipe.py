@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_recipe_schemes import schemes
 
-from milpasses.recipe import Decision, Recipe, Rule
-from milpasses.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
-from milpasses.weights import Consumer, Weight
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.recipe import Decision, Recipe, Rule
+from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
 
 STEM = Weight("stem.weight", (16, 3, 7, 7), "float16", (Consumer("conv", "stem", "weight"),))
 HEAD = Weight("head.weight", (1000, 512), "float16", (Consumer("linear", "logits", "weight"),))

@@ -18,9 +18,9 @@ from coremltools.optimize.coreml import (
     OptimizationConfig,
 )
 
-from milpasses.recipe import Recipe, Rule
-from milpasses.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
-from milpasses.weights import Consumer, Weight
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.recipe import Recipe, Rule
+from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
 
 
 @pytest.fixture(scope="module")

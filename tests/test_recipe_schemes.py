@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import milpasses
 from milpasses.errors import MilpassesError
-from milpasses.schemes import Joint, Keep, Palettize, Prune, Quantize, RecipeError, Scheme, short_name
+from milpasses.recipe.schemes import Joint, Keep, Palettize, Prune, Quantize, RecipeError, Scheme, short_name
 
 thresholds = st.sampled_from([0, 2048, 4096]) | st.integers(0, 10**9)
 sizes = st.integers(0, 512) | st.lists(st.integers(0, 512), min_size=2, max_size=5).map(tuple)

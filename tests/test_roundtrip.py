@@ -8,10 +8,10 @@ import pytest
 from models import TARGETS, constexprs, conv_linear_program, convert, materialize, random, weights_program
 
 import milpasses as mp
-from milpasses.blobfile import BlobReader
-from milpasses.milproto import stored_bytes
-from milpasses.mlprogram import MLProgram, walk
-from milpasses.package import open_package
+from milpasses.program.blobfile import BlobReader
+from milpasses.program.package import open_package
+from milpasses.program.proto import stored_bytes
+from milpasses.program.saved import MLProgram, walk
 from milpasses.rewrite import Rewriter
 
 SMALL = "min_elements=500 -> "

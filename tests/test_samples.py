@@ -11,9 +11,9 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from features import image, tensor
 
+from milpasses.data.samples import Sample, SampleError, Samples, model_inputs
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter
-from milpasses.samples import Sample, SampleError, Samples, model_inputs
 
 RNG = np.random.default_rng(5)
 

@@ -13,10 +13,10 @@ from statistics_programs import const, program
 
 import milpasses
 from milpasses.compress import open_model
+from milpasses.data.collect import Moments, statistics
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.mlprogram import MLProgram
-from milpasses.statistics import Moments, statistics
+from milpasses.program.saved import MLProgram
 
 RNG = np.random.default_rng(3)
 
@@ -83,7 +83,7 @@ class TestRows:
     @pytest.mark.parametrize("full", [False, True])
     @pytest.mark.parametrize("case", CONVS)
     def test_conv(self, case: str, full: bool, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("milpasses._flows.BLOCK", 64)  # several blocks even here
+        monkeypatch.setattr("milpasses.data.flows.BLOCK", 64)  # several blocks even here
         shape, kernel, options, pads = CONVS[case]
         weight, x = draw(*kernel), [draw(*shape) for _ in range(2)]
         model = program(lambda x0: mb.conv(x=x0, weight=const(weight), **options), shape)
@@ -117,7 +117,7 @@ class TestRows:
         np.testing.assert_allclose(moments.channel_second_moment, (rows**2).mean((0, 2)), rtol=1e-6)
 
     def test_linear_with_batches_and_blocks(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("milpasses._flows.BLOCK", 16)
+        monkeypatch.setattr("milpasses.data.flows.BLOCK", 16)
         weight, x = draw(5, 7), draw(2, 3, 7)
         model = program(lambda x0: mb.linear(x=x0, weight=const(weight)), x.shape)
         check(statistics(model, [{"x0": x}], full=True)["weight"], x.reshape(1, -1, 7))

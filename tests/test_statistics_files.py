@@ -10,8 +10,8 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from statistics_programs import const, program
 
+from milpasses.data.collect import Statistics, statistics
 from milpasses.errors import MilpassesError
-from milpasses.statistics import Statistics, statistics
 
 
 class TestFiles:

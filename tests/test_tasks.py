@@ -10,7 +10,7 @@ from bench import _tasks_food as photos
 from bench import tasks
 from bench._tasks_measure import Task, candidates, file_bytes, lost
 from milpasses import budget
-from milpasses.schemes import Scheme
+from milpasses.recipe.schemes import Scheme
 
 FOOD = photos.folder()
 

@@ -201,7 +201,7 @@ def test_a_value_inferred_from_a_weight_blocks_it() -> None:
 
 
 def test_a_weight_that_a_block_returns_stays() -> None:
-    from milpasses.passes._graph import find_sites
+    from milpasses.program.memory import find_sites
 
     @mb.program(input_specs=[mb.TensorSpec(shape=(4, 32))], opset_version=ct.target.iOS18)
     def program(x: Any) -> Any:

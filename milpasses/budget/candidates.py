@@ -7,19 +7,19 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Statistics
 from milpasses.budget.damage import Meter
 from milpasses.budget.probe import Probe
 from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.calibration import Given
 from milpasses.calibration.encode import feedback_method
-from milpasses.encodings import Encoding
+from milpasses.data.moments import Statistics
+from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError
-from milpasses.mlprogram import MLProgram, Placed
-from milpasses.recipe import Recipe, Rule
+from milpasses.program.saved import MLProgram, Placed
+from milpasses.recipe.recipe import Recipe, Rule
+from milpasses.recipe.schemes import Keep, Scheme, short_name
 from milpasses.rewrite import Rewriter, Rewritten, Site, Target, check_target
-from milpasses.schemes import Keep, Scheme, short_name
 
 Array = NDArray[Any]
 Progress = Callable[[int, int, str], None]

@@ -6,11 +6,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Moments, Statistics
 from milpasses.calibration.matrices import layout_of
 from milpasses.calibration.outputs import Loss
+from milpasses.data.moments import Moments, Statistics
 from milpasses.errors import MilpassesError
-from milpasses.weights import Weight
+from milpasses.program.weights import Weight
 
 Array = NDArray[Any]
 

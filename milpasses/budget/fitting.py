@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import numpy as np
 
-from milpasses._moments import Statistics
 from milpasses.budget.candidates import Progress, Trial, read_candidates
 from milpasses.budget.finalists import Finals
 from milpasses.budget.probe import Probe
@@ -21,13 +20,14 @@ from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
 from milpasses.calibration.encode import feedback_method
 from milpasses.calibration.sources import HELD_OUT
 from milpasses.compress import open_model
+from milpasses.data.collect import collect
+from milpasses.data.moments import Statistics
+from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.mlprogram import MLProgram
-from milpasses.recipe import Recipe, Rule, literal
-from milpasses.samples import Samples
-from milpasses.schemes import Keep
-from milpasses.statistics import collect
+from milpasses.program.saved import MLProgram
+from milpasses.recipe.recipe import Recipe, Rule, literal
+from milpasses.recipe.schemes import Keep
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
 NUMBERS = 100  # outputs to probe with, at least; more samples where one has few

@@ -7,11 +7,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.data.samples import Sample
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.engine import _Run
 from milpasses.interpreter.io import feed, fetch
-from milpasses.samples import Sample
 
 Outputs = dict[str, NDArray[np.float64]]
 # Ops between a softmax and the output that it makes, which keep its values.

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from milpasses.blobfile import packed_bytes
-from milpasses.lowering import OpSpec, Ref
-from milpasses.milproto import SMALLEST_IN_FILE
-from milpasses.mlprogram import MLProgram, Placed, walk
+from milpasses.encoding.lowering import OpSpec, Ref
+from milpasses.program.blobfile import packed_bytes
+from milpasses.program.proto import SMALLEST_IN_FILE
+from milpasses.program.saved import MLProgram, Placed, walk
 
 Blob = tuple[str, int]  # file, offset of the record
 

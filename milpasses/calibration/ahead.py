@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from milpasses._moments import Statistics
 from milpasses.calibration import sources
-from milpasses.recipe import Recipe
+from milpasses.data.moments import Statistics
+from milpasses.recipe.recipe import Recipe
 
 _Progress = Callable[[int, int | None, str], None]
 
@@ -24,10 +24,10 @@ def collect_ahead(
     does not fit into ``sources.MEMORY`` together.
     """
     from milpasses.compress import open_model
+    from milpasses.data.collect import collect
     from milpasses.interpreter import Interpreter
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
     from milpasses.rewrite import Rewriter
-    from milpasses.statistics import collect
 
     program = MLProgram(open_model(model, True)[0])
     rewriters = [Rewriter(recipe, program.target, requantize=requantize) for recipe in recipes]

@@ -13,13 +13,13 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Moments
 from milpasses.calibration.matrices import Layout, layout_of
 from milpasses.calibration.outputs import Loss, correct, damage, difference
 from milpasses.calibration.sources import Inputs
-from milpasses.encoder import Encoder
-from milpasses.encodings import Encoding, Sparse
-from milpasses.schemes import Joint, Palettize, Prune, Quantize, Scheme
+from milpasses.data.moments import Moments
+from milpasses.encoding.encoder import Encoder
+from milpasses.encoding.encodings import Encoding, Sparse
+from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
 _DAMPING = 0.01

@@ -21,9 +21,9 @@ from milpasses_kernels.gptq import (
 )
 from numpy.typing import NDArray
 
-from milpasses.blocks import Shape
 from milpasses.calibration.matrices import Layout
-from milpasses.encodings import Encoding, Palettized, Quantized, Sparse
+from milpasses.encoding.blocks import Shape
+from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Sparse
 
 Array = NDArray[Any]
 _LARGEST_HALF = 65519.996  # what is below 65,520 rounds to a finite float16

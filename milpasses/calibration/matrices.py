@@ -7,10 +7,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Moments
-from milpasses.blocks import Shape
+from milpasses.data.moments import Moments
+from milpasses.encoding.blocks import Shape
 from milpasses.errors import MilpassesError
-from milpasses.weights import Weight
+from milpasses.program.weights import Weight
 
 Array = NDArray[Any]
 

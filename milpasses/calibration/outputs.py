@@ -6,10 +6,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Moments
 from milpasses.calibration.matrices import layout_of
 from milpasses.calibration.sources import Inputs
-from milpasses.weights import Consumer, Weight
+from milpasses.data.moments import Moments
+from milpasses.program.weights import Consumer, Weight
 
 Array = NDArray[Any]
 

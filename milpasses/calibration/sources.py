@@ -14,10 +14,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses._moments import Moments, Statistics
 from milpasses.calibration.matrices import layout_of
+from milpasses.data.moments import Moments, Statistics
 from milpasses.errors import MilpassesError
-from milpasses.weights import Weight
+from milpasses.program.weights import Weight
 
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
@@ -197,7 +197,7 @@ class Live:
                 self._decoded[variable] = decoded.astype(np.float32)
 
     def _run(self, wave: dict[str, bool]) -> None:
-        from milpasses.statistics import collect
+        from milpasses.data.collect import collect
 
         self._statistics, self._wave = Statistics(), frozenset(wave)
         if self._decoded:

@@ -12,7 +12,7 @@ from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 from coremltools.converters.mil.mil import Program
 
 from milpasses.interpreter.registry import InterpreterError
-from milpasses.package import open_package
+from milpasses.program.package import open_package
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@
 >>> small = quantize_weights("model.mlmodel", 4, "kmeans_lut", output="small.mlmodel")     # .report
 """
 
-from milpasses.neuralnetwork.quantization import QuantizedModel, quantize_variants, quantize_weights
-from milpasses.neuralnetwork.reader import Reading, read
-from milpasses.neuralnetwork.registry import (
+from milpasses.neuralnetwork.quantize.models import QuantizedModel, quantize_variants, quantize_weights
+from milpasses.neuralnetwork.reader.reading import Reading, read
+from milpasses.neuralnetwork.reader.registry import (
     LayerError,
     NeuralNetworkError,
     supported_layers,
     unsupported_layers,
 )
-from milpasses.neuralnetwork.upgrade import UpgradedModel, upgrade
+from milpasses.neuralnetwork.upgrading import UpgradedModel, upgrade
 
 __all__ = [
     "LayerError",

@@ -5,8 +5,8 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
 from milpasses.errors import MilpassesError
-from milpasses.passes._options import WeightPass
-from milpasses.recipe import Recipe
+from milpasses.passes._weight_pass import WeightPass
+from milpasses.recipe.recipe import Recipe
 
 
 @register_pass(namespace="milpasses")

@@ -5,7 +5,7 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
-from milpasses.passes._graph import Found, find_sites, replace
+from milpasses.program.memory import Found, find_sites, replace
 from milpasses.report import Report
 from milpasses.rewrite import decompressed
 

@@ -5,9 +5,9 @@ from typing import Any
 import attrs
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
-from milpasses.passes._options import WeightPass
-from milpasses.recipe import Recipe
-from milpasses.schemes import Quantize
+from milpasses.passes._weight_pass import WeightPass
+from milpasses.recipe.recipe import Recipe
+from milpasses.recipe.schemes import Quantize
 
 
 @register_pass(namespace="milpasses")

@@ -10,8 +10,8 @@ from coremltools import models
 from coremltools.models.neural_network import quantization_utils
 from coremltools.proto import Model_pb2, NeuralNetwork_pb2
 
-from milpasses.neuralnetwork.sites import sites
-from milpasses.neuralnetwork.weight_params import write_dense
+from milpasses.neuralnetwork.spec.sites import sites
+from milpasses.neuralnetwork.spec.weight_params import write_dense
 
 
 def _conv(out: int, channels: int, kernel: int = 3, groups: int = 1, deconv: bool = False) -> Any:

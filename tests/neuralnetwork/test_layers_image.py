@@ -9,7 +9,8 @@ import torch
 from nn_models import Array, network, normal, positive, run_layer, run_spec
 from torch.nn import functional
 
-from milpasses.neuralnetwork import LayerError, read, weight_params
+from milpasses.neuralnetwork import LayerError, read
+from milpasses.neuralnetwork.spec import weight_params
 
 X = normal(2, 1, 4, 7, 6)  # [Seq, Batch, C, H, W]
 

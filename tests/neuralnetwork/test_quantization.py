@@ -17,9 +17,9 @@ from quantization_models import LAYERS, floats, network, weights
 
 from milpasses.errors import MilpassesError, PackageError
 from milpasses.neuralnetwork import QuantizedModel, quantize_variants, quantize_weights
-from milpasses.neuralnetwork.quantization import read_model
-from milpasses.neuralnetwork.quantizer import QuantizationError
-from milpasses.neuralnetwork.weight_params import decode, form
+from milpasses.neuralnetwork.quantize.models import read_model
+from milpasses.neuralnetwork.quantize.quantizer import QuantizationError
+from milpasses.neuralnetwork.spec.weight_params import decode, form
 from milpasses.report import METADATA_KEY
 
 

@@ -10,8 +10,8 @@ import pytest
 from coremltools.models.neural_network import quantization_utils as theirs
 from quantization_models import weights
 
-from milpasses.neuralnetwork.quantization import quantize_variants, read_model
-from milpasses.neuralnetwork.weight_params import decode
+from milpasses.neuralnetwork.quantize.models import quantize_variants, read_model
+from milpasses.neuralnetwork.spec.weight_params import decode
 from milpasses.report import METADATA_KEY
 
 FOOD = Path(__file__).parents[3] / "shared" / "data" / "food"

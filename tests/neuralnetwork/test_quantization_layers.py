@@ -7,8 +7,8 @@ import pytest
 from coremltools.models.neural_network import quantization_utils as theirs
 from quantization_models import LAYERS, coremltools_quantized, floats, network, weights
 
-from milpasses.neuralnetwork.quantization import quantize_variants
-from milpasses.neuralnetwork.weight_params import decode, form, nbytes
+from milpasses.neuralnetwork.quantize.models import quantize_variants
+from milpasses.neuralnetwork.spec.weight_params import decode, form, nbytes
 
 MODES = ("linear", "linear_symmetric", "linear_lut", "kmeans_lut")
 VARIANTS = [(nbits, mode) for mode in MODES for nbits in (8, 7, 6, 5, 4, 3, 2, 1)]

@@ -19,9 +19,9 @@ from milpasses.neuralnetwork import (
     read,
     supported_layers,
     unsupported_layers,
-    weight_params,
 )
-from milpasses.neuralnetwork.registry import all_layers
+from milpasses.neuralnetwork.reader.registry import all_layers
+from milpasses.neuralnetwork.spec import weight_params
 
 
 def image_network(color: str = "BGR", **settings: Any) -> Any:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from milpasses.data.samples import Sample, Samples
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import upgrade
-from milpasses.neuralnetwork.source import open_source
-from milpasses.samples import Sample, Samples
+from milpasses.neuralnetwork.spec.source import open_source
 
 FOOD = Path(__file__).parents[3] / "shared" / "data" / "food"
 MODEL = FOOD / "food.mlmodel"

@@ -5,8 +5,8 @@ import pytest
 from coremltools.models.neural_network import quantization_utils as theirs
 from quantization_models import weight_params as params_of
 
-from milpasses.encodings import Palettized, Quantized
-from milpasses.neuralnetwork import weight_params as wp
+from milpasses.encoding.encodings import Palettized, Quantized
+from milpasses.neuralnetwork.spec import weight_params as wp
 
 SHAPE = (5, 7)
 

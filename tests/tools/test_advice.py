@@ -18,7 +18,7 @@ from programs import state
 
 import milpasses
 from milpasses.errors import MilpassesError
-from milpasses.recipe import Recipe
+from milpasses.recipe.recipe import Recipe
 
 THREAD = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+")
 BY_ID = {advice.id: advice for advice in table()}

@@ -11,8 +11,8 @@ from coremltools.converters.mil.testing_utils import compute_snr_and_psnr
 from milpasses_tools._compare.metrics import AccuracySums, Agreement, ErrorSums, kind_of
 from milpasses_tools.compare import accuracy
 
+from milpasses.data.samples import Sample
 from milpasses.errors import MilpassesError
-from milpasses.samples import Sample
 
 INF = math.inf
 

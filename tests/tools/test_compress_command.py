@@ -218,7 +218,7 @@ class TestData:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ):
-        statistics = sys.modules["milpasses.statistics"]  # the package's own name is the function
+        statistics = sys.modules["milpasses.data.collect"]
         whole, runs = statistics.collect, []
         monkeypatch.setattr(statistics, "collect", lambda *a, **k: runs.append(1) or whole(*a, **k))
         model, recipe = digits_packages["iOS16"], tmp_path / "recipe.yaml"

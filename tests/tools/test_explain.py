@@ -14,7 +14,7 @@ from milpasses_tools import digits, explain
 from milpasses_tools._view.features import type_text
 
 import milpasses
-from milpasses.package import open_package
+from milpasses.program.package import open_package
 from milpasses.report import read_metadata
 
 BIASES = {"conv": [32, 32, 64, 64, 64], "linear": [96, 10]}

@@ -16,10 +16,10 @@ from models import convert, random, weights_program
 
 import milpasses
 from milpasses.errors import MilpassesError
-from milpasses.recipe import Recipe
+from milpasses.program.weights import Consumer, Weight
+from milpasses.recipe.recipe import Recipe
 from milpasses.report import read_metadata
 from milpasses.rewrite import Rewriter, Site, Target
-from milpasses.weights import Consumer, Weight
 
 IOS16, IOS18 = Target("iOS16", 7), Target("iOS18", 9)
 RECIPE = "pal4; op_type=conv max_elements=20000 -> keep; op_type=linear -> int8"

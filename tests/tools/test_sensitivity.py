@@ -12,7 +12,7 @@ from milpasses_tools import sensitivity
 from milpasses_tools.sensitivity import by_damage, read_candidate_texts
 
 from milpasses.budget import Sensitivity, fit
-from milpasses.recipe import Recipe
+from milpasses.recipe.recipe import Recipe
 
 FEW = "pal2,pal4,int8"
 

@@ -21,7 +21,7 @@ import milpasses
 from milpasses import MilpassesError
 from milpasses.calibration import sources
 from milpasses.compress import open_model
-from milpasses.mlprogram import MLProgram
+from milpasses.program.saved import MLProgram
 
 
 @pytest.fixture(scope="module")

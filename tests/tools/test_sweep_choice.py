@@ -9,7 +9,7 @@ from milpasses_tools._sweep.data import divide
 from milpasses_tools._sweep.variants import check_names, classic, expand, from_recipe, split_recipes
 
 from milpasses import MilpassesError, Rule, SampleError
-from milpasses.recipe import Recipe
+from milpasses.recipe.recipe import Recipe
 
 
 def row(name: str, nbytes: int, right: list[int]) -> dict[str, Any]:

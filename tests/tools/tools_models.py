@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from milpasses.package import open_package
+from milpasses.program.package import open_package
 
 
 def rewrite_spec(package: Path, output: Path, change: Callable[[Any], None]) -> Path:

@@ -52,8 +52,8 @@ def fit_recipe(
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
     from milpasses.compress import raise_target
-    from milpasses.package import open_package
-    from milpasses.samples import Samples
+    from milpasses.data.samples import Samples
+    from milpasses.program.package import open_package
 
     with tempfile.TemporaryDirectory() as folder:
         path = model
@@ -92,8 +92,8 @@ def _tuned(
     from milpasses import Recipe
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.calibration.ahead import collect_ahead
-    from milpasses.mlprogram import MLProgram
-    from milpasses.package import open_package
+    from milpasses.program.package import open_package
+    from milpasses.program.saved import MLProgram
 
     candidates = tuned_candidates(MLProgram(open_package(model)).target)
 

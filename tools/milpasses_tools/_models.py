@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from milpasses.package import Package
+from milpasses.program.package import Package
 
 
 def open_readable(model: Any) -> Package:
@@ -14,10 +14,10 @@ def open_readable(model: Any) -> Package:
     Raises ``MilpassesError`` with what is wrong with the file.
     """
     from milpasses.compress import open_model
-    from milpasses.neuralnetwork.source import is_legacy
+    from milpasses.neuralnetwork.spec.source import is_legacy
 
     if is_legacy(model):
-        from milpasses.neuralnetwork.upgrade import upgrade
+        from milpasses.neuralnetwork.upgrading import upgrade
 
         model = upgrade(model, precision="float32")
     return open_model(model, True)[0]

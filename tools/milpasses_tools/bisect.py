@@ -51,7 +51,7 @@ def bisect(
     Raises:
         MilpassesError: models with different inputs or outputs, data that does not fit.
     """
-    from milpasses.samples import Samples
+    from milpasses.data.samples import Samples
     from milpasses_tools._bisect.weights import Search, Subject, differing
     from milpasses_tools._compare.runners import Reference, check_alike, open_runner
 
@@ -121,8 +121,8 @@ def _table(search: "Search") -> tuple[WeightDamage, ...]:
 def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """Rules that keep the weights, as texts; and the compressed model's own recipe with them, as YAML."""
     from milpasses.errors import MilpassesError
-    from milpasses.recipe import Recipe, Rule, literal
-    from milpasses.schemes import Keep
+    from milpasses.recipe.recipe import Recipe, Rule, literal
+    from milpasses.recipe.schemes import Keep
 
     if not keep:
         return (), ""

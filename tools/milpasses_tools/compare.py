@@ -20,7 +20,7 @@ from milpasses_tools._compare.comparison import (
 from milpasses_tools._output import Json, Progress, print_json, progress
 
 if TYPE_CHECKING:
-    from milpasses.samples import Sample, Samples
+    from milpasses.data.samples import Sample, Samples
     from milpasses_tools._compare.runners import Runner
 
 __all__ = [
@@ -81,8 +81,8 @@ def compare(
         MilpassesError: models with different inputs or outputs, data that does not fit, labels of classes
             that a model does not know, an output named by ``scores`` that is not there.
     """
+    from milpasses.data.samples import Samples
     from milpasses.errors import MilpassesError
-    from milpasses.samples import Samples
     from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
     from milpasses_tools._compare.per_op import FirstNonFinite, PerOp
     from milpasses_tools._compare.runners import Reference, check_alike, open_runner
@@ -152,8 +152,8 @@ def accuracy(
 
     Arguments are those of ``compare``. Raises ``MilpassesError``, also where there are no labels or scores.
     """
+    from milpasses.data.samples import Samples
     from milpasses.errors import MilpassesError
-    from milpasses.samples import Samples
     from milpasses_tools._compare.metrics import AccuracySums
     from milpasses_tools._compare.runners import open_runner
 

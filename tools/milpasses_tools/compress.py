@@ -115,7 +115,7 @@ def command(
         raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
 
     import milpasses
-    from milpasses.package import check_output
+    from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
     wish = Wanted(recipe, budget, max_loss, candidates, data, statistics, sensitivity)

@@ -134,7 +134,7 @@ def demo(
 def _sweep(
     model: Path, folder: Path, recipes: Sequence[str], data: "Digits", progress: Progress | None
 ) -> "Sweep":
-    from milpasses.samples import Sample, Samples, model_inputs
+    from milpasses.data.samples import Sample, Samples, model_inputs
     from milpasses_tools import digits
     from milpasses_tools.sweep import sweep
 
@@ -166,7 +166,7 @@ def _convert(batch: int, pass_pipeline: Any = None) -> Any:
 def _dense_weights(model: Any) -> "list[tuple[bool, NDArray[np.float64]]]":
     """Each weight as the model computes with it, in program order, and whether it is compressed."""
     from milpasses.compress import open_model
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
 
     program = MLProgram(open_model(model, None)[0])
     sites = [placed.site for placed in program.sites()]
@@ -230,7 +230,7 @@ def _check_folder(folder: Path) -> None:
 
 def _check_package(output: Path) -> None:
     from milpasses.errors import MilpassesError, PackageError
-    from milpasses.package import check_output, open_package
+    from milpasses.program.package import check_output, open_package
 
     if output.exists():
         try:
@@ -245,7 +245,7 @@ def _check_package(output: Path) -> None:
 def _save(model: Any, output: Path) -> None:
     """Write ``model`` to ``output``, all of it or nothing, with the mark of the demo."""
     from milpasses.compress import open_model
-    from milpasses.package import write_package
+    from milpasses.program.package import write_package
 
     package, _ = open_model(model, None)
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from coremltools.models import MLModel
 
-    from milpasses.encodings import Encoding
-    from milpasses.mlprogram import MLProgram, Placed
+    from milpasses.encoding.encodings import Encoding
+    from milpasses.program.saved import MLProgram, Placed
     from milpasses.rewrite import Site, Target
     from milpasses_tools._explain.advice import Facts
     from milpasses_tools._explain.why import Decider
@@ -50,7 +50,7 @@ def explain(
         PackageError: no ML Program.
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
     from milpasses.report import METADATA_KEY, read_metadata
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
@@ -149,7 +149,7 @@ def _weight(site: "Site", program: "MLProgram", decider: "Decider") -> StoredWei
 
 def _why(site: "Site", target: "Target", decider: "Decider") -> tuple[str, str]:
     """Why a weight is dense, and what would change it: by the report, else by what any recipe would meet."""
-    from milpasses.recipe import Recipe
+    from milpasses.recipe.recipe import Recipe
     from milpasses.rewrite import Rewriter
     from milpasses_tools._explain.why import what_would_change
 

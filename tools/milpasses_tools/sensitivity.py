@@ -42,7 +42,7 @@ def sensitivity(
     ``MilpassesError``.
     """
     from milpasses.budget import sensitivity as measure
-    from milpasses.statistics import Statistics
+    from milpasses.data.collect import Statistics
 
     if isinstance(statistics, str | os.PathLike):
         statistics = Statistics.load(os.fspath(statistics))

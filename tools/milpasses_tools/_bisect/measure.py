@@ -9,7 +9,7 @@ import attrs
 from milpasses_tools._output import json_decibels
 
 if TYPE_CHECKING:
-    from milpasses.samples import Sample
+    from milpasses.data.samples import Sample
 
 
 @attrs.frozen

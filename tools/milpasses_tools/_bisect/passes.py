@@ -89,8 +89,8 @@ class _Programs:
 
     def start(self, data: Any, samples: int | None, seed: int) -> None:
         """Run the first program that can be run: the reference."""
+        from milpasses.data.samples import Samples
         from milpasses.errors import MilpassesError
-        from milpasses.samples import Samples
 
         self.steps = self.store.steps()
         problems: list[str] = []

@@ -16,7 +16,7 @@ from milpasses_tools._bisect.measure import Damage, Outputs, Tolerance, first_ba
 from milpasses_tools._output import Progress
 
 if TYPE_CHECKING:
-    from milpasses.samples import Sample
+    from milpasses.data.samples import Sample
     from milpasses_tools._compare.runners import Reference, Runner
     from milpasses_tools._view.graph import Function, Op, Weight
 

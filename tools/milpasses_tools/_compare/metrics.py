@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.data.samples import Label, Sample
 from milpasses.errors import MilpassesError
-from milpasses.samples import Label, Sample
 from milpasses_tools._compare.comparison import Accuracy, ClassAccuracy, Kind, OutputError
 
 Array = NDArray[Any]

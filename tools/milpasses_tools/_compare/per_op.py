@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 import attrs
 import numpy as np
 
-from milpasses._flows import is_constant
+from milpasses.data.flows import is_constant
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.registry import rule

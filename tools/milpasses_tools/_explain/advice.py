@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 import attrs
 
-from milpasses.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.errors import MilpassesError
 
 Unit = Literal["neural-engine", "gpu", "cpu"]
@@ -189,8 +189,8 @@ def _parts(encoding: Any) -> Iterable[Any]:
 
 def op_facts(block: Any) -> Iterable[tuple[str, Facts]]:
     """The ops of a block of a saved program and of the blocks inside it; constants left out."""
-    from milpasses.milproto import tensor_type
-    from milpasses.mlprogram import op_name, walk
+    from milpasses.program.proto import tensor_type
+    from milpasses.program.saved import op_name, walk
 
     for op in walk(block):
         if op.type == "const" or op.type.startswith("constexpr_"):

@@ -5,10 +5,10 @@ from typing import Any
 
 import attrs
 
-from milpasses.encodings import Encoding
+from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError, TargetError
-from milpasses.mlprogram import MLProgram, Placed
-from milpasses.recipe import Recipe
+from milpasses.program.saved import MLProgram, Placed
+from milpasses.recipe.recipe import Recipe
 from milpasses.report import Record, Report
 from milpasses.rewrite import Rewriter, Rewritten, Site, Target, needs_ios18
 from milpasses_tools._explain.why import rule_text, what_would_change

@@ -6,9 +6,9 @@ from typing import Any
 import attrs
 
 from milpasses.errors import MilpassesError
-from milpasses.recipe import Decision, Recipe, literal
+from milpasses.recipe.recipe import Decision, Recipe, literal
+from milpasses.recipe.schemes import Keep, Palettize, Prune, Scheme, short_name
 from milpasses.rewrite import FLOATS, Site, Target, needs_ios18
-from milpasses.schemes import Keep, Palettize, Prune, Scheme, short_name
 
 _DIVIDE = re.compile(r"(group_size|block_size|cluster_dim)\b.*?(\d+) does not divide (\d+) channels")
 _REMEDIES = (

@@ -11,8 +11,8 @@ from typing import IO, Any
 import attrs
 import numpy as np
 
+from milpasses.data.samples import Label, Sample, SampleError, Samples
 from milpasses.interpreter import Feature
-from milpasses.samples import Label, Sample, SampleError, Samples
 from milpasses_tools._sweep.store import content_hash, hash_files, write_json, write_whole
 
 
@@ -175,7 +175,7 @@ def _images(
     folder: Path, features: dict[str, Feature], limit: int | None, skipped: list[Skipped]
 ) -> Iterator[Sample]:
     """The images that can be read, ``limit`` of them; raises ``SampleError`` if there is none."""
-    from milpasses._image_folder import read_folder
+    from milpasses.data.image_folder import read_folder
 
     files, read = read_folder(folder, features)
     found = 0

@@ -121,7 +121,7 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
 
 def _is_ios18(model: Path) -> bool:
     from milpasses.compress import open_model
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
 
     return MLProgram(open_model(model, True)[0]).target.ios18
 

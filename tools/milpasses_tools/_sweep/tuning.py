@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from milpasses.recipe import Recipe
-from milpasses.samples import Sample, Samples
+from milpasses.data.samples import Sample, Samples
+from milpasses.recipe.recipe import Recipe
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.store import content_hash, hash_model, write_json
@@ -87,7 +87,7 @@ def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress
     from milpasses.budget import sensitivity
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.compress import open_model
-    from milpasses.mlprogram import MLProgram
+    from milpasses.program.saved import MLProgram
 
     names: Sequence[str] | None = None
     if samples.statistics is not None:

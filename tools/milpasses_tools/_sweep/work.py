@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from milpasses.samples import Sample
+from milpasses.data.samples import Sample
 from milpasses_tools._compare.comparison import Kind, _plain
 from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
 from milpasses_tools._output import folder_bytes
@@ -176,7 +176,7 @@ def _primary(kinds: Mapping[str, Kind], scores: str | None) -> str | None:
 def _function(metric: Metric) -> Any:
     if callable(metric):
         return metric
-    from milpasses.samples import _import
+    from milpasses.data.samples import _import
 
     return _import(metric)
 

@@ -66,7 +66,7 @@ def _options(options: Any) -> tuple[dict[str, Any], list[str]]:
         value = option.option_val
         if isinstance(value, str | bool | int | float):
             kept[option.option_name] = value
-        elif type(value).__module__ in ("milpasses.recipe", "milpasses.schemes"):
+        elif type(value).__module__ in ("milpasses.recipe.recipe", "milpasses.recipe.schemes"):
             kept[option.option_name] = str(value)
         elif type(value).__module__ != "milpasses.report":  # where a pass writes, not what it does
             lost.append(option.option_name)

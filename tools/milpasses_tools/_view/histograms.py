@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.encodings import Array, Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.encoding.encodings import Array, Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.errors import MilpassesError
 from milpasses_tools._view.graph import GraphView, Weight
 
@@ -80,11 +80,11 @@ def encodings_of(model: Any) -> dict[str, Callable[[], Encoding]]:
     from coremltools.converters.mil.mil import Program
 
     if isinstance(model, Program):
-        from milpasses.passes._graph import find_sites
+        from milpasses.program.memory import find_sites
 
         sites = [found.site for found in find_sites(model)]
     else:
-        from milpasses.mlprogram import MLProgram
+        from milpasses.program.saved import MLProgram
         from milpasses_tools._models import open_readable
 
         sites = [placed.site for placed in MLProgram(open_readable(model)).sites()]

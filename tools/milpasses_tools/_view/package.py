@@ -9,10 +9,10 @@ import attrs
 import numpy as np
 
 from milpasses.errors import MilpassesError
-from milpasses.milproto import read_value, stored_bytes
-from milpasses.mlprogram import Function as Indexed
-from milpasses.mlprogram import MLProgram, op_name
-from milpasses.package import Package
+from milpasses.program.package import Package
+from milpasses.program.proto import read_value, stored_bytes
+from milpasses.program.saved import Function as Indexed
+from milpasses.program.saved import MLProgram, op_name
 from milpasses.report import METADATA_KEY, read_metadata
 from milpasses_tools._view.features import functions_of
 from milpasses_tools._view.graph import (

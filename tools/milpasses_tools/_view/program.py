@@ -8,8 +8,8 @@ from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.scope import ScopeSource
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic, is_variadic
 
-from milpasses.blobfile import BLOB_TYPES, packed_bytes
-from milpasses.passes._graph import compressed_site, gives_weight
+from milpasses.program.blobfile import BLOB_TYPES, packed_bytes
+from milpasses.program.memory import compressed_site, gives_weight
 from milpasses_tools._view.graph import (
     SMALLEST_WEIGHT,
     Block,

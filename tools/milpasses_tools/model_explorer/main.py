@@ -7,7 +7,7 @@ from model_explorer import Adapter, AdapterMetadata  # pyright: ignore[reportMis
 from model_explorer.graph_builder import GraphCollection  # pyright: ignore[reportMissingImports]
 
 from milpasses.errors import PackageError
-from milpasses.neuralnetwork.source import _read
+from milpasses.neuralnetwork.spec.source import _read
 from milpasses_tools._view.graph import view
 from milpasses_tools._view.model_explorer import graph_collection
 

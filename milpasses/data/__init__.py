@@ -1,0 +1,1 @@
+"""Inputs to run a model on, and what they tell of its weights and activations."""

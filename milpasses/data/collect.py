@@ -1,0 +1,247 @@
+"""What flows into each weight: second moments, means, and the range of every activation."""
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from milpasses.calibration import NORMS, is_norms
+from milpasses.compress import open_model
+from milpasses.data.flows import flow, is_constant, lookups
+from milpasses.data.moments import Moments, Range, Statistics
+from milpasses.data.norms import norm_statistics
+from milpasses.data.samples import Samples
+from milpasses.encoding.lowering import base_name
+from milpasses.errors import MilpassesError
+from milpasses.interpreter import Interpreter
+from milpasses.interpreter.engine import Precision
+from milpasses.interpreter.io import numpy_type
+from milpasses.interpreter.program import load
+from milpasses.program.saved import MLProgram
+
+__all__ = ["Moments", "Range", "Statistics", "statistics"]
+_SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
+_FLOATS = (np.float16, np.float32)
+
+
+def statistics(
+    model: Any,
+    data: Any,
+    *,
+    full: "bool | Collection[str]" = False,
+    held_out: int = 0,
+    limit: int | None = None,
+    seed: int = 0,
+    function: str = "main",
+    precision: Precision = "declared",
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Statistics:
+    """Run a model on data and sum up what flows into each of its weights.
+
+    One pass, one sample at a time; nothing is kept but the sums. Covered are the weights of linear, matmul
+    (either side), conv, conv_transpose, and the input weights of lstm, gru and rnn; of gather's tables the
+    reads are counted. Constants of two or more dimensions that are used otherwise are listed in ``skipped``,
+    with the reason.
+
+    Args:
+        model: path of an ``.mlpackage``, ``MLModel``, ``Program``, or an ``Interpreter`` made by the caller.
+            What runs is a reference, not an emulation of Core ML.
+        data: whatever ``Samples.of`` takes; or ``"norms"``: nothing runs, and of the weights behind a
+            normalization its scale and offset tell how large each input channel is.
+        full: keep all of X^T X, not its diagonal alone: 8 width^2 bytes for each group of a weight, where a
+            conv's width counts its taps; or the names of the weights to keep it for.
+        held_out: keep every so many-th sample (the second, then at this distance) apart, in ``held_out``:
+            what calibration fits it then checks on these. 0 keeps none apart.
+        limit, seed, function: as in ``Samples.of``.
+        precision: ``Interpreter``'s.
+        progress: called after each sample with (done, total or None, sample's name).
+
+    Raises:
+        MilpassesError: data that does not fit, names in ``full`` that the model lacks, or an input of a
+            weight that is not finite.
+    """
+    if held_out < 0 or held_out == 1:
+        raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
+    names = _names(model, function)
+    if is_norms(data):
+        loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
+        return without_data(loaded.function, names)
+    interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
+    return collect(
+        interpreter, data, names, full=full, held_out=held_out, limit=limit, seed=seed, progress=progress
+    )
+
+
+def without_data(function: Any, names: Mapping[str, str]) -> Statistics:
+    """Statistics of ``"norms"``, of a function in memory; ``names`` of weights by variable."""
+    found = norm_statistics(
+        function, lambda var: names.get(var.name) or base_name(var.op.name) if _is_weight(var) else None
+    )
+    if not found.weights:
+        raise MilpassesError(
+            f"{NORMS!r}: no weight of this model stands behind a normalization: run it on data instead"
+        )
+    return found
+
+
+def collect(
+    interpreter: Interpreter,
+    data: Any,
+    names: Mapping[str, str],
+    *,
+    full: "bool | Collection[str]" = False,
+    only: Collection[str] | None = None,
+    held_out: int = 0,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int | None, str], None] | None = None,
+) -> Statistics:
+    """The work of ``statistics``: ``names`` of weights by variable.
+
+    ``only``: these weights, of a share of the rows that meet them, and no ranges.
+    """
+    samples = Samples.of(data, interpreter, limit=limit, seed=seed)
+    collector = _Collector(interpreter, names, full, only)
+    found = collector.found
+    found.data, found.random = samples.description, samples.random
+    for sample in samples:
+        collector.sample = sample.name
+        collector.weights = found.held_out if held_out and found.samples % held_out == 1 else found.weights
+        interpreter.run(sample.inputs, interpreter.make_state(), [collector])
+        found.samples += 1
+        if progress is not None:
+            progress(found.samples, samples.count, sample.name)
+    seen = found.weights.keys() | found.lookups.keys()
+    found.skipped = {name: why for name, why in found.skipped.items() if name not in seen}
+    return found
+
+
+def _names(model: Any, function: str) -> dict[str, str]:
+    """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
+    if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
+        return {}
+    placed = MLProgram(open_model(model, None)[0]).sites()
+    return {
+        variable: one.site.weight.name
+        for one in placed
+        for owner, variable in one.places
+        if owner == function
+    }
+
+
+class _Collector:
+    """The observer: adds what each op with weights was given."""
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        names: Mapping[str, str],
+        full: "bool | Collection[str]",
+        only: Collection[str] | None = None,
+    ) -> None:
+        self.found = Statistics()
+        self.sample = ""
+        self.weights = self.found.weights  # or those of the samples held out
+        self._full = full
+        self._names = names
+        self._only = only
+        self._matmul = interpreter.backend.matmul
+        self._conflicts: set[str] = set()
+        self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
+        self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
+        self._index(interpreter._loaded.function)
+        if not isinstance(full, bool):
+            unknown = sorted(set(full) - self.found.skipped.keys())
+            if unknown:
+                raise MilpassesError(
+                    f"no weight {', '.join(unknown)}; the model has {', '.join(self.found.skipped) or 'none'}"
+                )
+
+    def _index(self, block: Any) -> None:
+        """Find the weights of ``block`` and of the blocks inside; nothing has reached them yet."""
+        for op in block.operations:
+            for nested in op.blocks:
+                self._index(nested)
+            if op.op_type == "const" or op.op_type.startswith("constexpr_"):
+                continue
+            for param, bound in op.inputs.items():
+                for var in bound if isinstance(bound, list | tuple) else [bound]:
+                    if var is not None and is_constant(var) and _is_weight(var):
+                        name = self._names.get(var.name) or base_name(var.op.name)
+                        if self._only is not None and name not in self._only:
+                            continue
+                        self._uses.setdefault(op, []).append((param, name))
+                        self.found.skipped[name] = f"no sample reached {op.op_type} {op.name}"
+
+    def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+        if self._only is None:
+            self._ranges(op, inputs, outputs)
+        for param, name in self._uses.get(op, ()):
+            if op.op_type == "gather" and param == "x":
+                self._lookup(op, name, inputs)
+            else:
+                self._moments(op, param, name, inputs)
+
+    def _ranges(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+        for var, value in zip(op.outputs, outputs, strict=True):
+            self._range(var.name, value)
+        for param, bound in op.inputs.items():
+            if param in inputs and not isinstance(bound, list | tuple) and bound.op is None:
+                self._range(bound.name, inputs[param])
+
+    def _range(self, name: str, value: Any) -> None:
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not value.size:
+            return
+        low, high, nonfinite = float(value.min()), float(value.max()), 0
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = value[np.isfinite(value)]
+            nonfinite = value.size - finite.size
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
+        span = Range(low, high, nonfinite)
+        known = self.found.ranges.get(name)
+        self.found.ranges[name] = span if known is None else known | span
+
+    def _lookup(self, op: Any, name: str, inputs: Mapping[str, Any]) -> None:
+        counts, axis = lookups(inputs), int(inputs.get("axis", 0))
+        first, known = self._axes.setdefault(name, (op.name, axis)), self.found.lookups.get(name)
+        if isinstance(counts, str):
+            self.found.skipped[name] = f"gather {op.name}: {counts}"
+        elif first[1] != axis:
+            self._conflicts.add(name)
+            self.found.skipped[name] = f"gather {op.name} reads it along another axis than {first[0]}"
+            self.found.lookups.pop(name, None)
+        elif name not in self._conflicts:
+            self.found.lookups[name] = counts if known is None else known + counts
+
+    def _moments(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
+        use = f"{op.op_type} {op.name}"
+        found = flow(op.op_type, param, inputs)
+        if name in self._conflicts:
+            return
+        if isinstance(found, str):
+            self.found.skipped[name] = f"{use}: {found}"
+            return
+        full = self._full if isinstance(self._full, bool) else name in self._full
+        moments = self.weights.get(name) or Moments.empty(found, full, use)
+        if moments.layout != found.layout:
+            self._conflicts.add(name)
+            self.found.skipped[name] = f"{use} uses it along other channels than {', '.join(moments.used_by)}"
+            self.found.weights.pop(name, None)
+            self.found.held_out.pop(name, None)
+            return
+        moments.add(found, sampled=self._only is not None, matmul=self._matmul)
+        if use not in moments.used_by:
+            moments.used_by = (*moments.used_by, use)
+        if not np.isfinite(moments.square_sum).all():
+            raise MilpassesError(
+                f"{self.sample}: the input of {use} is not finite: there are no statistics of that "
+                '(precision="float32" tells whether float16 overflowed)'
+            )
+        self.weights[name] = moments
+
+
+def _is_weight(var: Any) -> bool:
+    if numpy_type(var.sym_type) not in _FLOATS or len(var.shape) < 2:
+        return False
+    return int(np.prod(var.shape)) >= _SMALLEST

@@ -1,0 +1,268 @@
+"""Sums over what the interpreter saw: moments of weights' inputs, ranges of activations; and their file."""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from milpasses.data.flows import Flow
+from milpasses.errors import MilpassesError
+
+Array = NDArray[np.float64]
+Matmul = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
+_VERSION = 1
+
+
+@attrs.define(eq=False)
+class Moments:
+    """The rows X that meet a weight, summed up in float64, for each group of input channels.
+
+    The width K of a row counts the input channels of one group, times the kernel's taps for a convolution
+    (whose rows are its im2col patches, padding zeros included), in the weight's own order: a conv's
+    ``weight.reshape(groups, -1, K)`` meets them, a linear's ``weight[None]``. A conv_transpose's rows are
+    its input positions, and its taps are not told apart.
+
+    ``axis``: the weight's axis of these channels. ``rows``: how many rows each group has seen. ``sum`` and
+    ``square_sum`` [groups, K]: of the columns of X, so that ``square_sum`` is the diagonal of X^T X.
+    ``gram`` [groups, K, K]: all of X^T X, if it was asked for. ``used_by``: the ops, ``type name``.
+    """
+
+    axis: int
+    taps: int
+    rows: int
+    sum: Array
+    square_sum: Array
+    gram: Array | None = None
+    used_by: tuple[str, ...] = ()
+
+    @property
+    def layout(self) -> tuple[int, int, int, int]:
+        """Groups, width, axis and taps: those of the flows that add to it."""
+        groups, width = self.sum.shape
+        return groups, width, self.axis, self.taps
+
+    @classmethod
+    def empty(cls, flow: Flow, full: bool, used_by: str) -> "Moments":
+        """No rows yet, for rows as those of ``flow``."""
+        shape = (flow.groups, flow.width)
+        gram = np.zeros((*shape, flow.width)) if full else None
+        return cls(flow.axis, flow.taps, 0, np.zeros(shape), np.zeros(shape), gram, (used_by,))
+
+    def add(self, flow: Flow, sampled: bool = False, matmul: Matmul = np.matmul) -> None:
+        """Add the rows of ``flow``; ``sampled``: of a block not more than tell something new, in float32.
+
+        ``matmul``: that of what runs the model: two libraries' threads that take turns hold each other up.
+        """
+        for block in flow.blocks:
+            if sampled:
+                block = _sample(block)
+            self.rows += block.shape[1]
+            self.sum += block.sum(axis=1)
+            self.square_sum += np.einsum("grk,grk->gk", block, block)
+            if self.gram is not None:
+                self.gram += matmul(block.transpose(0, 2, 1), block)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each column, [groups, K]."""
+        return self.sum / self.rows
+
+    @property
+    def second_moment(self) -> Array:
+        """E[x^2] of each column, [groups, K]."""
+        return self.square_sum / self.rows
+
+    @property
+    def channel_mean(self) -> Array:
+        """Mean of each input channel over all groups, [channels]: of its taps, the padding included."""
+        return self.mean.reshape(-1, self.taps).mean(axis=1)
+
+    @property
+    def channel_second_moment(self) -> Array:
+        """E[x^2] of each input channel over all groups, [channels]: mean over its taps."""
+        return self.second_moment.reshape(-1, self.taps).mean(axis=1)
+
+    def fits(self, other: "Moments") -> bool:
+        """Both are of rows of the same kind, so that they may be added."""
+        return self.layout == other.layout and (self.gram is None) == (other.gram is None)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        gram = None if self.gram is None or other.gram is None else self.gram + other.gram
+        return Moments(
+            self.axis,
+            self.taps,
+            self.rows + other.rows,
+            self.sum + other.sum,
+            self.square_sum + other.square_sum,
+            gram,
+            tuple(dict.fromkeys((*self.used_by, *other.used_by))),
+        )
+
+
+@attrs.frozen
+class Range:
+    """Smallest and largest finite value of an activation; ``nonfinite`` counts NaN and infinities."""
+
+    min: float
+    max: float
+    nonfinite: int = 0
+
+    def __or__(self, other: "Range") -> "Range":
+        return Range(min(self.min, other.min), max(self.max, other.max), self.nonfinite + other.nonfinite)
+
+
+@attrs.define(eq=False)
+class Statistics:
+    """What ``statistics`` found, by the weights' names as in reports (``Site.weight.name``).
+
+    ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
+    ``lookups``: for a table that gather reads, how often each slice was read (int64).
+    ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more dimensions of
+    which nothing is known, and why. ``samples``: runs. ``data`` says what was run, ``random`` that it means
+    nothing.
+    """
+
+    weights: dict[str, Moments] = attrs.field(factory=dict)
+    lookups: dict[str, NDArray[np.int64]] = attrs.field(factory=dict)
+    ranges: dict[str, Range] = attrs.field(factory=dict)
+    skipped: dict[str, str] = attrs.field(factory=dict)
+    samples: int = 0
+    data: str = ""
+    random: bool = False
+    held_out: dict[str, Moments] = attrs.field(factory=dict)
+
+    def __getitem__(self, name: str) -> Moments:
+        if name in self.weights:
+            return self.weights[name]
+        if name in self.lookups:
+            raise KeyError(f"{name} is a table that gather reads: see .lookups")
+        raise KeyError(f"no statistics of {name}: {self.skipped.get(name, 'the model has no such weight')}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def _of(self, held_out: bool) -> dict[str, Moments]:
+        return self.held_out if held_out else self.weights
+
+    def merge(self, other: "Statistics") -> "Statistics":
+        """The statistics of both runs together; raises ``MilpassesError`` if the models differ."""
+        weights = _added(self.weights, other.weights)
+        held_out = _added(self.held_out, other.held_out)
+        for name in self.lookups.keys() & other.lookups.keys():
+            if self.lookups[name].shape != other.lookups[name].shape:
+                raise MilpassesError(f"{name}: these statistics come from different models")
+        tables = {**self.lookups, **other.lookups}
+        ranges = {**self.ranges, **other.ranges}
+        tables |= {n: self.lookups[n] + other.lookups[n] for n in self.lookups.keys() & other.lookups}
+        ranges |= {n: self.ranges[n] | other.ranges[n] for n in self.ranges.keys() & other.ranges}
+        skipped = {
+            n: why for n, why in {**self.skipped, **other.skipped}.items() if n not in weights | tables
+        }
+        data = self.data if self.data == other.data else f"{self.data}; {other.data}"
+        samples = self.samples + other.samples
+        random = self.random or other.random
+        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out)
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write an ``.npz`` file, without pickles, all of it or nothing."""
+        arrays: dict[str, Any] = {}
+        entries: list[dict[str, Any]] = []
+        named = [(name, one, held) for held in (False, True) for name, one in self._of(held).items()]
+        for index, (name, one, held) in enumerate(named):
+            fields = {"axis": one.axis, "taps": one.taps, "rows": one.rows, "used_by": one.used_by}
+            entries.append({"name": name, **fields} | ({"held_out": True} if held else {}))
+            parts = {"sum": one.sum, "square_sum": one.square_sum, "gram": one.gram}
+            arrays.update({f"{index}.{key}": part for key, part in parts.items() if part is not None})
+        arrays.update({f"lookups.{index}": counts for index, counts in enumerate(self.lookups.values())})
+        about = {
+            "milpasses_statistics": _VERSION,
+            "weights": entries,
+            "lookups": list(self.lookups),
+            "ranges": {name: attrs.astuple(span) for name, span in self.ranges.items()},
+            "skipped": self.skipped,
+            "samples": self.samples,
+            "data": self.data,
+            "random": self.random,
+        }
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: "str | os.PathLike[str]") -> "Statistics":
+        """Read what ``save`` wrote; raises ``MilpassesError`` if it is something else, or damaged."""
+        try:
+            with np.load(
+                path, allow_pickle=False
+            ) as file:  # one array without a name is no context: TypeError
+                arrays = dict(file)
+        except FileNotFoundError:
+            raise MilpassesError(f"{path}: no such file") from None
+        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+            raise MilpassesError(f"{path}: not statistics, or damaged ({error})") from error
+        try:
+            about = json.loads(str(arrays["about"]))
+            version = about["milpasses_statistics"]
+            if version != _VERSION:
+                raise MilpassesError(
+                    f"{path}: statistics of version {version}; this milpasses reads version {_VERSION}: "
+                    "compute them again"
+                )
+            return cls._from(about, arrays)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise MilpassesError(f"{path}: not statistics, or damaged ({error} is missing)") from error
+
+    @classmethod
+    def _from(cls, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "Statistics":
+        found: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
+        for index, entry in enumerate(about["weights"]):
+            found[entry.get("held_out", False)][entry["name"]] = Moments(
+                entry["axis"],
+                entry["taps"],
+                entry["rows"],
+                arrays[f"{index}.sum"],
+                arrays[f"{index}.square_sum"],
+                arrays.get(f"{index}.gram"),
+                tuple(entry["used_by"]),
+            )
+        tables = {name: arrays[f"lookups.{index}"] for index, name in enumerate(about["lookups"])}
+        ranges = {name: Range(*span) for name, span in about["ranges"].items()}
+        weights, held_out = found
+        run = about["skipped"], about["samples"], about["data"], about["random"]
+        return cls(weights, tables, ranges, *run, held_out)
+
+
+def _sample(block: NDArray[Any]) -> NDArray[Any]:
+    """Half as many rows of a block as it has columns, or 256, drawn at random: some samples span them all."""
+    rows, most = block.shape[1], max(256, block.shape[2] // 2)
+    if rows > most:
+        block = block[:, np.sort(np.random.default_rng(rows).choice(rows, most, replace=False))]
+    return np.ascontiguousarray(block, np.float32)
+
+
+def _added(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
+    for name in first.keys() & second.keys():
+        if not first[name].fits(second[name]):
+            raise MilpassesError(
+                f"{name}: these statistics do not add up: they come from different models, or only "
+                "one of them is full"
+            )
+    both = {name: first[name] + second[name] for name in first.keys() & second.keys()}
+    return {**first, **second, **both}

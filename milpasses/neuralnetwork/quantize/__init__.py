@@ -1,0 +1,1 @@
+"""Quantization of legacy networks in their own format."""

@@ -1,0 +1,1 @@
+"""Legacy networks read into MIL programs: a handler for each layer type."""

@@ -1,0 +1,1 @@
+"""Legacy models as their files have them: opened, and every weight with its place, shape and form."""

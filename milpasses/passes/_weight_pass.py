@@ -1,0 +1,99 @@
+"""Options of a pass: checked when they are set, with a message that lists what is accepted."""
+
+from typing import Any
+
+from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+
+from milpasses.calibration import Given, is_norms
+from milpasses.calibration.biases import Rewriting
+from milpasses.errors import MilpassesError
+from milpasses.program.memory import Found, find_sites, program_target, replace
+from milpasses.recipe.recipe import Recipe
+from milpasses.report import Report
+from milpasses.rewrite import Rewriter
+
+COMMON = ("report", "requantize", "statistics")
+
+
+class WeightPass(AbstractGraphPass):
+    """A pass that applies a recipe; subclasses say what their options are.
+
+    Every pass takes ``report`` (a ``milpasses.Report`` to fill), ``requantize`` and ``statistics`` (as
+    ``milpasses.compress`` does, or ``"norms"``).
+    """
+
+    accepted: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.requantize = False
+        self.statistics: Given | None = None
+        self.norms = False
+        self._recipe: Recipe | None = None
+
+    def read_options(self, options: dict[str, Any]) -> Recipe:
+        """The recipe that ``options`` (without the common ones) mean."""
+        raise NotImplementedError
+
+    def set_options(self, pass_options: Any = None) -> None:
+        """Take coremltools' ``PassOption`` list; an unknown name or a wrong value is refused here."""
+        given = {option.option_name: option.option_val for option in pass_options or ()}
+        unknown = sorted(set(given) - set(self.accepted) - set(COMMON))
+        if unknown:
+            accepted = ", ".join(sorted({*self.accepted, *COMMON}))
+            raise MilpassesError(f"milpasses::{self}: no option {unknown[0]!r}; accepted are {accepted}")
+        report = given.pop("report", None)
+        if report is not None and not isinstance(report, Report):
+            raise MilpassesError(f"milpasses::{self}: report must be a milpasses.Report, not {report!r}")
+        self.report = report or Report() if report is None else report
+        self.requantize = _flag(self, given.pop("requantize", False))
+        statistics = given.pop("statistics", None)
+        self.norms = is_norms(statistics)
+        self.statistics = None if statistics is None or self.norms else Given(statistics)
+        self._recipe = self.read_options(given)
+
+    def apply(self, prog: Any) -> None:
+        """Rewrite the program in place; a second run over its own output rewrites nothing."""
+        recipe = self._recipe or self.read_options({})
+        target = program_target(prog)
+        source = _from_norms(prog) if self.norms else self.statistics
+        rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=source)
+        apply_recipe(prog, rewriter, self.report)
+
+
+def _from_norms(program: Any) -> Given:
+    from milpasses.data.collect import without_data
+
+    return Given(without_data(next(iter(program.functions.values())), {}))
+
+
+def _flag(owner: object, value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise MilpassesError(f"milpasses::{owner}: requantize must be true or false, not {value!r}")
+    return value
+
+
+def apply_recipe(program: Any, rewriter: Rewriter, report: Report) -> int:
+    """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count."""
+    from milpasses.passes._reporting import remember
+
+    found = find_sites(program)
+    sites = [one.site for one in found]
+    rewriter.check(sites)
+    if isinstance(rewriter.calibration, Given):
+        rewriter.calibration.check([site.weight for site in sites if rewriter.calibrates(site)])
+    report.recipe = str(rewriter.recipe)
+    report.records.clear()
+
+    rewriting = Rewriting(rewriter, sites)
+
+    def rewrite(one: Found) -> Any:
+        rewritten = rewriting.rewrite(one.site)
+        report.records.append(rewritten.record)
+        return rewritten.specs
+
+    count = replace(program, found, rewrite)
+    remember(program, report)
+    return count

@@ -1,0 +1,1 @@
+"""A MIL program, in memory or saved, and the weights in it."""

@@ -1,0 +1,178 @@
+"""A saved ML Program written again with some of its weights replaced."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from milpasses.encoding.lowering import OpSpec, Ref, base_name
+from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
+from milpasses.program.package import MODEL_PATH, new_message
+from milpasses.program.proto import make_type, write_value
+from milpasses.program.saved import Function, MLProgram, Placed, op_name
+
+Key = tuple[str, str]  # function, variable
+
+
+@attrs.define(eq=False)
+class ProgramWriter:
+    """One pass over the program in order: weights are encoded and written as they are met.
+
+    ``rewrites(placed)`` gives the ops that take a site's place, or None to leave it; it is called once for
+    each of ``placed``. The weight files go under ``folder``.
+    """
+
+    program: MLProgram
+    folder: Path
+    rewrites: Callable[[Placed], list[OpSpec] | None]
+    placed: list[Placed]
+    _writers: dict[str, BlobWriter] = attrs.field(factory=dict)
+    _moved: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    _sites: dict[Key, Placed] = attrs.field(factory=dict)
+    _answers: dict[int, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
+    _renamed: dict[Key, str] = attrs.field(factory=dict)
+
+    def write(self) -> Any:
+        """Write the weight files and return the specification (``Model_pb2.Model``)."""
+        for placed in self.placed:
+            for place in placed.places:
+                self._sites[place] = placed
+        spec = new_message("Model_pb2", "Model")
+        spec.CopyFrom(self.program.package.spec)
+        try:
+            for function in self.program.functions:
+                message = spec.mlProgram.functions[function.name]
+                block = message.block_specializations[next(iter([message.opset]))]
+                self._rewrite(function, block)
+            for writer in self._writers.values():
+                writer.finish()
+        finally:
+            for writer in self._writers.values():
+                writer.close()
+        return spec
+
+    def _rewrite(self, function: Function, block: Any) -> None:
+        rewritten: list[Any] = []
+        changed = False
+        for op in block.operations:
+            for nested in op.blocks:
+                self._rewrite(function, nested)
+            made = op.outputs[0].name if op.outputs else ""
+            placed = self._sites.get((function.name, made))
+            answer = self._answer(placed) if placed is not None else None
+            if answer is not None and placed is not None:
+                rewritten.extend(self._emit(function, op, answer))
+                changed = True
+            elif self._feeds_rewritten(function, op):
+                changed = True
+            else:
+                self._keep(function, op)
+                rewritten.append(op)
+        if changed:
+            del block.operations[:]
+            block.operations.extend(rewritten)
+
+    def _answer(self, placed: Placed) -> list[tuple[OpSpec, dict[str, Any]]] | None:
+        """The site's new ops with their constants already in the weight file; asked for once."""
+        if id(placed) not in self._answers:
+            specs = self.rewrites(placed)
+            self._answers[id(placed)] = None if specs is None else self._store(specs)
+            self.program.package.release()
+        return self._answers[id(placed)]
+
+    def _store(self, specs: list[OpSpec]) -> list[tuple[OpSpec, dict[str, Any]]]:
+        file_name = f"{MODEL_PATH}weights/weight.bin"
+        writer = self._writer(file_name)
+        stored: list[tuple[OpSpec, dict[str, Any]]] = []
+        known: dict[int, Any] = {}
+        for spec in specs:
+            values: dict[str, Any] = {}
+            for param, source in sorted(spec.inputs.items()):
+                if not isinstance(source, Ref):
+                    if id(source.values) not in known:
+                        known[id(source.values)] = write_value(source.values, source.dtype, writer, file_name)
+                    values[param] = known[id(source.values)]
+            references = {param: source for param, source in spec.inputs.items() if isinstance(source, Ref)}
+            stored.append((attrs.evolve(spec, inputs=dict(references)), values))
+        return stored
+
+    def _emit(self, function: Function, old: Any, answer: list[tuple[OpSpec, dict[str, Any]]]) -> list[Any]:
+        from coremltools.converters.mil.backend.mil.helper import create_scalar_value
+
+        base = base_name(answer[-1][0].name)
+        here = base_name(op_name(old))
+        ios18 = function.target.ios18
+        made: list[list[str]] = []
+        messages: list[Any] = []
+        for spec, values in answer:
+            name = self._free_name(function, here + spec.name[len(base) :], old)
+            op = new_message("MIL_pb2", "Operation", type=spec.op_type)
+            op.attributes["name"].CopyFrom(create_scalar_value(name))
+            for param, value in values.items():
+                if ios18 and spec.op_type != "const":
+                    op.inputs[param].arguments.add().value.CopyFrom(value)
+                else:
+                    op.attributes[param].CopyFrom(value)
+            names = [name] if len(spec.outputs) == 1 else [f"{name}_{i}" for i in range(len(spec.outputs))]
+            for param, source in spec.inputs.items():
+                assert isinstance(source, Ref)
+                op.inputs[param].arguments.add().name = made[source.op][source.output]
+            for variable, (shape, dtype) in zip(names, spec.outputs, strict=True):
+                output = op.outputs.add(name=variable)
+                output.type.CopyFrom(make_type(dtype, shape))
+            made.append(names)
+            messages.append(op)
+        self._renamed[(function.name, old.outputs[0].name)] = made[-1][0]
+        return messages
+
+    def _free_name(self, function: Function, name: str, old: Any) -> str:
+        """``name``, or with a number where an unrelated variable has it already."""
+        own = {output.name for part in self.program.chain(function, old) for output in part.outputs}
+        candidate, number = name, 0
+        while candidate in function.producers and candidate not in own:
+            candidate, number = f"{name}_{number}", number + 1
+        return candidate
+
+    def _feeds_rewritten(self, function: Function, op: Any) -> bool:
+        """``op`` is an inner part of a compressed weight whose last op is rewritten."""
+        if not op.type.startswith("constexpr_"):
+            return False
+        users = [user for output in op.outputs for user, _ in function.uses.get(output.name, [])]
+        for user in users:
+            if not user.type.startswith("constexpr_"):
+                return False
+            placed = self._sites.get((function.name, user.outputs[0].name))
+            rewritten = placed is not None and self._answer(placed) is not None
+            if not rewritten and not self._feeds_rewritten(function, user):
+                return False
+        return bool(users)
+
+    def _keep(self, function: Function, op: Any) -> None:
+        """Point an op that stays at the moved constants and the renamed weights."""
+        for _, value in sorted(op.attributes.items()):  # a protobuf map has no order of its own
+            self._move(value)
+        for _, argument in sorted(op.inputs.items()):
+            for binding in argument.arguments:
+                if binding.WhichOneof("binding") == "value":
+                    self._move(binding.value)
+                else:
+                    binding.name = self._renamed.get((function.name, binding.name), binding.name)
+
+    def _move(self, value: Any) -> None:
+        if value.WhichOneof("value") != "blobFileValue":
+            return
+        blob = value.blobFileValue
+        key = (blob.fileName, blob.offset)
+        if key not in self._moved:
+            dtype, raw, padding = self.program.package.reader(blob.fileName).raw(blob.offset)
+            assert dtype in BLOB_TYPES
+            self._moved[key] = self._writer(blob.fileName).write_raw(raw, dtype, padding)
+        blob.offset = self._moved[key]
+
+    def _writer(self, file_name: str) -> BlobWriter:
+        if file_name not in self._writers:
+            path = self.folder / file_name.removeprefix(MODEL_PATH)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writers[file_name] = BlobWriter(path)
+        return self._writers[file_name]

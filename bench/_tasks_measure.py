@@ -14,7 +14,7 @@ import milpasses as mp
 from bench.table import Table
 from milpasses import budget
 from milpasses.program.package import open_package
-from milpasses.program.saved import MLProgram
+from milpasses.program.saved import SavedProgram
 from milpasses.recipe.schemes import Palettize, Quantize, Scheme
 
 Hits = NDArray[np.bool_]
@@ -46,7 +46,7 @@ def file_bytes(model: Any, pattern: str = "*.bin") -> int:
 
 def count_weights(model: Path, without: Sequence[str] = ()) -> int:
     """Elements of the constants of two or more dimensions whose names do not begin as ``without`` says."""
-    found = [placed.site.weight for placed in MLProgram(open_package(model)).sites()]
+    found = [site.weight for site in SavedProgram(open_package(model)).sites()]
     return sum(one.size for one in found if one.rank > 1 and not one.name.startswith(tuple(without)))
 
 

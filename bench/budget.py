@@ -28,7 +28,7 @@ from milpasses.calibration import Given
 from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
 from milpasses.program.package import open_package
-from milpasses.program.saved import MLProgram
+from milpasses.program.saved import SavedProgram
 from milpasses.rewrite import Rewriter
 
 NETWORKS = ("digits", "encoder_small", "mobilenet_v3_small", "lstm", "decoder_untied")
@@ -133,11 +133,11 @@ def cost(name: str) -> Table:
     inputs = inputs_of(path, name)
     fit(path, "5 bits", data=inputs, candidates=["pal4"])  # loads and compiles
     start = time.perf_counter()
-    program = MLProgram(open_package(path))
+    program = SavedProgram(open_package(path))
     rewriters = [Rewriter(mp.Recipe.of(c), program.target) for c in DEFAULT]
-    for placed in program.sites():
+    for site in program.sites():
         for rewriter in rewriters:
-            rewriter.rewrite(placed.site)
+            rewriter.rewrite(site)
     encoding = time.perf_counter() - start
     start = time.perf_counter()
     found = fit(path, "5 bits", data=inputs)
@@ -162,13 +162,13 @@ def cost_calibrated(name: str) -> Table:
     statistics = mp.statistics(path, inputs, full=True, held_out=4)
     mp.compress(path, "pal4-g16-gptq", statistics=statistics)  # loads and compiles
     start = time.perf_counter()
-    program = MLProgram(open_package(path))
+    program = SavedProgram(open_package(path))
     candidates = tuned_candidates(program.target)
     calibration = Given(statistics)
     rewriters = [Rewriter(mp.Recipe.of(c), program.target, calibration=calibration) for c in candidates]
-    for placed in program.sites():
+    for site in program.sites():
         for rewriter in rewriters:
-            rewriter.rewrite(placed.site)
+            rewriter.rewrite(site)
     encoding = time.perf_counter() - start
     start = time.perf_counter()
     found = fit(path, "4 bits", data=inputs, statistics=statistics, candidates=candidates)

@@ -12,37 +12,18 @@ from coremltools.models import MLModel
 from milpasses.calibration import NORMS, Given, Live, Source, is_norms
 from milpasses.calibration.biases import Rewriting
 from milpasses.encoding.lowering import OpSpec
-from milpasses.errors import MilpassesError, PackageError, TargetError
-from milpasses.program.package import Package, check_output, open_package, write_package
-from milpasses.program.saved import MLProgram, Placed
+from milpasses.errors import MilpassesError, TargetError
+from milpasses.program.model import CompressedModel, write_model
+from milpasses.program.opening import open_model, raise_target
+from milpasses.program.package import Package, check_output
+from milpasses.program.saved import SavedProgram
+from milpasses.program.weights import Site
 from milpasses.program.writer import ProgramWriter
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import METADATA_KEY, Report
 from milpasses.rewrite import Rewriter, decompressed
 
 Progress = Callable[[int, int, str], None]
-
-
-class CompressedModel(MLModel):
-    """An ``MLModel`` that knows its ``report``; its program in memory is read only when somebody asks."""
-
-    def __init__(self, package_path: str, report: Report, **options: Any) -> None:
-        self._program: Any = None
-        super().__init__(package_path, **options)
-        self.report = report
-
-    @property
-    def _mil_program(self) -> Any:
-        """coremltools' in-memory program, as its own functions leave it on the models they return."""
-        if self._program is None and getattr(self, "_spec", None) is not None:
-            from coremltools.converters.mil.frontend.milproto.load import load
-
-            self._program = load(self._spec, self._spec.specificationVersion, self.weights_dir or "")
-        return self._program
-
-    @_mil_program.setter
-    def _mil_program(self, program: Any) -> None:
-        self._program = program
 
 
 def compress(
@@ -88,7 +69,7 @@ def compress(
     with tempfile.TemporaryDirectory() as raised_folder:
         if minimum_deployment_target is not None:
             package = raise_target(package, minimum_deployment_target, Path(raised_folder))
-        rewriter = Rewriter(recipe, MLProgram(package).target, requantize=requantize)
+        rewriter = Rewriter(recipe, SavedProgram(package).target, requantize=requantize)
         source = _source(package, rewriter, statistics, calibration, sequential, progress)
         rewriter = attrs.evolve(rewriter, calibration=source)
         return rewrite_package(package, rewriter, output, force, progress, options)
@@ -115,21 +96,21 @@ def _source(
         from milpasses.data.collect import statistics as learnt
 
         return Given(learnt(str(package.path), NORMS))
-    placed = [one for one in MLProgram(package).sites() if rewriter.calibrates(one.site)]
+    sites = [one for one in SavedProgram(package).sites() if rewriter.calibrates(one)]
     if statistics is not None:
         given = Given(statistics)
-        given.check([one.site.weight for one in placed])
+        given.check([one.weight for one in sites])
         return given
-    weights = [(one.site.weight, [variable for _, variable in one.places]) for one in placed]
+    weights = [(one.weight, [variable for _, variable in one.places]) for one in sites]
 
     def shown(done: int, total: int | None, name: str) -> None:
         if progress is not None:
             progress(done, total or done, f"running {name}")
 
     biases = [
-        (one.site.weight, [variable for _, variable in one.places])
-        for one in MLProgram(package).sites()
-        if one.site.weight.rank == 1
+        (one.weight, [variable for _, variable in one.places])
+        for one in SavedProgram(package).sites()
+        if one.weight.rank == 1
     ]
     return Live(str(package.path), calibration, weights, biases=biases, sequential=sequential, progress=shown)
 
@@ -143,32 +124,32 @@ def rewrite_package(
     options: dict[str, Any] | None = None,
 ) -> CompressedModel:
     """Apply ``rewriter`` to every weight of ``package`` and write the result; the work of ``compress``."""
-    program = MLProgram(package)
-    if len({function.target.ios18 for function in program.functions}) > 1:
+    program = SavedProgram(package)
+    if len({function.target.generation for function in program.functions}) > 1:
         raise TargetError(
             f"{package.path}: its functions target both sides of iOS18; "
             "pass minimum_deployment_target=ct.target.iOS18"
         )
-    placed = program.sites()
-    sites = [one.site for one in placed]
+    sites = program.sites()
+
     rewriter.check(sites)
     rewriting = Rewriting(rewriter, sites)
     report = Report(recipe=str(rewriter.recipe))
-    total = len(placed)
+    total = len(sites)
 
-    def rewrite(one: Placed) -> list[OpSpec] | None:
-        rewritten = rewriting.rewrite(one.site)
+    def rewrite(one: Site) -> list[OpSpec] | None:
+        rewritten = rewriting.rewrite(one)
         report.records.append(rewritten.record)
         if progress is not None:
-            progress(len(report.records), total, one.site.weight.name)
+            progress(len(report.records), total, one.weight.name)
         return rewritten.specs
 
     def write_weights(folder: Path) -> Any:
-        spec = ProgramWriter(program, folder, rewrite, placed).write()
+        spec = ProgramWriter(program, folder, rewrite, sites).write()
         spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return spec
 
-    return _written(package, write_weights, report, output, force, options or {})
+    return write_model(package, write_weights, report, output, force, options or {})
 
 
 def decompress(
@@ -180,85 +161,18 @@ def decompress(
 ) -> CompressedModel:
     """Store every compressed weight of a converted model densely again, in the type it decodes to."""
     package, options = open_model(model, skip_model_load)
-    program = MLProgram(package)
-    placed = [one for one in program.sites() if one.site.existing is not None]
+    program = SavedProgram(package)
+    sites = [one for one in program.sites() if one.existing is not None]
     report = Report(recipe="decompress")
 
-    def rewrite(one: Placed) -> list[OpSpec]:
-        rewritten = decompressed(one.site)
+    def rewrite(one: Site) -> list[OpSpec]:
+        rewritten = decompressed(one)
         report.records.append(rewritten.record)
         return rewritten.specs or []
 
     def write_weights(folder: Path) -> Any:
-        spec = ProgramWriter(program, folder, rewrite, placed).write()
+        spec = ProgramWriter(program, folder, rewrite, sites).write()
         spec.description.metadata.userDefined.pop(METADATA_KEY, None)
         return spec
 
-    return _written(package, write_weights, report, output, force, options)
-
-
-def _written(
-    package: Package,
-    write_weights: Callable[[Path], Any],
-    report: Report,
-    output: "str | os.PathLike[str] | None",
-    force: bool,
-    options: dict[str, Any],
-) -> CompressedModel:
-    if output is not None:
-        write_package(package, Path(output), write_weights, force)
-        return CompressedModel(str(output), report, **options)
-    path = Path(tempfile.mkdtemp(prefix="milpasses-")) / "model.mlpackage"
-    try:
-        write_package(package, path, write_weights)
-    except BaseException:
-        path.parent.rmdir()
-        raise
-    final = Path(tempfile.mkdtemp(suffix=".mlpackage"))
-    final.rmdir()
-    path.rename(final)  # coremltools removes the package at exit, so it must stand in no folder of its own
-    path.parent.rmdir()
-    return CompressedModel(str(final), report, is_temp_package=True, **options)
-
-
-def open_model(model: Any, skip_model_load: bool | None) -> tuple[Package, dict[str, Any]]:
-    """The package behind ``model``, and how to load the result as the model was loaded."""
-    if isinstance(model, MLModel):
-        if not model.is_package or model.package_path is None:
-            raise PackageError(
-                "the model is no .mlpackage: an ML Program is needed "
-                "(milpasses upgrade makes one of a legacy .mlmodel)"
-            )
-        skip = model.__proxy__ is None if skip_model_load is None else skip_model_load
-        package = open_package(model.package_path, spec=model.get_spec())
-        options = {"skip_model_load": skip, "compute_units": model.compute_unit}
-        return package, options
-    return open_package(model), {"skip_model_load": True if skip_model_load is None else skip_model_load}
-
-
-def raise_target(package: Package, target: Any, folder: Path) -> Package:
-    """``package`` for a newer ``target``, written under ``folder``; the same package if it is new enough.
-
-    Each op is built again in the newer opset by coremltools' own loader, which checks that the op still means
-    what it did, and written by its own exporter. No pass runs.
-    """
-    from coremltools.converters.mil.backend.mil.load import load as to_proto
-    from coremltools.converters.mil.frontend.milproto.load import load as to_program
-    from coremltools.models.utils import _create_mlpackage
-
-    version = int(target)
-    if package.spec.specificationVersion >= version and MLProgram(package).target.version >= version:
-        return package
-    weights = package.model_folder / "weights"
-    try:
-        program = to_program(package.spec, version, str(weights) if weights.is_dir() else "")
-        written = folder / "weights"
-        written.mkdir()
-        spec = to_proto(
-            program, str(written), specification_version=version, model_description=package.spec.description
-        )
-    except Exception as error:
-        name = getattr(target, "name", target)
-        raise TargetError(f"{package.path}: cannot be raised to {name}: {error}") from error
-    raised = _create_mlpackage(spec, str(written), str(folder / "raised.mlpackage"))
-    return open_package(raised)
+    return write_model(package, write_weights, report, output, force, options)

@@ -14,12 +14,15 @@ from typing import Any
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import get_weights_metadata
 
-from milpasses.compress import CompressedModel, open_model, raise_target, rewrite_package
 from milpasses.compress import decompress as _decompress
+from milpasses.compress import rewrite_package
 from milpasses.errors import MilpassesError, TargetError
-from milpasses.program.saved import MLProgram
+from milpasses.program.model import CompressedModel
+from milpasses.program.opening import open_model, raise_target
+from milpasses.program.opset import Opset, supported_since
+from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe
-from milpasses.rewrite import SINCE_IOS18, Rewriter, Target
+from milpasses.rewrite import Rewriter
 
 __all__ = [
     "decompress_weights",
@@ -29,6 +32,7 @@ __all__ = [
     "prune_weights",
 ]
 
+_SINCE_IOS18 = supported_since("iOS18")
 _logger = logging.getLogger("milpasses")
 
 
@@ -63,14 +67,14 @@ def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
         )
 
 
-def _check_grouped(config: Any, target: Target) -> None:
+def _check_grouped(config: Any, target: Opset) -> None:
     """coremltools refuses the granularity before iOS18 even with one group (``group_size=0``)."""
     configs = [config.global_config, *config.op_type_configs.values(), *config.op_name_configs.values()]
     for one in configs:
         granularity = getattr(one, "granularity", None)
-        if getattr(granularity, "name", "") == "PER_GROUPED_CHANNEL" and not target.ios18:
+        if getattr(granularity, "name", "") == "PER_GROUPED_CHANNEL" and not target.table_groups:
             raise TargetError(
-                f"The per_grouped_channel palettization is {SINCE_IOS18}; this model targets {target.name}"
+                f"The per_grouped_channel palettization is {_SINCE_IOS18}; this model targets {target.name}"
             )
 
 
@@ -81,9 +85,9 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
     package, options = open_model(mlmodel, None)
     with tempfile.TemporaryDirectory() as folder:
         package = raise_target(package, ct.target.iOS16, Path(folder))
-        target = MLProgram(package).target
-        if joint_compression and not target.ios18:
-            raise TargetError(f"Joint compression is only {SINCE_IOS18}; this model targets {target.name}")
+        target = SavedProgram(package).target
+        if joint_compression and not target.joint:
+            raise TargetError(f"Joint compression is only {_SINCE_IOS18}; this model targets {target.name}")
         _check_grouped(config, target)
         rewriter = Rewriter(
             Recipe.from_coremltools(config),

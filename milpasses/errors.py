@@ -1,4 +1,12 @@
-"""The errors that milpasses raises for what a person can put right: one clear line each."""
+"""What went wrong, and what was refused.
+
+``MilpassesError`` and its kinds are raised for what a person can put right: one clear line each. A
+``Refusal`` is an answer, not an error: why something does not apply to one weight, as a code and the numbers
+that decided; ``REASONS`` puts it into words.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class MilpassesError(ValueError):
@@ -15,3 +23,67 @@ class JointError(MilpassesError, NotImplementedError):
 
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
+
+
+class Refusal(Exception):  # noqa: N818 (an answer, not an error: it becomes a record's reason)
+    """Why a scheme, a statistic or a correction does not apply to one weight.
+
+    ``code`` is a key of ``REASONS``, ``details`` the names and numbers that its words take. Refusals are
+    returned where they are one of two answers, and raised from inside an encoder. Equal by code and details.
+    """
+
+    def __init__(self, code: str, **details: Any) -> None:
+        super().__init__(code)
+        self.code = code
+        self.details: Mapping[str, Any] = details
+
+    def __str__(self) -> str:
+        return reason_text(self.code, self.details)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Refusal) and (self.code, self.details) == (other.code, other.details)
+
+    def __hash__(self) -> int:
+        return hash(self.code)
+
+
+def reason_text(code: str, details: Mapping[str, Any]) -> str:
+    """A refusal in words; the code and its details themselves where it is of a newer version."""
+    words = REASONS.get(code)
+    if words is None:
+        return " ".join([code, *(f"{name}={value}" for name, value in details.items())])
+    return words.format(**details)
+
+
+REASONS = {
+    # What the recipe, or the place of the weight, decides: no values are read.
+    "compressed-already": "compressed already; requantize=True compresses it anew",
+    "returned-by-block": "a block returns it: Core ML takes no constexpr as an output",
+    "unused": "no op uses it",
+    "part-of-compressed": "part of a compressed weight",
+    "inferred-value": "{op} ({op_type}) has a value that was inferred from it: "
+    "a later pass would put the old weight back",
+    "not-float": "{dtype} constants are not weights",
+    "vector": "rank {rank}: Core ML needs vectors dense",
+    "target": "{need} needs {since}; this model targets {target}",
+    # What its channels or values decide.
+    "no-encoding": "{scheme} encodes nothing",
+    "not-divisible": "{what} {wanted} does not divide {size} channels",
+    "block-rank": "block_size has {given} entries, the weight rank {rank}",
+    "axis-outside": "channel_axis {axis} is outside rank {rank}",
+    "vectors-not-divisible": "The `cluster_dim` is invalid for {name}: {wanted} does not divide {size} "
+    "channels. Skipped this op.",
+    "too-many-unique": "Unique values in weight cannot be represented by 8 bits palettization.",
+    "table-size": "lut_function gave {shape} entries; a table has one of {sizes}",
+    "small-table": "a look-up table of {size} entries: nothing to gain",
+    "few-nonzeros": "{count} non-zero values: nothing to gain",
+    "masked-vectors": "a mask over vectors of a look-up table is not made",
+    "masked-tables": "pruned weights take scalar look-up tables without a channel scale",
+    "not-joinable": "{form} cannot be joined with {scheme}",
+    "unstructured-op": "structured pruning is for the weights of conv and linear ops",
+    "ratio-too-wide": "n_m_ratio {n}:{m} needs m at most half of the {size} channels",
+    "block-too-wide": "block_size {block} is more than half of {size} channels",
+    "low-sparsity": "sparsity {sparsity:.3f} < minimum_sparsity_percentile {minimum}",
+    "nonfinite": "{nans} NaN and {infinities} infinite values: not a weight to compress",
+    "not-smaller": "{form} would take {nbytes} bytes, {stored} are stored now",
+}

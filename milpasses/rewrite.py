@@ -1,11 +1,10 @@
-"""What both doors share: for each weight match, check, encode, verify; then the caller emits.
+"""What the entry points share: for each weight match, check, encode, verify; then the program emits.
 
-A *site* is a place where a constant, or a constexpr op, gives a weight: in a program in memory or in a saved
-package. This module decides and encodes; it never touches a graph.
+This module decides and encodes; it never touches a graph.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -14,87 +13,18 @@ from numpy.typing import NDArray
 
 from milpasses.calibration import Source
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.encoding.encoder import Encoder, Refusal
+from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
 from milpasses.encoding.verify import check_decoding
-from milpasses.errors import MilpassesError, TargetError
-from milpasses.program.weights import Weight
+from milpasses.errors import MilpassesError, Refusal
+from milpasses.program.opset import Opset, check_target
+from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Decision, Recipe
-from milpasses.recipe.schemes import Joint, Keep, Palettize, Quantize, Scheme
+from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import Record, Status
 
 FLOATS = ("float16", "float32")
-
-
-@attrs.frozen(eq=False)
-class Site:
-    """A weight and what is known of it before its values are read.
-
-    ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the encoding of a
-    weight that is compressed already. ``nbytes``: what is stored now.
-    """
-
-    weight: Weight
-    nbytes: int
-    blocked: str = ""
-    existing: Callable[[], Encoding] | None = None
-    form: str = ""
-
-
-@attrs.frozen
-class Target:
-    """The deployment target: its name (``"iOS18"``) and which op generation it has."""
-
-    name: str
-    version: int
-
-    @property
-    def ios18(self) -> bool:
-        """The target has the iOS18 ops (typed, blockwise, joint)."""
-        return self.version >= 9
-
-
-# The words of coremltools' own error, which people search for.
-SINCE_IOS18 = (
-    "supported since iOS18. Please re-convert your model with minimum_deployment_target set to at least "
-    "ct.target.iOS18"
-)
-
-
-def needs_ios18(scheme: Scheme) -> str | None:
-    """What in ``scheme`` only iOS18 and later have, or None."""
-    if isinstance(scheme, Joint):
-        return "joint compression"
-    if isinstance(scheme, Quantize):
-        if scheme.granularity == "per_block":
-            return "per_block quantization"
-        return f"{scheme.nbits}-bit quantization" if scheme.nbits < 8 else None
-    if isinstance(scheme, Palettize):
-        if scheme.granularity == "per_grouped_channel":
-            return "per_grouped_channel palettization"
-        if scheme.cluster_dim > 1:
-            return "vector palettization"
-        if scheme.nbits == 3:
-            return "3-bit palettization"
-        return "per-channel-scale palettization" if scheme.enable_per_channel_scale else None
-    return None
-
-
-def check_target(scheme: Scheme, target: Target, weight: str) -> None:
-    """Raise ``TargetError`` if ``target`` has no op for ``scheme``."""
-    if target.version < 7:
-        raise TargetError(
-            f"compressed weights need an ML Program for iOS16 or later, and this one targets {target.name}: "
-            "pass minimum_deployment_target=ct.target.iOS16 or later (iOS18 has every form), and leave "
-            'convert_to at its default "mlprogram"'
-        )
-    need = needs_ios18(scheme)
-    if need and not target.ios18:
-        raise TargetError(
-            f"{weight}: The {need} is {SINCE_IOS18}, or give that to milpasses.compress (--target iOS18); "
-            f"the recipe asks for {scheme} and this model targets {target.name}"
-        )
 
 
 @attrs.frozen(eq=False)
@@ -121,7 +51,7 @@ class Rewriter:
     """
 
     recipe: Recipe
-    target: Target
+    target: Opset
     requantize: bool = False
     join: bool = False
     fit_groups: bool = True
@@ -151,13 +81,13 @@ class Rewriter:
         if isinstance(decision.scheme, Keep):
             return "kept", decision.reason
         if site.existing is not None and not (self.requantize or self.join):
-            return "kept", "compressed already; requantize=True compresses it anew"
+            return "kept", str(Refusal("compressed-already"))
         if site.blocked:
-            return "skipped", site.blocked
+            return "skipped", str(site.blocked)
         if weight.dtype not in FLOATS:
-            return "skipped", f"{weight.dtype} constants are not weights"
+            return "skipped", str(Refusal("not-float", dtype=weight.dtype))
         if weight.rank < 2:
-            return "skipped", f"rank {weight.rank}: Core ML needs vectors dense"
+            return "skipped", str(Refusal("vector", rank=weight.rank))
         if decision.skip:
             return "skipped", decision.skip
         return None
@@ -173,7 +103,7 @@ class Rewriter:
             return Rewritten(self.record(site, decision, *refused))
         existing = site.existing() if site.existing is not None else None
         value = weight.value if existing is None else existing.decode()
-        encoder = Encoder(weight, self.target.ios18, self.fit_groups)
+        encoder = Encoder(weight, self.target.generation, self.fit_groups)
         chosen: dict[str, Any] = {}
         corrected = None
         try:
@@ -183,14 +113,12 @@ class Rewriter:
             else:
                 encoding, chosen, corrected = self._encode(encoder, value, decision.scheme, bias)
             if self.only_if_smaller and encoding.nbytes >= site.nbytes:
-                raise Refusal(
-                    f"{encoding.form} would take {encoding.nbytes} bytes, {site.nbytes} are stored now"
-                )
+                raise Refusal("not-smaller", form=encoding.form, nbytes=encoding.nbytes, stored=site.nbytes)
         except Refusal as refusal:
             record = self.record(site, decision, "skipped", str(refusal))
             return Rewritten(attrs.evolve(record, refused=True))
         decoded = encoding.decode()
-        check_decoding(encoding, decoded, weight.name, self.target.ios18)
+        check_decoding(encoding, decoded, weight.name, self.target.generation)
         record = self.record(site, decision, "compressed", "; ".join(encoder.notes))
         record = attrs.evolve(
             record, form=encoding.form, bytes_after=encoding.nbytes, **errors(value, decoded), **chosen
@@ -199,7 +127,7 @@ class Rewriter:
             self.calibration.done(weight, decoded)
             if isinstance(bias, Site) and corrected is not None:
                 self.calibration.done(bias.weight, corrected)
-        return Rewritten(record, lower(encoding, weight.name, self.target.ios18), encoding, corrected)
+        return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
         self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Site | str | None
@@ -222,7 +150,7 @@ class Rewriter:
     def record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
         """The record of a site that stays as it is."""
         weight = site.weight
-        form = site.form or ("dense" if site.existing is None else site.existing().form)
+        form = "dense" if site.existing is None else site.existing().form
         return Record(
             name=weight.name,
             status=status,
@@ -245,7 +173,7 @@ def _check_finite(value: NDArray[Any]) -> None:
 
     nans, infs = nonfinite(value)
     if nans or infs:
-        raise Refusal(f"{nans} NaN and {infs} infinite values: not a weight to compress")
+        raise Refusal("nonfinite", nans=nans, infinities=infs)
 
 
 def errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:

@@ -20,7 +20,7 @@ from milpasses.encoding.encoder import Encoder
 from milpasses.interpreter import Interpreter
 from milpasses.program.package import open_package
 from milpasses.program.proto import read_value
-from milpasses.program.saved import MLProgram, walk
+from milpasses.program.saved import SavedProgram, walk
 from milpasses.program.weights import Consumer, Weight
 
 LINEAR = Consumer("linear", "op", "weight")
@@ -184,7 +184,7 @@ def loss(model: Any, small: Any) -> float:
 def constants(model: Any) -> dict[str, np.ndarray]:
     """The dense constants of a saved model's weight file."""
     package = open_package(model.package_path)
-    ops = [op for function in MLProgram(package).functions for op in walk(function.block)]
+    ops = [op for function in SavedProgram(package).functions for op in walk(function.block)]
     stored = [op for op in ops if op.type == "const"]
     stored = [op for op in stored if op.attributes["val"].WhichOneof("value") == "blobFileValue"]
     return {op.outputs[0].name: np.array(read_value(package, op.attributes["val"])[0]) for op in stored}
@@ -284,7 +284,8 @@ def test_functions_that_share_a_bias_get_the_same(model: Any, tmp_path: Any) -> 
 def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statistics) -> None:
     from milpasses.calibration import Given
     from milpasses.passes._weight_pass import apply_recipe
-    from milpasses.rewrite import Rewriter, Target
+    from milpasses.program.opset import opset_of
+    from milpasses.rewrite import Rewriter
 
     program = network()
     program.add_function("second", network().functions["main"])
@@ -293,7 +294,7 @@ def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statist
             if op.op_type == "const" and isinstance(op.val.val, np.ndarray) and op.val.val.size >= 10:
                 op.weight_id = op.name
     report = mp.Report()
-    rewriter = Rewriter(SMALL, Target("iOS18", 9), calibration=Given(statistics))
+    rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(statistics))
     apply_recipe(program, rewriter, report)
     program.validate()
     assert report["one_bias"].functions == ("main", "second")
@@ -344,7 +345,9 @@ def test_a_fitted_recipe_is_corrected_when_applied(model: Any) -> None:
 def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
     from milpasses.calibration import Given
     from milpasses.calibration.biases import Rewriting
-    from milpasses.rewrite import Rewriter, Site, Target
+    from milpasses.program.opset import opset_of
+    from milpasses.program.weights import Site
+    from milpasses.rewrite import Rewriter
 
     def site(name: str, shape: tuple[int, ...], param: str, functions: tuple[str, ...] = ("main",)) -> Site:
         use = Consumer("linear", "op", param)
@@ -353,7 +356,7 @@ def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
 
     fit, check = moments(rows(1)), moments(rows(2))
     found = mp.Statistics({"w": fit, "v": fit}, held_out={"w": check, "v": check})
-    rewriter = Rewriter(SMALL, Target("iOS18", 9), calibration=Given(found))
+    rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(found))
 
     def corrected(*sites: Site) -> list[bool]:
         rewriting = Rewriting(rewriter, sites)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from milpasses.encoding.storage import packed_bytes
 from milpasses.errors import PackageError
-from milpasses.program.blobfile import BLOB_TYPES, BlobReader, BlobWriter, packed_bytes
+from milpasses.program.blobfile import BLOB_TYPES, BlobReader, BlobWriter
 
 native = pytest.importorskip("coremltools.libmilstoragepython")
 

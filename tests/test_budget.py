@@ -12,11 +12,12 @@ from models import conv_linear_program, convert
 import milpasses as mp
 from milpasses import rewrite
 from milpasses.budget import Fit, Option, Sensitivity, fit, sensitivity
-from milpasses.budget.candidates import DEFAULT_IOS16
+from milpasses.budget.candidates import read_candidates
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
+from milpasses.program.opset import opset_of
 from milpasses.program.package import open_package
 
 FEW = ("pal2", "pal4", "pal6", "int8", "pal4-g16")
@@ -146,17 +147,17 @@ class TestTable:
         import coremltools as ct
 
         old = convert(conv_linear_program(ct.target.iOS16), ct.target.iOS16)
-        assert sensitivity(old).candidates == DEFAULT_IOS16
+        assert sensitivity(old).candidates == tuple(read_candidates(None, opset_of(7)))
         with pytest.raises(mp.TargetError, match="supported since iOS18"):
             sensitivity(old, candidates=["pal4-g16"])
 
 
 def open_site(model: Any, name: str) -> Any:
-    from milpasses.compress import open_model
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.opening import open_model
+    from milpasses.program.saved import SavedProgram
 
     package = open_model(model, None)[0]
-    return next(one.site for one in MLProgram(package).sites() if one.site.weight.name == name)
+    return next(one for one in SavedProgram(package).sites() if one.weight.name == name)
 
 
 class TestBudget:

@@ -11,7 +11,7 @@ import milpasses as mp
 from milpasses.program.blobfile import BlobReader
 from milpasses.program.package import open_package
 from milpasses.program.proto import stored_bytes
-from milpasses.program.saved import MLProgram, walk
+from milpasses.program.saved import SavedProgram, walk
 from milpasses.rewrite import Rewriter
 
 SMALL = "min_elements=500 -> "
@@ -50,19 +50,19 @@ def everything(recipe: str) -> mp.Recipe:
 def test_saved_ops_decode_to_the_encoding(conv_linear: Any, tmp_path: Path, target: str, recipe: str) -> None:
     model = conv_linear(target)
     package = open_package(model.package_path)
-    program = MLProgram(package)
+    program = SavedProgram(package)
     rewriter = Rewriter(everything(recipe), program.target, only_if_smaller=False)
     expected = {}
-    for placed in program.sites():
-        rewritten = rewriter.rewrite(placed.site)
+    for site in program.sites():
+        rewritten = rewriter.rewrite(site)
         if rewritten.encoding is not None:
-            expected[placed.site.weight.name] = (rewritten.encoding, rewritten.encoding.decode())
+            expected[site.weight.name] = (rewritten.encoding, rewritten.encoding.decode())
     assert set(expected) == {"conv1_weight_0_to_fp16", "fc_weight_0_to_fp16"}
 
     small = mp.compress(model, everything(recipe), output=tmp_path / "small.mlpackage")
     loaded = ct.models.MLModel(str(tmp_path / "small.mlpackage"), skip_model_load=True)
     ops = constexprs(small)
-    again = {one.site.weight.name: one.site for one in MLProgram(open_package(loaded.package_path)).sites()}
+    again = {one.weight.name: one for one in SavedProgram(open_package(loaded.package_path)).sites()}
     dense = mp.decompress(loaded)
     values = {op.name: op.outputs[0].val for op in dense._mil_program.functions["main"].operations}
     for name, (encoding, decoded) in expected.items():
@@ -129,10 +129,11 @@ def test_stored_bytes_are_the_reports(conv_linear: Any, recipe: str) -> None:
 def test_any_rank_and_both_float_types(dtype: str, shape: tuple[int, ...]) -> None:
     weight = mp.Weight("w", shape, dtype, (mp.Consumer("conv", "c", "weight"),), load=lambda: values)
     values = random(shape).astype(dtype)
-    from milpasses.rewrite import Site, Target
+    from milpasses.program.opset import opset_of
+    from milpasses.program.weights import Site
 
     for recipe in IOS18:
-        rewriter = Rewriter(everything(recipe), Target("iOS18", 9), only_if_smaller=False)
+        rewriter = Rewriter(everything(recipe), opset_of(9), only_if_smaller=False)
         rewritten = rewriter.rewrite(Site(weight, values.nbytes))
         assert rewritten.record.status == "compressed", (recipe, rewritten.record.reason)
         assert rewritten.record.sqnr_db is not None

@@ -12,11 +12,11 @@ from coremltools.converters.mil.mil import types
 from statistics_programs import const, program
 
 import milpasses
-from milpasses.compress import open_model
 from milpasses.data.collect import Moments, statistics
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.program.saved import MLProgram
+from milpasses.program.opening import open_model
+from milpasses.program.saved import SavedProgram
 
 RNG = np.random.default_rng(3)
 
@@ -296,8 +296,8 @@ class TestNames:
     def test_are_those_of_reports(self, packages: dict[str, Path], which: str):
         found = statistics(packages[which], "random", limit=2)
         sites = {
-            placed.site.weight.name: placed.site.weight
-            for placed in MLProgram(open_model(packages[which], None)[0]).sites()
+            site.weight.name: site.weight
+            for site in SavedProgram(open_model(packages[which], None)[0]).sites()
         }
         assert set(found) == {name for name, weight in sites.items() if weight.rank == 2}
         assert sorted(len(found[name].used_by) for name in found) == (

@@ -16,17 +16,18 @@ from milpasses.calibration.encode import feedback_method
 from milpasses.data.moments import Statistics
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError
-from milpasses.program.saved import MLProgram, Placed
+from milpasses.program.opset import Opset, check_target
+from milpasses.program.saved import SavedProgram
+from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe, Rule
 from milpasses.recipe.schemes import Keep, Scheme, short_name
-from milpasses.rewrite import Rewriter, Rewritten, Site, Target, check_target
+from milpasses.rewrite import Rewriter, Rewritten
 
 Array = NDArray[Any]
 Progress = Callable[[int, int, str], None]
 
 DEFAULT = ("pal2", "pal3", "pal4", "pal6", "pal8", "pal2-g16", "pal3-g16", "pal4-g16", "pal6-g16",
            "int4-b32", "int8")  # fmt: skip
-DEFAULT_IOS16 = ("pal2", "pal4", "pal6", "pal8", "int8")
 _FINE = ("pal8", "int8")  # as good as it gets
 # Shares of error to probe at: far above rounding but in the linear range, and where that may have ended.
 _PROBE_AT = (0.002, 0.05)
@@ -34,20 +35,23 @@ _LINEAR = 0.03  # damage to which it is taken to be in proportion to the error: 
 Curve = tuple[tuple[float, float], ...]  # (share of error, damage), rising
 
 
-def tuned_candidates(target: Target) -> list[str]:
+def tuned_candidates(target: Opset) -> list[str]:
     """The candidates of ``target``, with error feedback where it adds something; they need statistics."""
-    return [
-        name if name in _FINE else f"{name}-gptq" for name in (DEFAULT if target.ios18 else DEFAULT_IOS16)
-    ]
+    return [name if name in _FINE else f"{name}-gptq" for name in _defaults(target)]
 
 
-def read_candidates(given: Any, target: Target) -> dict[str, Scheme]:
+def _defaults(target: Opset) -> list[str]:
+    """The default candidates that the target has; the smallest forms of the newest where it has them all."""
+    return [name for name in DEFAULT if target.missing(Scheme.of(name)) is None]
+
+
+def read_candidates(given: Any, target: Opset) -> dict[str, Scheme]:
     """Candidates by their text, from schemes or texts; None gives those that the target has.
 
     Raises ``RecipeError`` for a text that is no scheme, ``TargetError`` for what the target lacks.
     """
     if given is None:
-        given = DEFAULT if target.ios18 else DEFAULT_IOS16
+        given = _defaults(target)
     if isinstance(given, str | Scheme):
         given = [given]
     found: dict[str, Scheme] = {}
@@ -70,7 +74,7 @@ def scheme_text(scheme: Scheme) -> str:
 class Trial:
     """Tries ``candidates`` on the weights of ``program``; see ``run``."""
 
-    program: MLProgram
+    program: SavedProgram
     candidates: dict[str, Scheme]
     pins: tuple[Rule, ...] = ()
     statistics: Statistics | None = None
@@ -117,31 +121,31 @@ class Trial:
         """Encode each weight once with each candidate; one weight's values are in memory at a time."""
         sites = self.program.sites()
         self._check_statistics(sites)
-        self._pinned.check([one.site for one in sites])
+        self._pinned.check(sites)
         blobs = program_blobs(self.program)
         weights: list[tuple[WeightOptions, Curve | None]] = []
         decided: dict[tuple[str, int], int] = {}
-        for index, placed in enumerate(sites):
-            mine = site_blobs(self.program, placed)
-            one = self._weight(index, placed, sum(mine.values()))
+        for index, site in enumerate(sites):
+            mine = site_blobs(self.program, site)
+            one = self._weight(index, site, sum(mine.values()))
             if one is not None:
                 weights.append(one)
                 decided |= mine
             self.program.package.release()
             if progress is not None:
-                progress(index + 1, len(sites), placed.site.weight.name)
+                progress(index + 1, len(sites), site.weight.name)
         return Sensitivity(
             weights=tuple(_on_curves(weights) if self._probes else [one for one, _ in weights]),
             candidates=tuple(self.candidates),
-            elements=sum(one.site.weight.size for one in sites),
+            elements=sum(one.weight.size for one in sites),
             fixed_bytes=sum(blobs.values()) - sum(decided.values()) + 64,  # the file's own header
             how="layers" if self.probe is None else "exact" if self.exact else "probed",
             data="" if self.statistics is None else self.statistics.data,
         )
 
-    def _check_statistics(self, sites: Sequence[Placed]) -> None:
+    def _check_statistics(self, sites: Sequence[Site]) -> None:
         found = self.statistics
-        names = {one.site.weight.name for one in sites}
+        names = {one.weight.name for one in sites}
         if found is not None and not names & (found.weights.keys() | found.lookups.keys()):
             raise MilpassesError(
                 f"{self.program.package.path}: the statistics know none of its weights: they come from "
@@ -152,9 +156,8 @@ class Trial:
     def _probes(self) -> bool:
         return self.probe is not None and not self.exact
 
-    def _weight(self, index: int, placed: Placed, nbytes: int) -> tuple[WeightOptions, Curve | None] | None:
+    def _weight(self, index: int, site: Site, nbytes: int) -> tuple[WeightOptions, Curve | None] | None:
         """The options of one weight, and how damage grows with error; None if nothing is to be decided."""
-        site = placed.site
         pinned = self._pinned.recipe.decide(site.weight).rule_index is not None
         tried = {"": self._pinned} if pinned else self._tried
         wanted = {text: one for text, one in tried.items() if not _refused(one, site)}
@@ -164,7 +167,7 @@ class Trial:
         meter = Meter.of(site.weight, value, self.statistics)
         options: list[Option] = [] if pinned else [Option("keep", "as it is", nbytes, 0.0, 0.0)]
         refused: dict[str, str] = {}
-        runs = _Runs(self.probe, [variable for name, variable in placed.places if name == self.function])
+        runs = _Runs(self.probe, [variable for name, variable in site.places if name == self.function])
         for text, rewriter in wanted.items():
             rewritten = rewriter.rewrite(site)
             if rewritten.encoding is None or rewritten.specs is None:

@@ -31,13 +31,13 @@ class Finals:
         for weight, option in zip(self.table, chosen, strict=True):
             waiting.setdefault((weight.name, weight.shape), []).append(option)
         values: dict[str, Any] = {}
-        for index, placed in enumerate(self.trial.program.sites()):
-            options = waiting.get((placed.site.weight.name, placed.site.weight.shape))
-            variables = [name for function, name in placed.places if function == self.trial.function]
+        for index, site in enumerate(self.trial.program.sites()):
+            options = waiting.get((site.weight.name, site.weight.shape))
+            variables = [name for function, name in site.places if function == self.trial.function]
             option = options.pop(0) if options else None
             if option is None or option.scheme == "keep" or not variables:
                 continue
-            encoding = self.trial.encoding(index, placed.site, option.scheme)
+            encoding = self.trial.encoding(index, site, option.scheme)
             if encoding is not None:
                 values |= dict.fromkeys(variables, encoding.decode())
             self.trial.program.package.release()

@@ -19,13 +19,13 @@ from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
 from milpasses.calibration.encode import feedback_method
 from milpasses.calibration.sources import HELD_OUT
-from milpasses.compress import open_model
 from milpasses.data.collect import collect
 from milpasses.data.moments import Statistics
 from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.program.saved import MLProgram
+from milpasses.program.opening import open_model
+from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe, Rule, literal
 from milpasses.recipe.schemes import Keep
 
@@ -291,7 +291,7 @@ def _trial(
     requantize: bool,
     function: str,
 ) -> Trial:
-    program = MLProgram(open_model(model, None)[0])
+    program = SavedProgram(open_model(model, None)[0])
     schemes = read_candidates(candidates, program.target)
     pins = Recipe(Keep(), list(rules)).rules
     probe = None
@@ -317,21 +317,21 @@ def _rules(table: Sensitivity, chosen: Mapping[str, Option]) -> list[Rule]:
     ]
 
 
-def _of_model(table: Sensitivity, program: MLProgram) -> Sensitivity:
+def _of_model(table: Sensitivity, program: SavedProgram) -> Sensitivity:
     """``table`` if it is of ``program``, as far as names and shapes tell."""
-    shapes = {one.site.weight.name: one.site.weight.shape for one in program.sites()}
+    shapes = {one.weight.name: one.weight.shape for one in program.sites()}
     other = next((one.name for one in table if shapes.get(one.name) != one.shape), None)
     if other is not None:
         raise MilpassesError(f"the table is of another model: this one has no weight {other} of its shape")
     return table
 
 
-def _statistics(run: Run, program: MLProgram, function: str, full: bool) -> Statistics:
+def _statistics(run: Run, program: SavedProgram, function: str, full: bool) -> Statistics:
     """What flows into the weights; with ``full``, for error feedback, of more samples, some held out."""
     names = {
-        variable: placed.site.weight.name
-        for placed in program.sites()
-        for owner, variable in placed.places
+        variable: site.weight.name
+        for site in program.sites()
+        for owner, variable in site.places
         if owner == function
     }
     if full:

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from milpasses.encoding.lowering import OpSpec, Ref
-from milpasses.program.blobfile import packed_bytes
-from milpasses.program.proto import SMALLEST_IN_FILE
-from milpasses.program.saved import MLProgram, Placed, walk
+from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
+from milpasses.program.saved import SavedProgram, walk
+from milpasses.program.weights import Site
 
 Blob = tuple[str, int]  # file, offset of the record
 
@@ -28,7 +28,7 @@ def specs_bytes(specs: Iterable[OpSpec]) -> int:
     return total
 
 
-def program_blobs(program: MLProgram) -> dict[Blob, int]:
+def program_blobs(program: SavedProgram) -> dict[Blob, int]:
     """Every blob that the program uses, with its bytes."""
     found: dict[Blob, int] = {}
     for function in program.functions:
@@ -37,11 +37,11 @@ def program_blobs(program: MLProgram) -> dict[Blob, int]:
     return found
 
 
-def site_blobs(program: MLProgram, placed: Placed) -> dict[Blob, int]:
+def site_blobs(program: SavedProgram, site: Site) -> dict[Blob, int]:
     """The blobs that a rewritten site no longer uses, with their bytes."""
     found: dict[Blob, int] = {}
     functions = {function.name: function for function in program.functions}
-    for name, variable in placed.places:
+    for name, variable in site.places:
         function = functions[name]
         op = function.producers[variable]
         for part in [op] if op.type == "const" else program.chain(function, op):
@@ -49,7 +49,7 @@ def site_blobs(program: MLProgram, placed: Placed) -> dict[Blob, int]:
     return found
 
 
-def _blobs(program: MLProgram, op: Any) -> dict[Blob, int]:
+def _blobs(program: SavedProgram, op: Any) -> dict[Blob, int]:
     bound = [one.value for argument in op.inputs.values() for one in argument.arguments]
     found: dict[Blob, int] = {}
     for value in (*op.attributes.values(), *bound):

@@ -23,19 +23,19 @@ def collect_ahead(
     ``model``: path of a package. ``requantize``: of weights that are compressed already, too. None where it
     does not fit into ``sources.MEMORY`` together.
     """
-    from milpasses.compress import open_model
     from milpasses.data.collect import collect
     from milpasses.interpreter import Interpreter
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.opening import open_model
+    from milpasses.program.saved import SavedProgram
     from milpasses.rewrite import Rewriter
 
-    program = MLProgram(open_model(model, True)[0])
+    program = SavedProgram(open_model(model, True)[0])
     rewriters = [Rewriter(recipe, program.target, requantize=requantize) for recipe in recipes]
-    placed = [one for one in program.sites() if any(rewriter.calibrates(one.site) for rewriter in rewriters)]
-    needed = sum(2 * sources.gram_bytes(one.site.weight) for one in placed)  # samples held out have their own
+    sites = [one for one in program.sites() if any(rewriter.calibrates(one) for rewriter in rewriters)]
+    needed = sum(2 * sources.gram_bytes(one.weight) for one in sites)  # samples held out have their own
     if needed > sources.MEMORY:
         return None
-    names = {variable: one.site.weight.name for one in placed for _, variable in one.places}
+    names = {variable: one.weight.name for one in sites for _, variable in one.places}
     wanted = frozenset(names.values())
     held_out = sources.HELD_OUT
     return collect(

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.lowering import OpSpec, Stored
+from milpasses.program.weights import Site
 from milpasses.recipe.schemes import Keep
-from milpasses.rewrite import FLOATS, Rewriter, Rewritten, Site
+from milpasses.rewrite import FLOATS, Rewriter, Rewritten
 
 _OPS = ("conv", "linear")  # a conv_transpose's taps are not told apart, so its mean output is not known
 

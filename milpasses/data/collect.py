@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from milpasses.calibration import NORMS, is_norms
-from milpasses.compress import open_model
 from milpasses.data.flows import flow, is_constant, lookups
 from milpasses.data.moments import Moments, Range, Statistics
 from milpasses.data.norms import norm_statistics
@@ -18,7 +17,8 @@ from milpasses.interpreter import Interpreter
 from milpasses.interpreter.engine import Precision
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.program import load
-from milpasses.program.saved import MLProgram
+from milpasses.program.opening import open_model
+from milpasses.program.saved import SavedProgram
 
 __all__ = ["Moments", "Range", "Statistics", "statistics"]
 _SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
@@ -121,13 +121,8 @@ def _names(model: Any, function: str) -> dict[str, str]:
     """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
     if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
         return {}
-    placed = MLProgram(open_model(model, None)[0]).sites()
-    return {
-        variable: one.site.weight.name
-        for one in placed
-        for owner, variable in one.places
-        if owner == function
-    }
+    sites = SavedProgram(open_model(model, None)[0]).sites()
+    return {variable: one.weight.name for one in sites for owner, variable in one.places if owner == function}
 
 
 class _Collector:

@@ -11,17 +11,14 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.blocks import Shape, block_counts, from_rows, nearest_divisor, to_rows
 from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
-from milpasses.errors import JointError
-from milpasses.program.proto import SMALLEST_IN_FILE
+from milpasses.encoding.generation import IOS18, OpGeneration
+from milpasses.encoding.storage import SMALLEST_IN_FILE
+from milpasses.errors import JointError, Refusal
 from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
 STRUCTURED_OPS = ("conv", "linear")
-
-
-class Refusal(Exception):  # noqa: N818 (an answer, not an error: it becomes a report's reason)
-    """The scheme does not apply to this weight; the message is the reason a report gives."""
 
 
 @attrs.define
@@ -34,7 +31,7 @@ class Encoder:
     """
 
     weight: Weight
-    ios18: bool = True
+    generation: OpGeneration = IOS18
     fit_groups: bool = True
     importance: Array | None = None
     notes: list[str] = attrs.field(factory=list)
@@ -49,17 +46,17 @@ class Encoder:
             return self._prune(value, scheme)
         if isinstance(scheme, Joint):
             return self._joint(value, scheme)
-        raise Refusal(f"{scheme} encodes nothing")
+        raise Refusal("no-encoding", scheme=str(scheme))
 
     def extend(self, existing: Encoding, value: Array, scheme: Scheme) -> Encoding:
         """``scheme`` on top of the form that a weight has already: coremltools' ``joint_compression``."""
         if isinstance(scheme, Prune) and isinstance(existing, Palettized | Quantized):
             if isinstance(existing, Palettized) and existing.cluster_dim > 1:
-                raise Refusal("a mask over vectors of a look-up table is not made")
+                raise Refusal("masked-vectors")
             return Sparse(self._mask(value, scheme), existing)
         if isinstance(existing, Sparse) and isinstance(existing.values, np.ndarray):
             if existing.values.size < SMALLEST_IN_FILE:
-                raise Refusal(f"{existing.values.size} non-zero values: nothing to gain")
+                raise Refusal("few-nonzeros", count=existing.values.size)
             if isinstance(scheme, Palettize):
                 return Sparse(existing.mask, self._palettize(value, scheme, existing.mask))
             if isinstance(scheme, Quantize):
@@ -80,7 +77,7 @@ class Encoder:
             return Sparse(existing.mask, attrs.evolve(existing.values, lut=lut))
         if isinstance(existing, Quantized) and isinstance(scheme, Palettize):
             return self._palettize_codes(existing, scheme)
-        raise Refusal(f"{existing.form} cannot be joined with {scheme}")
+        raise Refusal("not-joinable", form=existing.form, scheme=str(scheme))
 
     def _palettize_codes(self, existing: Quantized, scheme: Palettize) -> Palettized | Scaled:
         """A look-up table of integer codes, which the weight's own scale follows."""
@@ -100,7 +97,7 @@ class Encoder:
         if wanted <= 0:
             return size
         if not self.fit_groups:
-            raise Refusal(f"{what} {wanted} does not divide {size} channels")
+            raise Refusal("not-divisible", what=what, wanted=wanted, size=size)
         if size % multiple:
             raise self._bad_vectors(multiple, size)
         fitted = multiple * nearest_divisor(size // multiple, max(1, round(wanted / multiple)))
@@ -114,9 +111,7 @@ class Encoder:
         blocks = list(shape)
         if scheme.granularity == "per_block" and not isinstance(scheme.block_size, int):
             if len(scheme.block_size) != len(shape):
-                raise Refusal(
-                    f"block_size has {len(scheme.block_size)} entries, the weight rank {len(shape)}"
-                )
+                raise Refusal("block-rank", given=len(scheme.block_size), rank=len(shape))
             wanted = zip(shape, scheme.block_size, strict=True)
             return tuple(self._divide(size, block, "block_size") for size, block in wanted)
         blocks[output] = 1
@@ -140,7 +135,7 @@ class Encoder:
         )
         counts = block_counts(value.shape, blocks)
         zero_point = rounded.zero_point
-        if zero_point is None and not self.ios18:
+        if zero_point is None and self.generation.stores_zero_point:
             zero_point = np.zeros(counts, rounded.codes.dtype)  # the iOS16 op stores one always
         zero_point = None if zero_point is None else zero_point.reshape(counts)
         codes = from_rows(rounded.codes, value.shape, blocks)
@@ -157,7 +152,7 @@ class Encoder:
         axis = self.weight.channel_axes[0] if scheme.channel_axis is None else scheme.channel_axis
         rank = self.weight.rank
         if not -rank <= axis < rank:
-            raise Refusal(f"channel_axis {axis} is outside rank {rank}")
+            raise Refusal("axis-outside", axis=axis, rank=rank)
         return axis % rank
 
     def _palettize_blocks(self, shape: Shape, scheme: Palettize, axis: int) -> Shape:
@@ -189,9 +184,6 @@ class Encoder:
         counts = block_counts(value.shape, blocks)
         return Palettized(from_rows(codes, value.shape, blocks), lut.reshape(*counts, lut.shape[1], 1))
 
-    def _allowed_bits(self) -> tuple[int, ...]:
-        return (1, 2, 3, 4, 6, 8) if self.ios18 else (1, 2, 4, 6, 8)
-
     def _scalar_tables(
         self, rows: Array, scheme: Palettize, sparse: bool, importance: Array | None
     ) -> tuple[Array, Array]:
@@ -202,9 +194,9 @@ class Encoder:
 
             found = unique(rows, 256)
             if found is None:
-                raise Refusal("Unique values in weight cannot be represented by 8 bits palettization.")
+                raise Refusal("too-many-unique")
             lut, codes = found
-            nbits = next(bits for bits in self._allowed_bits() if 2**bits >= lut.shape[1])
+            nbits = next(bits for bits in self.generation.lut_bits if 2**bits >= lut.shape[1])
             padding = np.repeat(lut[:, -1:], 2**nbits - lut.shape[1], axis=1)
             return np.concatenate([lut, padding], axis=1), codes
         assert scheme.nbits is not None
@@ -223,9 +215,9 @@ class Encoder:
         for row in rows:
             answer = scheme.lut_function(row)
             table = np.asarray(answer[0] if isinstance(answer, tuple) else answer)
-            if table.ndim != 1 or table.size not in {2**bits for bits in self._allowed_bits()}:
-                sizes = ", ".join(str(2**bits) for bits in self._allowed_bits())
-                raise Refusal(f"lut_function gave {table.shape} entries; a table has one of {sizes}")
+            if table.ndim != 1 or table.size not in {2**bits for bits in self.generation.lut_bits}:
+                sizes = ", ".join(str(2**bits) for bits in self.generation.lut_bits)
+                raise Refusal("table-size", shape=table.shape, sizes=sizes)
             tables.append(table.astype(rows.dtype))
         lut = np.stack(tables)
         return lut, assign(rows, lut)
@@ -259,9 +251,9 @@ class Encoder:
         """Tables of exactly the vectors that each group holds; one number of bits for all groups."""
         found = [np.unique(group, axis=0, return_inverse=True) for group in rows]
         most = max(len(vectors) for vectors, _ in found)
-        nbits = next((bits for bits in self._allowed_bits() if 2**bits >= most), None)
+        nbits = next((bits for bits in self.generation.lut_bits if 2**bits >= most), None)
         if nbits is None:
-            raise Refusal("Unique values in weight cannot be represented by 8 bits palettization.")
+            raise Refusal("too-many-unique")
         lut = np.stack([np.pad(v, ((0, 2**nbits - len(v)), (0, 0)), mode="edge") for v, _ in found])
         codes = np.stack([inverse.reshape(-1) for _, inverse in found]).astype(np.uint8)
         return lut, codes
@@ -275,11 +267,7 @@ class Encoder:
                 raise self._bad_vectors(width, channels)
 
     def _bad_vectors(self, width: int, channels: int) -> Refusal:
-        name = self.weight.name
-        return Refusal(
-            f"The `cluster_dim` is invalid for {name}: {width} does not divide {channels} channels. "
-            "Skipped this op."
-        )
+        return Refusal("vectors-not-divisible", name=self.weight.name, wanted=width, size=channels)
 
     def _mask(self, value: Array, scheme: Prune) -> Array:
         from milpasses_kernels.sparsity import block_mask, magnitude_mask, n_m_mask, threshold_mask
@@ -288,7 +276,7 @@ class Encoder:
         if structured and not all(
             use.op_type in STRUCTURED_OPS and use.param == "weight" for use in self.weight.consumers
         ):
-            raise Refusal("structured pruning is for the weights of conv and linear ops")
+            raise Refusal("unstructured-op")
         if scheme.threshold is not None:
             mask = threshold_mask(value, scheme.threshold)
         elif scheme.method == "obs" and self.importance is not None:
@@ -302,24 +290,20 @@ class Encoder:
             n, m = scheme.n_m_ratio
             dim = 1 if scheme.dim is None else scheme.dim
             if m > value.shape[dim] / 2:
-                raise Refusal(f"n_m_ratio {n}:{m} needs m at most half of the {value.shape[dim]} channels")
+                raise Refusal("ratio-too-wide", n=n, m=m, size=value.shape[dim])
             mask = n_m_mask(value, n, m, dim)
         elif scheme.block_size is not None:
             dim = 0 if scheme.dim is None else scheme.dim
             assert scheme.target_sparsity is not None
             if scheme.block_size > value.shape[dim] / 2:
-                raise Refusal(
-                    f"block_size {scheme.block_size} is more than half of {value.shape[dim]} channels"
-                )
+                raise Refusal("block-too-wide", block=scheme.block_size, size=value.shape[dim])
             mask = block_mask(value, scheme.target_sparsity, scheme.block_size, dim)
         else:
             assert scheme.target_sparsity is not None
             mask = magnitude_mask(value, scheme.target_sparsity)
         sparsity = 1 - np.count_nonzero(mask) / mask.size
         if scheme.threshold is not None and sparsity < scheme.minimum_sparsity_percentile:
-            raise Refusal(
-                f"sparsity {sparsity:.3f} < minimum_sparsity_percentile {scheme.minimum_sparsity_percentile}"
-            )
+            raise Refusal("low-sparsity", sparsity=sparsity, minimum=scheme.minimum_sparsity_percentile)
         return mask
 
     def _prune(self, value: Array, scheme: Prune) -> Sparse:
@@ -341,7 +325,7 @@ class Encoder:
         pruned = np.where(mask != 0, value, value.dtype.type(0))
         if isinstance(scheme, Palettize):
             if scheme.cluster_dim > 1 or scheme.enable_per_channel_scale:
-                raise Refusal("pruned weights take scalar look-up tables without a channel scale")
+                raise Refusal("masked-tables")
             return Sparse(mask, self._palettize(pruned, scheme, mask))
         assert isinstance(scheme, Quantize)
         return Sparse(mask, self._quantize(pruned, scheme, mask))
@@ -365,7 +349,7 @@ class Encoder:
         from milpasses_kernels.rounding import quantize
 
         if table.size < SMALLEST_IN_FILE:
-            raise Refusal(f"a look-up table of {table.size} entries: nothing to gain")
+            raise Refusal("small-table", size=table.size)
         rounded = quantize(
             table.reshape(1, -1),
             nbits=scheme.nbits,

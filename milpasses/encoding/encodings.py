@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.blocks import Shape, from_rows, to_rows
-from milpasses.program.blobfile import packed_bytes
+from milpasses.encoding.storage import packed_bytes
 
 Array = NDArray[Any]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.encoding.generation import OpGeneration
 from milpasses.errors import MilpassesError
 
 Array = NDArray[Any]
@@ -56,9 +57,9 @@ def base_name(name: str) -> str:
     return name
 
 
-def lower(encoding: Encoding, name: str, ios18: bool) -> list[OpSpec]:
+def lower(encoding: Encoding, name: str, generation: OpGeneration) -> list[OpSpec]:
     """The ops that hold ``encoding`` of the weight ``name``; the last one's first output is the weight."""
-    if not ios18:
+    if not generation.typed:
         return [_lower_ios16(encoding, name)]
     if isinstance(encoding, Quantized):
         return [_shift_scale(encoding, name + "_quantized")]
@@ -67,7 +68,7 @@ def lower(encoding: Encoding, name: str, ios18: bool) -> list[OpSpec]:
     if isinstance(encoding, Sparse):
         return _sparse(encoding, name + "_sparsified")
     if isinstance(encoding, Scaled):
-        inner = lower(encoding.inner, name, ios18)
+        inner = lower(encoding.inner, name, generation)
         inputs: dict[str, Stored | Ref] = {"data": Ref(len(inner) - 1), "scale": _stored(encoding.scale)}
         if encoding.zero_point is not None:
             inputs["offset"] = _stored(encoding.zero_point)
@@ -193,12 +194,13 @@ def _lower_ios16(encoding: Encoding, name: str) -> OpSpec:
     raise MilpassesError(f"{name}: {encoding.form} has no op before iOS18")
 
 
-def lift(op_type: str, inputs: dict[str, Any], ios18: bool, output: int = 0) -> Any:
+def lift(op_type: str, inputs: dict[str, Any], output: int = 0) -> Any:
     """The encoding that a constexpr op holds: the inverse of ``lower``.
 
     ``inputs`` maps parameters to arrays (elements unpacked as stored, iOS16 indices and masks still packed)
     with ``dtype:PARAM`` entries for their MIL types, or to the encodings of ops that feed this one.
-    An op with two outputs gives its mask for ``output`` 0 and its values for 1.
+    An op with two outputs gives its mask for ``output`` 0 and its values for 1. iOS16 ops are known by their
+    ``shape``.
     """
     if op_type == "constexpr_affine_dequantize":
         return _lift_affine(inputs)
@@ -207,13 +209,13 @@ def lift(op_type: str, inputs: dict[str, Any], ios18: bool, output: int = 0) -> 
     if op_type == "constexpr_blockwise_shift_scale":
         return _lift_shift_scale(inputs)
     if op_type == "constexpr_lut_to_dense":
-        return _lift_lut(inputs) if ios18 else _lift_lut_ios16(inputs)
+        return _lift_lut_ios16(inputs) if "shape" in inputs else _lift_lut(inputs)
     if op_type == "constexpr_lut_to_sparse":
         return _joint_output(output, inputs["indices_mask"], _lift_lut_to_sparse(inputs))
     if op_type == "constexpr_sparse_blockwise_shift_scale":
         return _joint_output(output, inputs["data_mask"], _lift_sparse_shift_scale(inputs))
     if op_type == "constexpr_sparse_to_dense":
-        return _lift_sparse(inputs) if ios18 else _lift_sparse_ios16(inputs)
+        return _lift_sparse_ios16(inputs) if "shape" in inputs else _lift_sparse(inputs)
     raise MilpassesError(f"{op_type}: a constexpr op that milpasses does not know")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.blocks import Shape
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
+from milpasses.encoding.generation import OpGeneration
 from milpasses.encoding.lowering import OpSpec, Ref, lower
 from milpasses.errors import MilpassesError
 
@@ -19,11 +20,11 @@ Array = NDArray[Any]
 _CORNER = 16_384
 
 
-def check_decoding(encoding: Encoding, decoded: Array, name: str, ios18: bool) -> None:
+def check_decoding(encoding: Encoding, decoded: Array, name: str, generation: OpGeneration) -> None:
     """Raise ``MilpassesError`` if Core ML's op would not give ``decoded`` for ``encoding``."""
     part, extents = corner(encoding)
     expected = decoded[tuple(slice(0, extent) for extent in extents)]
-    actual = run_specs(lower(part, name, ios18), ios18)
+    actual = run_specs(lower(part, name, generation), generation)
     same = actual.dtype == expected.dtype and actual.shape == expected.shape
     if not same or actual.tobytes() != np.ascontiguousarray(expected).tobytes():
         raise MilpassesError(
@@ -129,7 +130,7 @@ def _cut(encoding: Encoding, extents: Shape) -> Encoding:
     return Cast(_head(encoding.values, extents))
 
 
-def run_specs(specs: list[OpSpec], ios18: bool) -> Array:
+def run_specs(specs: list[OpSpec], generation: OpGeneration) -> Array:
     """What coremltools' own op classes compute for ``specs``: the last op's (only) output."""
     from coremltools.converters.mil.mil.ops.defs.iOS16 import constexpr_ops as ios16_ops
     from coremltools.converters.mil.mil.ops.defs.iOS18 import compression as ios18_ops
@@ -146,8 +147,8 @@ def run_specs(specs: list[OpSpec], ios18: bool) -> Array:
         if spec.op_type == "constexpr_cast":
             results.append(values["source_val"].astype(np.float32))
             continue
-        op_class = getattr(ios18_ops if ios18 else ios16_ops, spec.op_type)
-        if ios18 and spec.op_type in _OPTIONAL:
+        op_class = getattr(ios18_ops if generation.typed else ios16_ops, spec.op_type)
+        if generation.typed and spec.op_type in _OPTIONAL:
             values.setdefault(_OPTIONAL[spec.op_type], None)
         results.append(op_class.decompress(**values))
     return results[-1]

@@ -14,14 +14,15 @@ from coremltools.converters.mil.converter import ConverterRegistry, mil_convert_
 from coremltools.converters.mil.mil.passes import pass_pipeline
 from coremltools.models.utils import _create_mlpackage
 
-from milpasses.compress import CompressedModel, Progress, compress
+from milpasses.compress import Progress, compress
 from milpasses.neuralnetwork.reader.reading import Precision, Reading, read
 from milpasses.neuralnetwork.reader.registry import NeuralNetworkError
 from milpasses.neuralnetwork.sharing import share_constants
+from milpasses.program.model import CompressedModel
+from milpasses.program.opset import lowest_opset
 from milpasses.program.package import Package, check_output, open_package, write_package
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
-from milpasses.rewrite import needs_ios18
 
 
 class UpgradedModel(CompressedModel):
@@ -80,7 +81,7 @@ def upgrade(
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
-        target = ct.target.iOS18 if any(needs_ios18(scheme) for scheme in schemes) else None
+        target = ct.target(lowest_opset(schemes).version)
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
     with tempfile.TemporaryDirectory() as folder:
         package = _package(reading, precision, Path(folder))

@@ -15,6 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.encoding.storage import STORED_BITS
 from milpasses.errors import PackageError
 
 _ALIGNMENT = 64
@@ -48,28 +49,17 @@ class BlobType:
 
 
 BLOB_TYPES = {
-    "float16": BlobType(1, 16, "<f2"),
-    "float32": BlobType(2, 32, "<f4"),
-    "uint8": BlobType(3, 8, "u1"),
-    "int8": BlobType(4, 8, "i1"),
-    "bfloat16": BlobType(5, 16, "<u2"),
-    "int16": BlobType(6, 16, "<i2"),
-    "uint16": BlobType(7, 16, "<u2"),
-    "int4": BlobType(8, 4, "i1"),
-    "uint1": BlobType(9, 1, "u1"),
-    "uint2": BlobType(10, 2, "u1"),
-    "uint4": BlobType(11, 4, "u1"),
-    "uint3": BlobType(12, 3, "u1"),
-    "uint6": BlobType(13, 6, "u1"),
-    "int32": BlobType(14, 32, "<i4"),
-    "uint32": BlobType(15, 32, "<u4"),
-}
+    name: BlobType(code, STORED_BITS[name], unpacked)
+    for code, (name, unpacked) in enumerate(
+        (
+            ("float16", "<f2"), ("float32", "<f4"), ("uint8", "u1"), ("int8", "i1"), ("bfloat16", "<u2"),
+            ("int16", "<i2"), ("uint16", "<u2"), ("int4", "i1"), ("uint1", "u1"), ("uint2", "u1"),
+            ("uint4", "u1"), ("uint3", "u1"), ("uint6", "u1"), ("int32", "<i4"), ("uint32", "<u4"),
+        ),
+        1,
+    )
+}  # fmt: skip
 _NAMES = {blob_type.code: name for name, blob_type in BLOB_TYPES.items()}
-
-
-def packed_bytes(count: int, dtype: str) -> int:
-    """Bytes that ``count`` elements of ``dtype`` take in the file."""
-    return -(-count * BLOB_TYPES[dtype].nbits // 8)
 
 
 class BlobReader:

@@ -12,10 +12,10 @@ from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import NOT_DATA, OpSpec, Ref, base_name, lift
-from milpasses.program.blobfile import packed_bytes
-from milpasses.program.proto import SMALLEST_IN_FILE
-from milpasses.program.weights import Consumer, Weight
-from milpasses.rewrite import Site, Target
+from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
+from milpasses.errors import Refusal
+from milpasses.program.opset import Opset, opset_of
+from milpasses.program.weights import Consumer, Site, Weight
 
 
 @attrs.define(eq=False)
@@ -26,10 +26,10 @@ class Found:
     ops: list[Any]
 
 
-def program_target(program: Any) -> Target:
+def program_target(program: Any) -> Opset:
     """The oldest opset among the program's functions."""
     oldest = min((function.opset_version for function in program.functions.values()), default=None)
-    return Target("unknown", 0) if oldest is None else Target(oldest.name, int(oldest))
+    return opset_of(0) if oldest is None else opset_of(int(oldest), oldest.name)
 
 
 def find_sites(program: Any) -> list[Found]:
@@ -125,20 +125,17 @@ def _consumer(op: Any, param: str) -> Consumer:
     )
 
 
-def _blocked(variable: Any) -> str:
+def _blocked(variable: Any) -> Refusal | None:
     if variable.consuming_blocks:
-        return "a block returns it: Core ML takes no constexpr as an output"
+        return Refusal("returned-by-block")
     if not variable.child_ops:
-        return "no op uses it"
+        return Refusal("unused")
     for op in variable.child_ops:
         if op.op_type.startswith("constexpr_"):
-            return "part of a compressed weight"
+            return Refusal("part-of-compressed")
         if any(output.val is not None for output in op.outputs):
-            return (
-                f"{op.name} ({op.op_type}) has a value that was inferred from it: "
-                "a later pass would put the old weight back"
-            )
-    return ""
+            return Refusal("inferred-value", op=op.name, op_type=op.op_type)
+    return None
 
 
 def _const_site(op: Any, function: str) -> Site:
@@ -147,7 +144,7 @@ def _const_site(op: Any, function: str) -> Site:
     weight = Weight(
         op.name, value.shape, value.dtype.name, _consumers([variable]), (function,), lambda: op.outputs[0].val
     )
-    return Site(weight, value.nbytes, _blocked(variable))
+    return Site(weight, value.nbytes, ((function, op.name),), _blocked(variable))
 
 
 def _share(one: Found, op: Any, function: str) -> None:
@@ -180,8 +177,8 @@ def compressed_site(op: Any, function: str) -> Site:
         (function,),
         lambda: _lift(op, 0).decode(),
     )
-    blocked = "a block returns it" if variable.consuming_blocks else ""
-    return Site(weight, nbytes, blocked, lambda: _encoding(op))
+    blocked = Refusal("returned-by-block") if variable.consuming_blocks else None
+    return Site(weight, nbytes, ((function, op.name),), blocked, lambda: _encoding(op))
 
 
 def _encoding(op: Any) -> Encoding:
@@ -214,7 +211,6 @@ def _mil_name(variable: Any) -> str:
 
 def _lift(op: Any, output: int) -> Any:
     inputs: dict[str, Any] = {}
-    ios18 = int(op.opset_version) >= 9
     for param, bound in _inputs(op).items():
         if bound.op is not None and bound.op.op_type.startswith("constexpr_"):
             inputs[param] = _lift(bound.op, bound.op.outputs.index(bound))
@@ -225,7 +221,7 @@ def _lift(op: Any, output: int) -> Any:
                 np.asarray(value).view(np.asarray(value).dtype.str) if not isinstance(value, str) else value
             )
             inputs[f"dtype:{param}"] = _mil_name(bound)
-    return lift(op.op_type, inputs, ios18, output)
+    return lift(op.op_type, inputs, output)
 
 
 def _emit(op: Any, specs: list[OpSpec], one: Found) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
 from milpasses.errors import PackageError
-from milpasses.program.blobfile import BlobWriter, packed_bytes
+from milpasses.program.blobfile import BlobWriter
 from milpasses.program.package import Package
 
 Array = NDArray[Any]
@@ -33,7 +34,6 @@ _TO_PROTO = {
     "bool": 1,
 }
 _FROM_PROTO = {number: name for name, number in _TO_PROTO.items()}
-SMALLEST_IN_FILE = 10  # elements
 
 
 def tensor_type(value_type: Any) -> tuple[str, tuple[int, ...]] | None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import NOT_DATA, base_name, lift
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, Refusal
+from milpasses.program.opset import Opset, opset_of
 from milpasses.program.package import Package
 from milpasses.program.proto import (
     constant_bool,
@@ -22,10 +23,7 @@ from milpasses.program.proto import (
     stored_bytes,
     tensor_type,
 )
-from milpasses.program.weights import Consumer, Weight
-from milpasses.rewrite import Site, Target
-
-Key = tuple[str, str]  # function, variable
+from milpasses.program.weights import Consumer, Place, Site, Weight
 
 
 @attrs.define(eq=False)
@@ -33,7 +31,7 @@ class Function:
     """One function's block, indexed: which op makes each variable, and who uses it."""
 
     name: str
-    target: Target
+    target: Opset
     block: Any
     producers: dict[str, Any] = attrs.field(factory=dict)
     uses: dict[str, list[tuple[Any, str]]] = attrs.field(factory=dict)
@@ -88,15 +86,7 @@ def op_name(op: Any) -> str:
 
 
 @attrs.define(eq=False)
-class Placed:
-    """A site and where it stands: the same stored weight may be used in several functions."""
-
-    site: Site
-    places: list[Key]
-
-
-@attrs.define(eq=False)
-class MLProgram:
+class SavedProgram:
     """The functions of a package's program and the weights in them."""
 
     package: Package
@@ -113,14 +103,14 @@ class MLProgram:
             self.functions.append(indexed)
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Opset:
         """The oldest target among the functions: every form emitted must exist there."""
         return min((function.target for function in self.functions), key=lambda target: target.version)
 
-    def sites(self) -> list[Placed]:
+    def sites(self) -> list[Site]:
         """Every constant of ten elements or more, and every compressed weight, in program order."""
-        found: list[Placed] = []
-        by_blob: dict[tuple[str, int], Placed] = {}
+        found: list[Site] = []
+        by_blob: dict[tuple[str, int], int] = {}
         for function in self.functions:
             for op in walk(function.block):
                 if op.type == "const":
@@ -130,7 +120,7 @@ class MLProgram:
         return _merge_equal(found)
 
     def _add_const(
-        self, function: Function, op: Any, found: list[Placed], by_blob: dict[tuple[str, int], Placed]
+        self, function: Function, op: Any, found: list[Site], by_blob: dict[tuple[str, int], int]
     ) -> None:
         value, variable = op.attributes["val"], op.outputs[0].name
         known = tensor_type(value.type)
@@ -143,33 +133,32 @@ class MLProgram:
         blob = (value.blobFileValue.fileName, value.blobFileValue.offset)
         blocked = self._blocked(function, variable)
         consumers = function.consumers(variable)
+        place = (function.name, variable)
         if blob in by_blob:
-            placed = by_blob[blob]
-            placed.site = _shared(placed.site, function.name, consumers, blocked)
-            placed.places.append((function.name, variable))
+            at = by_blob[blob]
+            found[at] = _shared(found[at], function.name, consumers, blocked, (place,))
             return
         weight = Weight(
             op_name(op), shape, dtype, consumers, (function.name,), lambda: read_value(self.package, value)[0]
         )
-        placed = Placed(Site(weight, stored_bytes(value), blocked), [(function.name, variable)])
-        by_blob[blob] = placed
-        found.append(placed)
+        by_blob[blob] = len(found)
+        found.append(Site(weight, stored_bytes(value), (place,), blocked))
 
-    def _blocked(self, function: Function, variable: str) -> str:
+    def _blocked(self, function: Function, variable: str) -> Refusal | None:
         if variable in function.returned:
-            return "a block returns it: Core ML takes no constexpr as an output"
+            return Refusal("returned-by-block")
         if not function.uses.get(variable):
-            return "no op uses it"
+            return Refusal("unused")
         if any(op.type.startswith("constexpr_") for op, _ in function.uses[variable]):
-            return "part of a compressed weight"
-        return ""
+            return Refusal("part-of-compressed")
+        return None
 
     def gives_weight(self, function: Function, op: Any) -> bool:
         """No other constexpr op takes an output of ``op``: it gives the weight itself."""
         users = [user for output in op.outputs for user, _ in function.uses.get(output.name, [])]
         return not any(user.type.startswith("constexpr_") for user in users)
 
-    def compressed(self, function: Function, op: Any) -> Placed:
+    def compressed(self, function: Function, op: Any) -> Site:
         """The site of a compressed weight: ``op`` is the last of its constexpr ops."""
         variable = op.outputs[0].name
         known = tensor_type(op.outputs[0].type)
@@ -188,8 +177,8 @@ class MLProgram:
             lambda: existing().decode(),
         )
         nbytes = sum(_stored_once(self.chain(function, op)))
-        blocked = "a block returns it" if variable in function.returned else ""
-        return Placed(Site(weight, nbytes, blocked, existing), [(function.name, variable)])
+        blocked = Refusal("returned-by-block") if variable in function.returned else None
+        return Site(weight, nbytes, ((function.name, variable),), blocked, existing)
 
     def chain(self, function: Function, op: Any) -> list[Any]:
         """``op`` and the constexpr ops that feed it, first to last."""
@@ -219,12 +208,7 @@ class MLProgram:
             else:
                 at = [made.name for made in producer.outputs].index(binding.name)
                 inputs[param] = self._lift(function, producer, at)
-        return lift(op.type, inputs, ios18=not _in_attributes(op), output=output)
-
-
-def _in_attributes(op: Any) -> bool:
-    """iOS16 ops carry their constants as attributes, iOS18 ops as inputs."""
-    return any(param != "name" for param in op.attributes)
+        return lift(op.type, inputs, output)
 
 
 def _data(op: Any) -> Iterator[Any]:
@@ -259,46 +243,49 @@ def walk(block: Any) -> Iterator[Any]:
             yield from walk(nested)
 
 
-def _target(opset: str) -> Target:
-    import coremltools as ct
+def _target(opset: str) -> Opset:
     from coremltools import _OPSET
 
     for version, name in _OPSET.items():
         if name == opset:
-            return Target(ct.target(version).name, int(version))
-    # Newer than the installed coremltools: it has at least the newest forms that are known.
-    newest = max(_OPSET)
-    return Target(f"{opset}, newer than iOS{ct.target(newest).name[3:]}", int(newest))
+            return opset_of(version)
+    return opset_of(max(_OPSET) + 1, f"{opset}, newer than {opset_of(max(_OPSET)).name}")
 
 
-def _shared(site: Site, function: str, consumers: tuple[Consumer, ...], blocked: str) -> Site:
+def _shared(
+    site: Site,
+    function: str,
+    consumers: tuple[Consumer, ...],
+    blocked: Refusal | None,
+    places: tuple[Place, ...],
+) -> Site:
     """``site`` with more uses; blocked if any use is."""
     weight = site.weight
     functions = weight.functions if function in weight.functions else (*weight.functions, function)
     merged = tuple(dict.fromkeys((*weight.consumers, *consumers)))
     weight = attrs.evolve(weight, consumers=merged, functions=functions)
-    return attrs.evolve(site, weight=weight, blocked=site.blocked or blocked)
+    return attrs.evolve(site, weight=weight, blocked=site.blocked or blocked, places=(*site.places, *places))
 
 
-def _merge_equal(found: list[Placed]) -> list[Placed]:
+def _merge_equal(found: list[Site]) -> list[Site]:
     """Weights stored twice with the same bytes become one site: same bytes, same encoding."""
-    kept: list[Placed] = []
-    candidates: dict[Any, list[Placed]] = {}
-    for placed in found:
-        weight = placed.site.weight
-        if placed.site.existing is not None or weight.rank < 2:
-            kept.append(placed)
+    kept: list[Site] = []
+    candidates: dict[Any, list[int]] = {}
+    for site in found:
+        weight = site.weight
+        if site.existing is not None or weight.rank < 2:
+            kept.append(site)
             continue
         values = weight.value.reshape(-1)
         ends = np.concatenate([values[:64], values[-64:]]).tobytes()
         alike = candidates.setdefault((weight.dtype, weight.shape, ends), [])
-        for twin in alike:
-            if np.array_equal(values.view(np.uint8), twin.site.weight.value.reshape(-1).view(np.uint8)):
+        for at in alike:
+            if np.array_equal(values.view(np.uint8), kept[at].weight.value.reshape(-1).view(np.uint8)):
                 for function in weight.functions:
-                    twin.site = _shared(twin.site, function, weight.consumers, placed.site.blocked)
-                twin.places.extend(placed.places)
+                    kept[at] = _shared(kept[at], function, weight.consumers, site.blocked, ())
+                kept[at] = attrs.evolve(kept[at], places=(*kept[at].places, *site.places))
                 break
         else:
-            alike.append(placed)
-            kept.append(placed)
+            alike.append(len(kept))
+            kept.append(site)
     return kept

@@ -1,4 +1,4 @@
-"""A weight as rules see it: its name, shape and dtype, and the ops that use it."""
+"""A weight as rules see it: its name, shape, dtype and the ops that use it; and the site where it stands."""
 
 from collections.abc import Callable
 from hashlib import blake2b
@@ -8,6 +8,11 @@ from typing import Any
 import attrs
 import numpy as np
 from numpy.typing import NDArray
+
+from milpasses.encoding.encodings import Encoding
+from milpasses.errors import Refusal
+
+Place = tuple[str, str]  # function, variable
 
 
 @attrs.frozen
@@ -82,3 +87,20 @@ class Weight:
     def channel_axes(self) -> tuple[int, int]:
         """(output channel, input channel) axes; those of the first op that uses the weight."""
         return self.consumers[0].channel_axes(self.rank) if self.consumers else (0, min(1, self.rank - 1))
+
+
+@attrs.frozen(eq=False)
+class Site:
+    """A weight in a program, and what is known of it before its values are read.
+
+    A constant, or the last of the constexpr ops of a compressed weight. ``places``: the function and the
+    variable of each op that gives it, several where functions, or equal constants, share it. ``nbytes``: what
+    is stored now. ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the
+    encoding of a weight that is compressed already.
+    """
+
+    weight: Weight
+    nbytes: int
+    places: tuple[Place, ...] = ()
+    blocked: Refusal | None = None
+    existing: Callable[[], Encoding] | None = None

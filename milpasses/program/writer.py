@@ -1,4 +1,4 @@
-"""A saved ML Program written again with some of its weights replaced."""
+"""A saved ML Program written again with some of its weights resite."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,40 +10,38 @@ from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
 from milpasses.program.package import MODEL_PATH, new_message
 from milpasses.program.proto import make_type, write_value
-from milpasses.program.saved import Function, MLProgram, Placed, op_name
-
-Key = tuple[str, str]  # function, variable
+from milpasses.program.saved import Function, SavedProgram, op_name
+from milpasses.program.weights import Place, Site
 
 
 @attrs.define(eq=False)
 class ProgramWriter:
     """One pass over the program in order: weights are encoded and written as they are met.
 
-    ``rewrites(placed)`` gives the ops that take a site's place, or None to leave it; it is called once for
-    each of ``placed``. The weight files go under ``folder``.
+    ``rewrites(site)`` gives the ops that take a site's place, or None to leave it; it is called once for
+    each of ``sites``. The weight files go under ``folder``.
     """
 
-    program: MLProgram
+    program: SavedProgram
     folder: Path
-    rewrites: Callable[[Placed], list[OpSpec] | None]
-    placed: list[Placed]
+    rewrites: Callable[[Site], list[OpSpec] | None]
+    sites: list[Site]
     _writers: dict[str, BlobWriter] = attrs.field(factory=dict)
     _moved: dict[tuple[str, int], int] = attrs.field(factory=dict)
-    _sites: dict[Key, Placed] = attrs.field(factory=dict)
+    _by_place: dict[Place, Site] = attrs.field(factory=dict)
     _answers: dict[int, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
-    _renamed: dict[Key, str] = attrs.field(factory=dict)
+    _renamed: dict[Place, str] = attrs.field(factory=dict)
 
     def write(self) -> Any:
         """Write the weight files and return the specification (``Model_pb2.Model``)."""
-        for placed in self.placed:
-            for place in placed.places:
-                self._sites[place] = placed
+        for site in self.sites:
+            self._by_place.update(dict.fromkeys(site.places, site))
         spec = new_message("Model_pb2", "Model")
         spec.CopyFrom(self.program.package.spec)
         try:
             for function in self.program.functions:
                 message = spec.mlProgram.functions[function.name]
-                block = message.block_specializations[next(iter([message.opset]))]
+                block = message.block_specializations[message.opset]
                 self._rewrite(function, block)
             for writer in self._writers.values():
                 writer.finish()
@@ -59,9 +57,9 @@ class ProgramWriter:
             for nested in op.blocks:
                 self._rewrite(function, nested)
             made = op.outputs[0].name if op.outputs else ""
-            placed = self._sites.get((function.name, made))
-            answer = self._answer(placed) if placed is not None else None
-            if answer is not None and placed is not None:
+            site = self._by_place.get((function.name, made))
+            answer = self._answer(site) if site is not None else None
+            if answer is not None and site is not None:
                 rewritten.extend(self._emit(function, op, answer))
                 changed = True
             elif self._feeds_rewritten(function, op):
@@ -73,13 +71,13 @@ class ProgramWriter:
             del block.operations[:]
             block.operations.extend(rewritten)
 
-    def _answer(self, placed: Placed) -> list[tuple[OpSpec, dict[str, Any]]] | None:
+    def _answer(self, site: Site) -> list[tuple[OpSpec, dict[str, Any]]] | None:
         """The site's new ops with their constants already in the weight file; asked for once."""
-        if id(placed) not in self._answers:
-            specs = self.rewrites(placed)
-            self._answers[id(placed)] = None if specs is None else self._store(specs)
+        if id(site) not in self._answers:
+            specs = self.rewrites(site)
+            self._answers[id(site)] = None if specs is None else self._store(specs)
             self.program.package.release()
-        return self._answers[id(placed)]
+        return self._answers[id(site)]
 
     def _store(self, specs: list[OpSpec]) -> list[tuple[OpSpec, dict[str, Any]]]:
         file_name = f"{MODEL_PATH}weights/weight.bin"
@@ -102,7 +100,7 @@ class ProgramWriter:
 
         base = base_name(answer[-1][0].name)
         here = base_name(op_name(old))
-        ios18 = function.target.ios18
+        typed = function.target.generation.typed
         made: list[list[str]] = []
         messages: list[Any] = []
         for spec, values in answer:
@@ -110,7 +108,7 @@ class ProgramWriter:
             op = new_message("MIL_pb2", "Operation", type=spec.op_type)
             op.attributes["name"].CopyFrom(create_scalar_value(name))
             for param, value in values.items():
-                if ios18 and spec.op_type != "const":
+                if typed and spec.op_type != "const":
                     op.inputs[param].arguments.add().value.CopyFrom(value)
                 else:
                     op.attributes[param].CopyFrom(value)
@@ -142,8 +140,8 @@ class ProgramWriter:
         for user in users:
             if not user.type.startswith("constexpr_"):
                 return False
-            placed = self._sites.get((function.name, user.outputs[0].name))
-            rewritten = placed is not None and self._answer(placed) is not None
+            site = self._by_place.get((function.name, user.outputs[0].name))
+            rewritten = site is not None and self._answer(site) is not None
             if not rewritten and not self._feeds_rewritten(function, user):
                 return False
         return bool(users)

@@ -117,7 +117,7 @@ def test_weights_with_an_id_share_their_codes() -> None:
 
 def test_a_pass_rewrites_in_linear_time() -> None:
     """Twenty times the ops: the same removals of whole batches, not one for each weight."""
-    from milpasses.passes import _graph
+    from milpasses.program import memory as _graph
 
     flushes = []
     original = _graph._Batch.flush

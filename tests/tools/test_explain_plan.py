@@ -16,12 +16,13 @@ from models import convert, random, weights_program
 
 import milpasses
 from milpasses.errors import MilpassesError
-from milpasses.program.weights import Consumer, Weight
+from milpasses.program.opset import Opset, opset_of
+from milpasses.program.weights import Consumer, Site, Weight
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import read_metadata
-from milpasses.rewrite import Rewriter, Site, Target
+from milpasses.rewrite import Rewriter
 
-IOS16, IOS18 = Target("iOS16", 7), Target("iOS18", 9)
+IOS16, IOS18 = opset_of(7), opset_of(9)
 RECIPE = "pal4; op_type=conv max_elements=20000 -> keep; op_type=linear -> int8"
 
 
@@ -32,7 +33,7 @@ def site(shape: tuple[int, ...] = (100, 64), dtype: str = "float16", **fields: A
     return attrs.evolve(Site(weight, values.nbytes), **fields)
 
 
-def fate(one: Site, recipe: str, target: Target = IOS18, **options: bool) -> tuple[str, str]:
+def fate(one: Site, recipe: str, target: Opset = IOS18, **options: bool) -> tuple[str, str]:
     """The reason in the report, and what would change that."""
     read = Recipe.of(recipe)
     record = Rewriter(read, target, **options).rewrite(one).record
@@ -95,9 +96,9 @@ class TestWhatWouldChange:
 
     @pytest.mark.parametrize(
         ("recipe", "target", "expected"),
-        [("int4-b32", IOS16, "--target iOS18"), ("int8", Target("iOS15", 6), "--target iOS16")],
+        [("int4-b32", IOS16, "--target iOS18"), ("int8", opset_of(6), "--target iOS16")],
     )
-    def test_the_target(self, recipe: str, target: Target, expected: str):
+    def test_the_target(self, recipe: str, target: Opset, expected: str):
         decision = Recipe.of(recipe).decide(site().weight)
         assert what_would_change(site(), decision, target, "").startswith(expected)
 

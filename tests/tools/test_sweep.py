@@ -20,8 +20,8 @@ from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data,
 import milpasses
 from milpasses import MilpassesError
 from milpasses.calibration import sources
-from milpasses.compress import open_model
-from milpasses.program.saved import MLProgram
+from milpasses.program.opening import open_model
+from milpasses.program.saved import SavedProgram
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,8 @@ def test_calibrated_recipes_and_budgets(model: Path, data: Path, tmp_path: Path)
 
 
 def _weights(model: Path) -> list[Any]:
-    program = MLProgram(open_model(model, True)[0])
-    return [placed.site.weight for placed in program.sites()]
+    program = SavedProgram(open_model(model, True)[0])
+    return [site.weight for site in program.sites()]
 
 
 @pytest.mark.parametrize("recipe", ["fit(many bits)", "fit(-3 dB)", "fit()"])

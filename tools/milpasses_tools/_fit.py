@@ -93,9 +93,9 @@ def _tuned(
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.calibration.ahead import collect_ahead
     from milpasses.program.package import open_package
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.saved import SavedProgram
 
-    candidates = tuned_candidates(MLProgram(open_package(model)).target)
+    candidates = tuned_candidates(SavedProgram(open_package(model)).target)
 
     def shown(done: int, total: int | None, name: str) -> None:
         progress(done, total or done, f"running {name}")

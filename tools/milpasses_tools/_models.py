@@ -13,8 +13,8 @@ def open_readable(model: Any) -> Package:
 
     Raises ``MilpassesError`` with what is wrong with the file.
     """
-    from milpasses.compress import open_model
     from milpasses.neuralnetwork.spec.source import is_legacy
+    from milpasses.program.opening import open_model
 
     if is_legacy(model):
         from milpasses.neuralnetwork.upgrading import upgrade

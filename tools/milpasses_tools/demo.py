@@ -165,12 +165,11 @@ def _convert(batch: int, pass_pipeline: Any = None) -> Any:
 
 def _dense_weights(model: Any) -> "list[tuple[bool, NDArray[np.float64]]]":
     """Each weight as the model computes with it, in program order, and whether it is compressed."""
-    from milpasses.compress import open_model
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.opening import open_model
+    from milpasses.program.saved import SavedProgram
 
-    program = MLProgram(open_model(model, None)[0])
-    sites = [placed.site for placed in program.sites()]
-    return [(site.existing is not None, site.weight.value.astype("float64")) for site in sites]
+    program = SavedProgram(open_model(model, None)[0])
+    return [(site.existing is not None, site.weight.value.astype("float64")) for site in program.sites()]
 
 
 def _trial(
@@ -244,7 +243,7 @@ def _check_package(output: Path) -> None:
 
 def _save(model: Any, output: Path) -> None:
     """Write ``model`` to ``output``, all of it or nothing, with the mark of the demo."""
-    from milpasses.compress import open_model
+    from milpasses.program.opening import open_model
     from milpasses.program.package import write_package
 
     package, _ = open_model(model, None)

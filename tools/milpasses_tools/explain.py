@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from coremltools.models import MLModel
 
     from milpasses.encoding.encodings import Encoding
-    from milpasses.program.saved import MLProgram, Placed
-    from milpasses.rewrite import Site, Target
+    from milpasses.program.opset import Opset
+    from milpasses.program.saved import SavedProgram
+    from milpasses.program.weights import Site
     from milpasses_tools._explain.advice import Facts
     from milpasses_tools._explain.why import Decider
 
@@ -50,7 +51,7 @@ def explain(
         PackageError: no ML Program.
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.saved import SavedProgram
     from milpasses.report import METADATA_KEY, read_metadata
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
@@ -58,12 +59,12 @@ def explain(
     from milpasses_tools._models import open_readable
 
     package = open_readable(model)
-    program = MLProgram(package)
+    program = SavedProgram(package)
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
     decider = Decider.of(report)
-    placed = program.sites()
+    sites = program.sites()
     known: list[tuple[str, Facts]] = []
-    ops = _ops(program, placed)
+    ops = _ops(program, sites)
 
     def look(site: "Site", encoding: "Encoding | None", op: str) -> None:
         if encoding is None and site.existing is not None:
@@ -76,10 +77,10 @@ def explain(
     plan = None
     if recipe is not None:
         wanted = program.target if target is None else _target(target)
-        plan = make_plan(program, placed, recipe, wanted, requantize, progress, look if units else None)
+        plan = make_plan(program, sites, recipe, wanted, requantize, progress, look if units else None)
     elif units:
-        for one in placed:
-            look(one.site, None, "")
+        for one in sites:
+            look(one, None, "")
     things: dict[str, Iterable[tuple[str, Facts]]] = {
         "weight": known,
         **feature_facts(package.spec.description),
@@ -92,7 +93,7 @@ def explain(
         str(package.path),
         program.target.name,
         functions_of(package.spec.description, [function.name for function in program.functions]),
-        tuple(_weight(one.site, program, decider) for one in placed),
+        tuple(_weight(one, program, decider) for one in sites),
         {
             "weight files": file_bytes,
             "specification": spec_bytes,
@@ -106,29 +107,29 @@ def explain(
     )
 
 
-def _ops(program: "MLProgram", placed: "list[Placed]") -> dict[int, str]:
+def _ops(program: "SavedProgram", sites: "list[Site]") -> dict[int, str]:
     """The type of the op that gives each weight."""
     functions = {function.name: function for function in program.functions}
     return {
-        id(one.site): functions[function].producers[variable].type
-        for one in placed
+        id(one): functions[function].producers[variable].type
+        for one in sites
         for function, variable in one.places[:1]
     }
 
 
-def _target(target: Any) -> "Target":
-    from milpasses.rewrite import Target
+def _target(target: Any) -> "Opset":
+    from milpasses.program.opset import opset_of
 
-    return Target(str(getattr(target, "name", target)), int(target))
+    return opset_of(int(target), str(getattr(target, "name", target)))
 
 
-def _weight(site: "Site", program: "MLProgram", decider: "Decider") -> StoredWeight:
+def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> StoredWeight:
     weight = site.weight
     record = decider.record(weight.name)
     compressed = site.existing is not None
     here = compressed and record.get("status") == "compressed"
     sqnr = record.get("sqnr_db") if here else None
-    form = site.form or (f"dense {weight.dtype}" if site.existing is None else site.existing().form)
+    form = f"dense {weight.dtype}" if site.existing is None else site.existing().form
     why, change = ("", "") if compressed else _why(site, program.target, decider)
     return StoredWeight(
         name=weight.name,
@@ -147,7 +148,7 @@ def _weight(site: "Site", program: "MLProgram", decider: "Decider") -> StoredWei
     )
 
 
-def _why(site: "Site", target: "Target", decider: "Decider") -> tuple[str, str]:
+def _why(site: "Site", target: "Opset", decider: "Decider") -> tuple[str, str]:
     """Why a weight is dense, and what would change it: by the report, else by what any recipe would meet."""
     from milpasses.recipe.recipe import Recipe
     from milpasses.rewrite import Rewriter

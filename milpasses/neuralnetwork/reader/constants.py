@@ -26,6 +26,7 @@ from milpasses.encoding.encodings import Palettized, Quantized
 from milpasses.encoding.lowering import OpSpec, Ref, lower
 from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.spec.weight_params import decode, encoding
+from milpasses.program.opset import Opset
 
 Array = NDArray[Any]
 
@@ -34,12 +35,12 @@ Array = NDArray[Any]
 class WeightStore:
     """Turns ``WeightParams`` into what MIL's builder takes.
 
-    ``ios18``: the target has the iOS18 ops. ``half``: the program will compute in float16, so scales and
+    ``opset``: that of the target. ``half``: the program will compute in float16, so scales and
     tables are rounded to it here. ``notes`` says what could not be kept as it was; ``wants_ios18`` counts the
     weights that were decoded because only iOS18 has an op for them.
     """
 
-    ios18: bool
+    opset: Opset
     half: bool
     notes: list[str] = attrs.field(factory=list)
     wants_ios18: int = 0
@@ -64,11 +65,11 @@ class WeightStore:
             found = _tabulated(found)
         if isinstance(found, Palettized):
             table = found.table.astype(np.float16) if self.half else found.table
-            return _widened(attrs.evolve(found, lut=table), self.ios18)
+            return _widened(attrs.evolve(found, lut=table), self.opset.lut_bits)
         zero_point = found.zero_point
         floating = zero_point is not None and zero_point.dtype.kind == "f"
         grouped = sum(count > 1 for count in found.scale.shape) > 1
-        if (floating or grouped) and not self.ios18:
+        if (floating or grouped) and not self.opset.blocks:
             self.wants_ios18 += 1
             why = "its zero points are no integers" if floating else "its scales vary along two axes"
             self.notes.append(f"{name}: decoded; {why}, which takes iOS18")
@@ -79,9 +80,13 @@ class WeightStore:
             return found.decode()
         if zero_point is not None and floating and self.half:
             zero_point = zero_point.astype(np.float16)
-        if zero_point is None and not self.ios18:
+        if zero_point is None and self.opset.generation.stores_zero_point:
             zero_point = np.zeros(found.scale.shape, found.codes.dtype)
-        bits = "4" if self.ios18 and found.dtype in ("uint1", "uint2", "uint3", "uint4") else "8"
+        bits = (
+            "4"
+            if 4 in self.opset.integer_bits and found.dtype in ("uint1", "uint2", "uint3", "uint4")
+            else "8"
+        )
         return Quantized(found.codes, scale, zero_point, found.dtype.rstrip("0123456789") + bits)
 
     def _is_exact(self, found: Quantized) -> bool:
@@ -93,7 +98,7 @@ class WeightStore:
 
     def _emit(self, held: Quantized | Palettized, name: str) -> Any:
         made: list[Any] = []
-        for spec in lower(held, name, self.ios18):
+        for spec in lower(held, name, self.opset.generation):
             made.append(_built(spec, made))
         # The passes that bring the program to float16 take this cast out again.
         return mb.cast(x=made[-1], dtype="fp32", name=f"{name}_float32") if self.half else made[-1]
@@ -120,9 +125,8 @@ def _tabulated(found: Quantized) -> Palettized:
     return Palettized(found.codes.view(np.uint8), table)
 
 
-def _widened(found: Palettized, ios18: bool) -> Palettized:
+def _widened(found: Palettized, allowed: tuple[int, ...]) -> Palettized:
     """With a table of a size that MIL has; the entries that are added are not used."""
-    allowed = (1, 2, 3, 4, 6, 8) if ios18 else (1, 2, 4, 6, 8)
     wanted = 1 << next(bits for bits in allowed if bits >= found.nbits)
     missing = wanted - found.table.shape[-2]
     pad = [(0, 0)] * (found.table.ndim - 2) + [(0, missing), (0, 0)]

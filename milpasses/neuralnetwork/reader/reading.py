@@ -15,6 +15,7 @@ from milpasses.neuralnetwork.reader.network import Network
 from milpasses.neuralnetwork.reader.registry import NeuralNetworkError, find_unsupported, identifier
 from milpasses.neuralnetwork.reader.values import Value
 from milpasses.neuralnetwork.spec.source import Source, network_of, open_source, parts
+from milpasses.program.opset import opset_of
 from milpasses.program.package import new_message
 
 Precision = Literal["float32", "float16"]
@@ -86,7 +87,7 @@ def _read(
     unknown = sorted(set(shapes) - {feature.name for feature in description.input})
     if unknown:
         raise NeuralNetworkError(f"{source.label}: input_shapes names no input: {', '.join(unknown)}")
-    weights = WeightStore(target >= ct.target.iOS18, precision == "float16")
+    weights = WeightStore(opset_of(int(target)), precision == "float16")
     notes = weights.notes
     renamed = _renamed(description, notes)
     placeholders = {

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from milpasses.compress import open_model
 from milpasses.data.samples import model_inputs
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter, Observer
+from milpasses.program.opening import open_model
 
 
 class Runner(Protocol):

@@ -6,11 +6,13 @@ from typing import Any
 import attrs
 
 from milpasses.encoding.encodings import Encoding
-from milpasses.errors import MilpassesError, TargetError
-from milpasses.program.saved import MLProgram, Placed
+from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.program.opset import Opset, lowest_opset
+from milpasses.program.saved import SavedProgram
+from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Record, Report
-from milpasses.rewrite import Rewriter, Rewritten, Site, Target, needs_ios18
+from milpasses.rewrite import Rewriter, Rewritten
 from milpasses_tools._explain.why import rule_text, what_would_change
 from milpasses_tools._output import Progress
 
@@ -52,15 +54,15 @@ class Plan:
 
 
 def make_plan(
-    program: MLProgram,
-    placed: list[Placed],
+    program: SavedProgram,
+    sites: list[Site],
     recipe: Any,
-    target: Target,
+    target: Opset,
     requantize: bool = False,
     progress: Progress | None = None,
     look: Look | None = None,
 ) -> Plan:
-    """Encode each of ``placed``, the weights of ``program``, as compress would, and keep the records.
+    """Encode each of ``sites``, the weights of ``program``, as compress would, and keep the records.
 
     ``look`` is shown each site with its new encoding (None where it stays) and the op that would hold it.
     """
@@ -68,8 +70,7 @@ def make_plan(
     rewriter = Rewriter(recipe, target, requantize=requantize)
     planned: list[Planned] = []
     refusals: list[str] = []
-    for index, one in enumerate(placed, 1):
-        site = one.site
+    for index, site in enumerate(sites, 1):
         decision = recipe.decide(site.weight)
         rewritten = _rewrite(rewriter, site, refusals)
         record = rewritten.record
@@ -80,7 +81,7 @@ def make_plan(
         if look is not None:
             look(site, rewritten.encoding, rewritten.specs[-1].op_type if rewritten.specs else "")
         if progress is not None:
-            progress(index, len(placed), site.weight.name)
+            progress(index, len(sites), site.weight.name)
         program.package.release()
     totals = Report(str(recipe), [one.record for one in planned]).totals()
     return Plan(str(recipe), target.name, tuple(planned), totals, refusals[0] if refusals else "")
@@ -93,9 +94,8 @@ def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
         rewriter.check([site])
     except TargetError as error:
         refusals.append(str(error))
-        need = needs_ios18(decision.scheme) if rewriter.target.version >= 7 else None
-        reason = f"{need} needs iOS18" if need else "compressed weights need iOS16 or later"
-        reason += f"; this model targets {rewriter.target.name}"
+        need, since = rewriter.target.missing(decision.scheme), lowest_opset([decision.scheme]).name
+        reason = str(Refusal("target", need=need, since=since, target=rewriter.target.name))
         return Rewritten(rewriter.record(site, decision, "skipped", reason))
     except MilpassesError as error:  # a scheme that has to be calibrated
         refusals.append(str(error))

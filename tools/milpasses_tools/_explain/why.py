@@ -6,9 +6,11 @@ from typing import Any
 import attrs
 
 from milpasses.errors import MilpassesError
+from milpasses.program.opset import Opset, lowest_opset
+from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Decision, Recipe, literal
 from milpasses.recipe.schemes import Keep, Palettize, Prune, Scheme, short_name
-from milpasses.rewrite import FLOATS, Site, Target, needs_ios18
+from milpasses.rewrite import FLOATS
 
 _DIVIDE = re.compile(r"(group_size|block_size|cluster_dim)\b.*?(\d+) does not divide (\d+) channels")
 _REMEDIES = (
@@ -82,7 +84,7 @@ class Decider:
         return f"rule {stored}" if isinstance(stored, int) else ""
 
 
-def what_would_change(site: Site, decision: Decision, target: Target, reason: str) -> str:
+def what_would_change(site: Site, decision: Decision, target: Opset, reason: str) -> str:
     """What to do so that a weight is compressed that was not; empty where nothing would.
 
     ``reason`` is why it was not, as reports say it. The cases come in the order in which they are checked.
@@ -101,10 +103,11 @@ def what_would_change(site: Site, decision: Decision, target: Target, reason: st
         return ""
     if decision.skip:
         return f"min_elements=0 in a Rule: {name} min_elements=0 -> {scheme_text(scheme)}"
-    if target.version < 7:
+    if target.constexpr is None:
         return "--target iOS16 or later (minimum_deployment_target)"
-    if needs_ios18(scheme) and not target.ios18:
-        return "--target iOS18 (minimum_deployment_target=ct.target.iOS18)"
+    if target.missing(scheme):
+        since = lowest_opset([scheme]).name
+        return f"--target {since} (minimum_deployment_target=ct.target.{since})"
     return _remedy(reason, scheme)
 
 

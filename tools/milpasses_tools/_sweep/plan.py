@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -37,6 +37,9 @@ from milpasses_tools._sweep.variants import (
 )
 from milpasses_tools._sweep.work import Metric, Task, metric_text, one_thread
 from milpasses_tools.sweep import Sweep
+
+if TYPE_CHECKING:
+    from milpasses.program.opset import Opset
 
 _CALIBRATION = 0.2
 
@@ -111,7 +114,9 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
     """The variants in the order of the table, without the original."""
     recipes = request.recipes
     if recipes is None and not request.classic and not request.variants:
-        recipes = ("keep", *default_recipes(True)) if legacy else default_recipes(_is_ios18(request.model))
+        from milpasses.program.opset import OPSETS
+
+        recipes = ("keep", *default_recipes(OPSETS[-1])) if legacy else default_recipes(_opset(request.model))
     found: list[Variant] = [*(classic() if request.classic else []), *map(from_recipe, recipes or ())]
     found += request.variants
     if any(variant.name == Original().name for variant in found):
@@ -119,11 +124,11 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
     return check_names(found)
 
 
-def _is_ios18(model: Path) -> bool:
-    from milpasses.compress import open_model
-    from milpasses.program.saved import MLProgram
+def _opset(model: Path) -> "Opset":
+    from milpasses.program.opening import open_model
+    from milpasses.program.saved import SavedProgram
 
-    return MLProgram(open_model(model, True)[0]).target.ios18
+    return SavedProgram(open_model(model, True)[0]).target
 
 
 def _models(

@@ -86,12 +86,12 @@ def _write_statistics(
 def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:
     from milpasses.budget import sensitivity
     from milpasses.budget.candidates import tuned_candidates
-    from milpasses.compress import open_model
-    from milpasses.program.saved import MLProgram
+    from milpasses.program.opening import open_model
+    from milpasses.program.saved import SavedProgram
 
     names: Sequence[str] | None = None
     if samples.statistics is not None:
-        names = tuned_candidates(MLProgram(open_model(program, True)[0]).target)
+        names = tuned_candidates(SavedProgram(open_model(program, True)[0]).target)
     statistics = _load(samples.statistics)
     found = sensitivity(
         program, samples, candidates=names, statistics=statistics, samples=PROBES, progress=progress

@@ -185,9 +185,9 @@ def classic() -> list[Classic]:
     return [Classic(mode, nbits) for mode in CLASSIC_MODES for nbits in CLASSIC_BITS]
 
 
-def default_recipes(ios18: bool) -> tuple[str, ...]:
+def default_recipes(opset: Any) -> tuple[str, ...]:
     """Short recipes that a model of either generation can take."""
-    return EVERYWHERE + SINCE_IOS18 if ios18 else EVERYWHERE
+    return EVERYWHERE + SINCE_IOS18 if opset.joint else EVERYWHERE
 
 
 def expand(pattern: str) -> list[str]:

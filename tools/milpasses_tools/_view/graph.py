@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 if TYPE_CHECKING:
-    from milpasses.rewrite import Site
+    from milpasses.program.weights import Site
 
 SMALLEST_WEIGHT = 10  # elements: below, coremltools writes a constant into the program itself
 

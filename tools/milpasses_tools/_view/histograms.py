@@ -84,10 +84,10 @@ def encodings_of(model: Any) -> dict[str, Callable[[], Encoding]]:
 
         sites = [found.site for found in find_sites(model)]
     else:
-        from milpasses.program.saved import MLProgram
+        from milpasses.program.saved import SavedProgram
         from milpasses_tools._models import open_readable
 
-        sites = [placed.site for placed in MLProgram(open_readable(model)).sites()]
+        sites = SavedProgram(open_readable(model)).sites()
     return {site.weight.name: site.existing for site in sites if site.existing is not None}
 
 

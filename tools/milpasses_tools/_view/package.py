@@ -12,7 +12,7 @@ from milpasses.errors import MilpassesError
 from milpasses.program.package import Package
 from milpasses.program.proto import read_value, stored_bytes
 from milpasses.program.saved import Function as Indexed
-from milpasses.program.saved import MLProgram, op_name
+from milpasses.program.saved import SavedProgram, op_name
 from milpasses.report import METADATA_KEY, read_metadata
 from milpasses_tools._view.features import functions_of
 from milpasses_tools._view.graph import (
@@ -33,7 +33,7 @@ from milpasses_tools._view.graph import (
 
 def view_package(package: Package, source: str) -> GraphView:
     """The view of ``package``; weights are read only as far as their form needs."""
-    program = MLProgram(package)
+    program = SavedProgram(package)
     description = package.spec.description
     report = read_metadata(description.metadata.userDefined.get(METADATA_KEY, ""))
     errors = {
@@ -53,7 +53,7 @@ def view_package(package: Package, source: str) -> GraphView:
 
 @attrs.frozen(eq=False)
 class _Reader:
-    program: MLProgram
+    program: SavedProgram
     indexed: Indexed
     errors: dict[str, float]
     inlined: dict[str, Constant | None] = attrs.field(factory=dict)
@@ -94,7 +94,7 @@ class _Reader:
         if not op.type.startswith("constexpr_") or not self.program.gives_weight(self.indexed, op):
             return None
         try:
-            site = self.program.compressed(self.indexed, op).site
+            site = self.program.compressed(self.indexed, op)
         except (MilpassesError, KeyError):  # it gives no tensor, or takes what only a newer form does
             return None
         return compressed_weight(site, self.errors.get(site.weight.name))

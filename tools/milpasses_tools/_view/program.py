@@ -8,7 +8,7 @@ from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.scope import ScopeSource
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic, is_variadic
 
-from milpasses.program.blobfile import BLOB_TYPES, packed_bytes
+from milpasses.encoding.storage import STORED_BITS, packed_bytes
 from milpasses.program.memory import compressed_site, gives_weight
 from milpasses_tools._view.graph import (
     SMALLEST_WEIGHT,
@@ -96,7 +96,7 @@ def _weight(op: Any, function: str) -> Weight | None:
         if not is_large(var):
             return None
         dtype = _dtype(var.dtype)
-        nbytes = packed_bytes(var.val.size, dtype) if dtype in BLOB_TYPES else var.val.nbytes
+        nbytes = packed_bytes(var.val.size, dtype) if dtype in STORED_BITS else var.val.nbytes
         return Weight(op.name, var.val.shape, dtype, f"dense {dtype}", nbytes, partial(_plain, var.val))
     if not op.op_type.startswith("constexpr_") or not gives_weight(op):
         return None

@@ -119,7 +119,7 @@ def crop_resize(layer: Layer) -> Value:
     x = value.batched()
     if numbers not in (4, 5):
         raise LayerError(f"a box has 4 or 5 numbers, and these have {numbers}")
-    if not layer.network.weights.ios18:
+    if not layer.network.weights.opset.generation.typed:
         y = mb.crop_resize(x=x, roi=boxes.laid((count, 1, numbers, 1, 1)), name=layer.name, **settings)
         return Value.of(y)
     rows = boxes.laid((count, numbers))

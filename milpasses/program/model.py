@@ -1,0 +1,58 @@
+"""A compressed model: what the entry points return, in a package that was written whole."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from coremltools.models import MLModel
+
+from milpasses.program.package import Package, write_package
+from milpasses.report import Report
+
+
+class CompressedModel(MLModel):
+    """An ``MLModel`` that knows its ``report``; its program in memory is read only when somebody asks."""
+
+    def __init__(self, package_path: str, report: Report, **options: Any) -> None:
+        self._program: Any = None
+        super().__init__(package_path, **options)
+        self.report = report
+
+    @property
+    def _mil_program(self) -> Any:
+        """coremltools' in-memory program, as its own functions leave it on the models they return."""
+        if self._program is None and getattr(self, "_spec", None) is not None:
+            from coremltools.converters.mil.frontend.milproto.load import load
+
+            self._program = load(self._spec, self._spec.specificationVersion, self.weights_dir or "")
+        return self._program
+
+    @_mil_program.setter
+    def _mil_program(self, program: Any) -> None:
+        self._program = program
+
+
+def write_model(
+    package: Package,
+    write_weights: Callable[[Path], Any],
+    report: Report,
+    output: "str | os.PathLike[str] | None",
+    force: bool,
+    options: dict[str, Any],
+) -> CompressedModel:
+    if output is not None:
+        write_package(package, Path(output), write_weights, force)
+        return CompressedModel(str(output), report, **options)
+    path = Path(tempfile.mkdtemp(prefix="milpasses-")) / "model.mlpackage"
+    try:
+        write_package(package, path, write_weights)
+    except BaseException:
+        path.parent.rmdir()
+        raise
+    final = Path(tempfile.mkdtemp(suffix=".mlpackage"))
+    final.rmdir()
+    path.rename(final)  # coremltools removes the package at exit, so it must stand in no folder of its own
+    path.parent.rmdir()
+    return CompressedModel(str(final), report, is_temp_package=True, **options)

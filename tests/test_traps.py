@@ -9,6 +9,7 @@ from coremltools.converters.mil import Builder as mb
 from models import constexprs, conv_linear_program, convert, random, weights_program
 
 import milpasses as mp
+from milpasses.errors import Refusal
 
 EVERY4 = mp.Palettize(nbits=4, weight_threshold=100)
 

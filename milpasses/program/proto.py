@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses import _coremltools as host
 from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
 from milpasses.errors import PackageError
 from milpasses.program.blobfile import BlobWriter
@@ -47,9 +48,7 @@ def tensor_type(value_type: Any) -> tuple[str, tuple[int, ...]] | None:
 
 def make_type(dtype: str, shape: tuple[int, ...]) -> Any:
     """The ``ValueType`` of a tensor."""
-    from coremltools.converters.mil.backend.mil.helper import create_valuetype_tensor
-
-    return create_valuetype_tensor(shape, _TO_PROTO[dtype])
+    return host.tensor_type(shape, _TO_PROTO[dtype])
 
 
 def stored_bytes(value: Any) -> int:
@@ -109,14 +108,11 @@ def constant_str(value: Any) -> str:
 
 def write_value(values: Array, dtype: str, writer: BlobWriter, file_name: str) -> Any:
     """A MIL ``Value`` of ``values``: in the weight file, or in the message where it is small."""
-    from coremltools.converters.mil.backend.mil import helper
-    from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
-
     if dtype != "str" and values.size >= SMALLEST_IN_FILE:
         offset = writer.write(values, dtype)
-        return helper.create_file_value_tensor(file_name, offset, values.shape, _TO_PROTO[dtype])
+        return host.file_value(file_name, offset, values.shape, _TO_PROTO[dtype])
     if dtype == "str":
-        return helper.create_scalar_value(str(values))
+        return host.scalar_value(str(values))
     name = {"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    typed = values.astype(string_to_nptype(name))
-    return helper.create_scalar_value(typed[()]) if values.ndim == 0 else helper.create_tensor_value(typed)
+    typed = values.astype(host.numpy_type(name))
+    return host.scalar_value(typed[()]) if values.ndim == 0 else host.tensor_value(typed)

@@ -65,6 +65,7 @@ REASONS = {
     "a later pass would put the old weight back",
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
+    "small": "{size:,} elements <= {which} {limit:,}",
     "target": "{need} needs {since}; this model targets {target}",
     # What its channels or values decide.
     "no-encoding": "{scheme} encodes nothing",

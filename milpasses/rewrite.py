@@ -89,7 +89,7 @@ class Rewriter:
         if weight.rank < 2:
             return "skipped", str(Refusal("vector", rank=weight.rank))
         if decision.skip:
-            return "skipped", decision.skip
+            return "skipped", str(decision.skip)
         return None
 
     def rewrite(self, site: Site, bias: Site | str | None = None) -> Rewritten:

@@ -15,7 +15,7 @@ from milpasses.encoding.generation import IOS18, OpGeneration
 from milpasses.encoding.storage import SMALLEST_IN_FILE
 from milpasses.errors import JointError, Refusal
 from milpasses.program.weights import Weight
-from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
+from milpasses.recipe import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
 STRUCTURED_OPS = ("conv", "linear")

@@ -19,7 +19,7 @@ from milpasses.encoding.lowering import OpSpec, Stored, lower
 from milpasses.encoding.verify import check_decoding
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.opset import Opset, check_target
-from milpasses.program.weights import Site
+from milpasses.program.weights import Site, Weight
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import Record, Status
@@ -130,7 +130,7 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Site | str | None
+        self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Site | str | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):

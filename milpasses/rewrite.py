@@ -25,7 +25,7 @@ from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
-from milpasses.program.weights import FLOATS, Site
+from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
@@ -95,7 +95,7 @@ class Rewriter:
         if weight.rank < 2:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
-            return "skipped", Refusal("stated", text=str(decision.skip))
+            return "skipped", decision.skip
         return None
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
@@ -138,7 +138,7 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Bias | None
+        self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):

@@ -53,16 +53,14 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Inside a layer: folders that stand before others. Those of one tuple do not import each other.
 ROOMS = {"milpasses.neuralnetwork": (("spec",), ("reader", "quantize"))}
-KNOWN_BETWEEN_ROOMS: set[str] = {
-    "milpasses.neuralnetwork.spec.source -> milpasses.neuralnetwork.reader.registry",
-}
+KNOWN_BETWEEN_ROOMS: set[str] = set()
 KNOWN_UPWARD: set[str] = {
     "milpasses.calibration.ahead -> milpasses.rewrite",
     "milpasses.calibration.biases -> milpasses.rewrite",
     "milpasses.data.collect -> milpasses.calibration",
     "milpasses.encoding.encoder -> milpasses.program.weights",
     "milpasses.interpreter.program -> milpasses.neuralnetwork",
-    "milpasses.neuralnetwork.quantize.models -> milpasses",
+    "milpasses.neuralnetwork.quantize.quantized_model -> milpasses",
     "milpasses.neuralnetwork.upgrading -> milpasses.compress",
     "milpasses.recipe.op_selector -> milpasses.program.weights",
     "milpasses.recipe.recipe -> milpasses.budget",

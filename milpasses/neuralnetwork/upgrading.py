@@ -15,9 +15,9 @@ from coremltools.converters.mil.mil.passes import pass_pipeline
 from coremltools.models.utils import _create_mlpackage
 
 from milpasses.compress import Progress, compress
-from milpasses.neuralnetwork.reader.reading import Precision, Reading, read
-from milpasses.neuralnetwork.reader.registry import NeuralNetworkError
+from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
+from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
 from milpasses.program.model import CompressedModel
 from milpasses.program.opset import lowest_opset
 from milpasses.program.package import Package, check_output, open_package, write_package

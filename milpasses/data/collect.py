@@ -65,7 +65,7 @@ def statistics(
         raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
     if is_norms(data):
-        loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
+        loaded = model if isinstance(model, Interpreter) else load(model, function)
         return without_data(loaded.function, names)
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     return collect(
@@ -145,7 +145,7 @@ class _Collector:
         self._conflicts: set[str] = set()
         self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
-        self._index(interpreter._loaded.function)
+        self._index(interpreter.function)
         if not isinstance(full, bool):
             unknown = sorted(set(full) - self.found.skipped.keys())
             if unknown:

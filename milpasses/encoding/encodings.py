@@ -222,9 +222,12 @@ class Sparse:
 
 @attrs.frozen(eq=False)
 class Scaled:
-    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table."""
+    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table.
 
-    inner: Palettized | Sparse
+    ``Cast``: floats that no other op made, which the op may scale as well.
+    """
+
+    inner: "Palettized | Sparse | Cast"
     scale: Array
     zero_point: Array | None = None
 
@@ -250,10 +253,15 @@ class Scaled:
         return self.inner.nbytes + self.scale.nbytes + offsets
 
     def decode(self) -> Array:
-        """The weight as Core ML will see it: the product is rounded in the scale's type."""
-        from coremltools.converters.mil.mil.ops.defs.iOS18.compression import constexpr_blockwise_shift_scale
-
-        return constexpr_blockwise_shift_scale.decompress(self.inner.decode(), self.scale, self.zero_point)
+        """The weight as Core ML will see it: difference and product are rounded in the scale's type."""
+        values = np.ascontiguousarray(self.inner.decode(), self.scale.dtype)
+        shapes = [(c, s // c) for s, c in zip(self.shape, self.scale.shape, strict=True)]
+        blocks = values.reshape([size for pair in shapes for size in pair])  # a view: in place
+        counts = [size for count, _ in shapes for size in (count, 1)]
+        if self.zero_point is not None:
+            np.subtract(blocks, self.zero_point.reshape(counts), out=blocks, casting="same_kind")
+        np.multiply(blocks, self.scale.reshape(counts), out=blocks)
+        return values
 
 
 @attrs.frozen(eq=False)

@@ -16,7 +16,8 @@ from milpasses.budget.candidates import read_candidates
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.data.samples import Samples
-from milpasses.interpreter import Interpreter
+from milpasses.interpreter import Interpreter, program
+from milpasses.program import opening
 from milpasses.program.opset import opset_of
 from milpasses.program.package import open_package
 
@@ -298,6 +299,20 @@ class TestReuse:
     def test_content_that_is_none(self) -> None:
         with pytest.raises(mp.RecipeError, match="content: expected a shape and 16 hexadecimal digits"):
             mp.Rule("int8", content="beef")
+
+
+def test_a_model_is_opened_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes, values, statistics and runs are all of one open package."""
+    opened: list[Any] = []
+
+    def counted(path: Any, *more: Any, **options: Any) -> Any:
+        opened.append(path)
+        return open_package(path, *more, **options)
+
+    for module in (opening, program):
+        monkeypatch.setattr(module, "open_package", counted)
+    fit(digits, "6 bits", data=images(0, 8), candidates=["pal4", "int8"])
+    assert opened == [digits]
 
 
 class TestRefusals:

@@ -16,7 +16,7 @@ def _reflect(points: Array, low: float, high: float) -> Array:
     return low + np.where(offset > span, 2 * span - offset, offset)
 
 
-def _fold(points: Array, size: int, padding: str, align_corners: bool) -> Array:
+def _fold(points: Array, size: int, padding: str) -> Array:
     """Bring points outside the image inside, as the padding mode says; ``constant`` leaves them."""
     if padding == "border":
         return np.clip(points, 0, size - 1)
@@ -70,7 +70,7 @@ def resample(
     align, height, width = bool(align_corners), x.shape[2], x.shape[3]
     columns = _to_pixels(coordinates[..., 0], width, coordinates_mode, align)
     rows = _to_pixels(coordinates[..., 1], height, coordinates_mode, align)
-    columns, rows = _fold(columns, width, padding_mode, align), _fold(rows, height, padding_mode, align)
+    columns, rows = _fold(columns, width, padding_mode), _fold(rows, height, padding_mode)
     outside = float(padding_value)
     if sampling_mode == "bilinear":
         return np.stack([_bilinear(*part, outside) for part in zip(x, rows, columns, strict=True)])

@@ -208,7 +208,7 @@ class SensitivityBuilder:
 
 
 def _refused(rewriter: Rewriter, site: Site) -> bool:
-    return rewriter.not_wanted(site, rewriter.recipe.decide(site.weight)) is not None
+    return rewriter.unwanted(site, rewriter.recipe.decide(site.weight)) is not None
 
 
 def _option(text: str, rewritten: Rewritten, layer_error: float, output_error: float | None) -> Option:

@@ -17,7 +17,7 @@ from milpasses.budget.finalists import MeasuredChoices
 from milpasses.budget.probe import Probe
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
-from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
+from milpasses.budget.text import BUDGET, LOSS, read_budget, read_loss
 from milpasses.calibration.encode import feedback_method
 from milpasses.calibration.sources import HELD_OUT
 from milpasses.data.collect import collect
@@ -25,10 +25,11 @@ from milpasses.data.moments import Statistics
 from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.program.opening import open_model
+from milpasses.program.opening import open_program
 from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe, Rule, literal
 from milpasses.recipe.schemes import Keep
+from milpasses.report import decibels
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
 NUMBERS = 100  # outputs to probe with, at least; more samples where one has few
@@ -65,7 +66,7 @@ class Fit:
     @property
     def snr_db(self) -> float:
         """Signal-to-noise ratio of the outputs in dB: measured, else predicted."""
-        return decibels(self.output_error if self.measured is None else self.measured)
+        return decibels(1.0, self.output_error if self.measured is None else self.measured)
 
     def distribution(self) -> dict[str, tuple[int, int, int]]:
         """For each scheme that was chosen: weights, elements, bytes; most elements first."""
@@ -107,7 +108,7 @@ class Fit:
     def __str__(self) -> str:
         kind = "summed over layers" if self.table.how == "layers" else "predicted"
         if self.measured is not None:
-            kind = f"measured; {decibels(self.output_error):.1f} dB predicted"
+            kind = f"measured; {decibels(1.0, self.output_error):.1f} dB predicted"
         asked = "" if self.asked is None else f" of {self.asked:,}"
         lines = [
             f"{self.used:,}{asked} bytes, {self.bits_per_weight:.2f} bits a weight, "
@@ -156,7 +157,7 @@ def sensitivity(
     """
     if exact and data is None:
         raise MilpassesError("exact: the model has to run: give data")
-    program = SavedProgram(open_model(model, None)[0])
+    program = open_program(model)
     loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
     return _builder(program, loaded, candidates, statistics, rules, exact, requantize, function).build(
         progress
@@ -214,7 +215,7 @@ def fit(
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:
         raise MilpassesError("validation: the model has to run: give data, too")
-    program = SavedProgram(open_model(model, None)[0])
+    program = open_program(model)
     loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
     builder = _builder(program, loaded, candidates, statistics, rules, False, requantize, function)
     if sensitivity is None:

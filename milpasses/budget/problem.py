@@ -6,8 +6,8 @@ import numpy as np
 
 from milpasses.budget.allocation import Allocation, Choice
 from milpasses.budget.table import Option, Sensitivity
-from milpasses.budget.text import decibels
 from milpasses.errors import MilpassesError
+from milpasses.report import decibels
 
 _UNIFORM = 2  # single schemes for all weights that a choice is run against
 _FAR = 4  # times the least predicted damage: predictions err, but not by so much
@@ -56,8 +56,8 @@ class Problem:
             if choice is None:
                 least = self.by_error.least
                 raise MilpassesError(
-                    f"max_loss {limit:.2g} ({decibels(limit):.1f} dB) cannot be kept: the pinned weights "
-                    f"alone lose {least:.2g} ({decibels(least):.1f} dB)"
+                    f"max_loss {limit:.2g} ({_ratio(limit)}) cannot be kept: the pinned weights "
+                    f"alone lose {least:.2g} ({_ratio(least)})"
                 )
             return choice
         choice = self.by_bytes.solve(budget - self.table.fixed_bytes, starts)
@@ -72,8 +72,8 @@ class Problem:
             needed = self.by_error.solve(limit, starts)
             wants = "no choice has it" if needed is None else f"it needs {self.bytes(needed):,} bytes"
             raise MilpassesError(
-                f"{budget:,} bytes allow {decibels(self.output_error(choice)):.1f} dB at best, not "
-                f"{decibels(limit):.1f} dB: {wants}"
+                f"{budget:,} bytes allow {_ratio(self.output_error(choice))} at best, not "
+                f"{_ratio(limit)}: {wants}"
             )
         return choice
 
@@ -105,7 +105,7 @@ def choose_measured(
         error = measured(choice)
         if limit is not None and error > limit:
             raise MilpassesError(
-                f"{budget:,} bytes allow {decibels(error):.1f} dB at best, not {decibels(limit):.1f} dB: "
+                f"{budget:,} bytes allow {_ratio(error)} at best, not {_ratio(limit)}: "
                 "raise the budget, or leave it out to see the bytes that it takes"
             )
         return choice, error
@@ -134,8 +134,12 @@ def _within_loss(problem: Problem, limit: float, measured: Callable[[Choice], fl
         within = [(problem.bytes(choice), measured(choice), choice)]
         if within[0][1] > limit:
             raise MilpassesError(
-                f"max_loss {limit:.2g} ({decibels(limit):.1f} dB) cannot be kept: the best choice measures "
-                f"{decibels(within[0][1]):.1f} dB"
+                f"max_loss {limit:.2g} ({_ratio(limit)}) cannot be kept: the best choice measures "
+                f"{_ratio(within[0][1])}"
             )
     _, error, choice = min(within, key=lambda measurement: measurement[:2])
     return choice, error
+
+
+def _ratio(output_error: float) -> str:
+    return f"{decibels(1.0, output_error):.1f} dB"

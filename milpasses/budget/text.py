@@ -51,8 +51,3 @@ def read_loss(loss: Any) -> float:
     if 0 <= share < 1:
         return share
     raise MilpassesError(f"max_loss: expected one {LOSS}, not {loss!r}")
-
-
-def decibels(share: float) -> float:
-    """A share of the outputs' energy that is error, as their signal-to-noise ratio."""
-    return -10 * math.log10(share) if share > 0 else math.inf

@@ -20,6 +20,7 @@ Beyond ``Interpreter.run`` there are these seams, for what measures, compares or
 from milpasses.interpreter.engine import Interpreter, Observer, Precision, Snapshot
 from milpasses.interpreter.io import Feature, State
 from milpasses.interpreter.registry import InterpreterError, supported_ops
+from milpasses.program.protocol import register_runner
 
 __all__ = [
     "Feature",
@@ -31,3 +32,5 @@ __all__ = [
     "State",
     "supported_ops",
 ]
+
+register_runner(Interpreter)

@@ -9,6 +9,7 @@ from coremltools import proto
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.images import ColorLayout, ImageFormat, from_image, to_image
 from milpasses.interpreter.program import Loaded
 from milpasses.interpreter.registry import Array, InterpreterError
@@ -25,7 +26,7 @@ def numpy_type(sym_type: Any) -> Any:
         sym_type = sym_type.get_primitive()
     if not types.is_primitive(sym_type) or sym_type == types.str:
         return None
-    declared: Any = types.nptype_from_builtin(sym_type)
+    declared: Any = host.numpy_type_of(sym_type)
     return None if declared is None else np.dtype(declared).type
 
 

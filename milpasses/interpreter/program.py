@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import coremltools as ct
-from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 from coremltools.converters.mil.mil import Program
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.registry import InterpreterError
-from milpasses.program.package import Package, open_package
+from milpasses.program.package import Package, new_message, open_package
 from milpasses.program.readers import reader_of
+from milpasses.program.saved import SavedProgram
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,8 @@ def load(model: Any, function: str) -> Loaded:
     """
     if isinstance(model, Program):
         return _from_program(model, function, None)
-    if hasattr(model, "package"):  # a saved program: its specification is read already
-        package = model.package
-        return _from_spec(getattr(model, "spec", package.spec), _weights(package), function)
+    if isinstance(model, SavedProgram):  # its specification is read already
+        return _from_spec(model.spec, _weights(model.package), function)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))
     if _is_legacy(model):
@@ -48,7 +48,7 @@ def load(model: Any, function: str) -> Loaded:
         package = open_package(model)  # an MLModel would write into the package
         return _from_spec(package.spec, _weights(package), function)
     if isinstance(model, ct.models.MLModel):
-        return _from_spec(model.get_spec(), model.weights_dir or "", function, model)
+        return _from_spec(host.spec_of(model), model.weights_dir or "", function, model)
     kind = type(model).__name__
     raise InterpreterError(
         f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
@@ -59,7 +59,7 @@ def _is_legacy(model: Any) -> bool:
     if isinstance(model, (str, Path)):
         return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
     if isinstance(model, ct.models.MLModel):
-        return model._spec.WhichOneof("Type") != "mlProgram"
+        return host.spec_of(model).WhichOneof("Type") != "mlProgram"
     return hasattr(model, "specificationVersion")  # a specification
 
 
@@ -84,17 +84,14 @@ def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loa
     names = list(program.functions)
     if function not in names:
         raise InterpreterError(_no_function(function, names))
-    if len(names) > 1:  # the loader reads every function's weights; read those of one
-        alone = type(program)()
-        alone.CopyFrom(program)
-        for other in set(names) - {function}:
-            del alone.functions[other]
-        program = alone
+    # The loader reads the weights of every function that it is given.
+    wanted = new_message("MIL_pb2", "Program", version=program.version)
+    wanted.functions[function].CopyFrom(program.functions[function])
     described = {f.name: f for f in spec.description.functions}
     try:
-        mil = load_mil_proto(program, spec.specificationVersion, weights)
+        mil = host.load_mil_program(wanted, spec.specificationVersion, weights)
     except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
-        mil = None if model is None else model._mil_program
+        mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     return Loaded(mil.functions[function], described.get(function, spec.description))

@@ -46,8 +46,8 @@ def test_an_open_program_is_read_from_disk_for_its_weights_alone(path: Path) -> 
             file.unlink()  # who reads the specification again fails
     assert [file.suffix for file in path.rglob("*") if file.is_file()] == [".bin"]
     for name, factor in (("double", 2), ("triple", 3), ("double", 2)):
-        result = Interpreter(saved, name).run({"x": np.ones(16)})["y"]
-        np.testing.assert_array_equal(result, np.full(16, factor))
+        for runner in (Interpreter(saved, name), saved.runner(name)):
+            np.testing.assert_array_equal(runner.run({"x": np.ones(16)})["y"], np.full(16, factor))
     with pytest.raises(InterpreterError, match="no function 'main'; the program has double, triple"):
         Interpreter(saved)
     assert saved.package.spec.SerializeToString(deterministic=True) == before

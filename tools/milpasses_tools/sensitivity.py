@@ -179,9 +179,9 @@ def by_sensitivity(table: "Sensitivity") -> "list[WeightOptions]":
 
 def decibels(output_error: float) -> float | None:
     """An output error as signal-to-noise ratio; None where nothing is lost."""
-    from milpasses.budget.text import decibels as of_share
+    from milpasses.report import decibels as ratio
 
-    return of_share(output_error) if output_error > 0 else None
+    return ratio(1.0, output_error) if output_error > 0 else None
 
 
 def print_sensitivity(table: "Sensitivity", top: int | None = None) -> None:

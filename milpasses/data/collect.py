@@ -13,8 +13,7 @@ from milpasses.data.norms import norm_statistics
 from milpasses.data.samples import Samples
 from milpasses.encoding.lowering import base_name
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import Interpreter
-from milpasses.interpreter.engine import Precision
+from milpasses.interpreter import Interpreter, Precision
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.program import load
 from milpasses.program.opening import open_program
@@ -64,7 +63,7 @@ def statistics(
         raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
     if is_norms(data):
-        loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
+        loaded = model if isinstance(model, Interpreter) else load(model, function)
         return without_data(loaded.function, names)
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     return collect(
@@ -144,7 +143,7 @@ class _Collector:
         self._conflicts: set[str] = set()
         self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
-        self._index(interpreter._loaded.function)
+        self._index(interpreter.function)
         if not isinstance(full, bool):
             unknown = sorted(set(full) - self.found.skipped.keys())
             if unknown:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from milpasses.interpreter.backend import Windows
 from milpasses.interpreter.registry import Array, Context, InterpreterError, op
 
 
@@ -57,7 +58,8 @@ def conv(
     stride, dilation = ints(strides, 1, rank), ints(dilations, 1, rank)
     extents = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
     pads = explicit_pads(pad_type, pad, x.shape[2:], extents, stride)
-    return _add_bias(ctx.backend.conv(x, weight, stride, pads, dilation, int(groups)), bias)
+    windows = Windows(stride, pads, dilation)
+    return _add_bias(ctx.backend.conv(x, weight, windows, int(groups)), bias)
 
 
 @op("conv_quantized")

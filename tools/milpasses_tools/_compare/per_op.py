@@ -64,7 +64,7 @@ class PerOp:
     """
 
     def __init__(self, a: Interpreter, b: Interpreter) -> None:
-        self.matching = match(a._loaded.function, b._loaded.function)
+        self.matching = match(a.function, b.function)
         self._b = b
         self._same_precision = a.precision == b.precision
         self._seen: dict[Any, deque[tuple[Mapping[str, Any], Sequence[Any]]]] = {}

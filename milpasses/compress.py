@@ -9,8 +9,9 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
-from milpasses.calibration import NORMS, Given, Live, Source, is_norms
+from milpasses.calibration import KnownStatistics, OnlineStatistics, StatisticsSource
 from milpasses.calibration.biases import Rewriting
+from milpasses.data.norms import NORMS, is_norms
 from milpasses.encoding.lowering import OpSpec
 from milpasses.errors import MilpassesError, TargetError
 from milpasses.program.model import CompressedModel, write_model
@@ -82,7 +83,7 @@ def _source(
     calibration: Any,
     sequential: bool,
     progress: Progress | None,
-) -> Source | None:
+) -> StatisticsSource | None:
     """Where to learn what flows into the weights that the recipe would calibrate."""
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
@@ -95,10 +96,10 @@ def _source(
     if is_norms(calibration) or is_norms(statistics):
         from milpasses.data.collect import statistics as learnt
 
-        return Given(learnt(str(package.path), NORMS))
+        return KnownStatistics(learnt(str(package.path), NORMS))
     sites = [one for one in SavedProgram(package).sites() if rewriter.calibrates(one)]
     if statistics is not None:
-        given = Given(statistics)
+        given = KnownStatistics(statistics)
         given.check([one.weight for one in sites])
         return given
     weights = [(one.weight, [variable for _, variable in one.places]) for one in sites]
@@ -112,7 +113,9 @@ def _source(
         for one in SavedProgram(package).sites()
         if one.weight.rank == 1
     ]
-    return Live(str(package.path), calibration, weights, biases=biases, sequential=sequential, progress=shown)
+    return OnlineStatistics(
+        str(package.path), calibration, weights, biases=biases, sequential=sequential, progress=shown
+    )
 
 
 def rewrite_package(

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration import Source
+from milpasses.calibration import StatisticsSource
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
@@ -56,7 +56,7 @@ class Rewriter:
     join: bool = False
     fit_groups: bool = True
     only_if_smaller: bool = True
-    calibration: Source | None = None
+    calibration: StatisticsSource | None = None
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -136,14 +136,14 @@ class Rewriter:
         if self.calibration is None or not can_calibrate(scheme):
             return encoder.encode(value, scheme), {}, None
         inputs = self.calibration.inputs(encoder.weight)
-        if isinstance(inputs, str):
+        if isinstance(inputs, Refusal):
             encoding = encoder.encode(value, scheme)
             encoder.notes.append(f"not calibrated: {inputs}")
             return encoding, {}, None
         given = bias.weight.value if isinstance(bias, Site) else bias
         found = encode_calibrated(encoder, value, scheme, inputs, given)
         encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
-        encoder.notes.extend(found.notes)
+        encoder.notes.extend(map(str, found.notes))
         chosen = {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
         return found.encoding, chosen, found.bias
 

@@ -18,7 +18,6 @@ from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
-STRUCTURED_OPS = ("conv", "linear")
 
 
 @attrs.define
@@ -260,9 +259,8 @@ class Encoder:
 
     def _check_vectors(self, axis: int, width: int) -> None:
         """A grouped convolution's vectors must not straddle its groups (coremltools' own restriction)."""
-        groups = [use.groups for use in self.weight.consumers if use.op_type in ("conv", "conv_transpose")]
-        for group in groups or [1]:
-            channels = self.weight.shape[axis] // (max(group, 1) if axis == 0 else 1)
+        for groups in [use.groups_along(axis) for use in self.weight.consumers] or [1]:
+            channels = self.weight.shape[axis] // groups
             if channels % width:
                 raise self._bad_vectors(width, channels)
 
@@ -273,9 +271,7 @@ class Encoder:
         from milpasses_kernels.sparsity import block_mask, magnitude_mask, n_m_mask, threshold_mask
 
         structured = scheme.n_m_ratio is not None or scheme.block_size is not None
-        if structured and not all(
-            use.op_type in STRUCTURED_OPS and use.param == "weight" for use in self.weight.consumers
-        ):
+        if structured and not all(use.weight_use.structured for use in self.weight.consumers):
             raise Refusal("unstructured-op")
         if scheme.threshold is not None:
             mask = threshold_mask(value, scheme.threshold)

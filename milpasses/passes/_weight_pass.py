@@ -4,8 +4,9 @@ from typing import Any
 
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
-from milpasses.calibration import Given, is_norms
+from milpasses.calibration import KnownStatistics
 from milpasses.calibration.biases import Rewriting
+from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError
 from milpasses.program.memory import Found, find_sites, program_target, replace
 from milpasses.recipe.recipe import Recipe
@@ -27,7 +28,7 @@ class WeightPass(AbstractGraphPass):
     def __init__(self) -> None:
         self.report = Report()
         self.requantize = False
-        self.statistics: Given | None = None
+        self.statistics: KnownStatistics | None = None
         self.norms = False
         self._recipe: Recipe | None = None
 
@@ -49,7 +50,7 @@ class WeightPass(AbstractGraphPass):
         self.requantize = _flag(self, given.pop("requantize", False))
         statistics = given.pop("statistics", None)
         self.norms = is_norms(statistics)
-        self.statistics = None if statistics is None or self.norms else Given(statistics)
+        self.statistics = None if statistics is None or self.norms else KnownStatistics(statistics)
         self._recipe = self.read_options(given)
 
     def apply(self, prog: Any) -> None:
@@ -61,10 +62,10 @@ class WeightPass(AbstractGraphPass):
         apply_recipe(prog, rewriter, self.report)
 
 
-def _from_norms(program: Any) -> Given:
+def _from_norms(program: Any) -> KnownStatistics:
     from milpasses.data.collect import without_data
 
-    return Given(without_data(next(iter(program.functions.values())), {}))
+    return KnownStatistics(without_data(next(iter(program.functions.values())), {}))
 
 
 def _flag(owner: object, value: Any) -> bool:
@@ -82,7 +83,7 @@ def apply_recipe(program: Any, rewriter: Rewriter, report: Report) -> int:
     found = find_sites(program)
     sites = [one.site for one in found]
     rewriter.check(sites)
-    if isinstance(rewriter.calibration, Given):
+    if isinstance(rewriter.calibration, KnownStatistics):
         rewriter.calibration.check([site.weight for site in sites if rewriter.calibrates(site)])
     report.recipe = str(rewriter.recipe)
     report.records.clear()

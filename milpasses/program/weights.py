@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import Refusal
+from milpasses.program.weight_uses import MatrixLayout, WeightUse, weight_use
 
 Place = tuple[str, str]  # function, variable
 
@@ -29,15 +30,22 @@ class Consumer:
     transposed: bool = False
     groups: int = 1
 
+    @property
+    def weight_use(self) -> WeightUse:
+        """How the op meets the weight."""
+        return weight_use(self.op_type, self.param)
+
     def channel_axes(self, rank: int) -> tuple[int, int]:
         """(output channel, input channel) axes of a weight of ``rank`` in this op, as coremltools'."""
-        if self.op_type == "conv_transpose":
-            return 1, 0
-        if self.op_type == "matmul" and rank >= 2:
-            # y is (..., in, out) and x is (..., out, in), unless the op transposes it.
-            out_last = (self.param == "y") != self.transposed
-            return (rank - 1, rank - 2) if out_last else (rank - 2, rank - 1)
-        return 0, min(1, rank - 1)
+        return self.weight_use.axes(rank, self.transposed)
+
+    def layout(self, shape: tuple[int, ...]) -> MatrixLayout:
+        """A weight of ``shape`` as the matrices that meet the op's input."""
+        return self.weight_use.layout(shape, self.transposed, self.groups)
+
+    def groups_along(self, axis: int) -> int:
+        """Into how many parts the op splits the weight along ``axis``."""
+        return max(self.groups, 1) if axis == 0 and self.weight_use.groups_param else 1
 
 
 @attrs.frozen
@@ -88,6 +96,16 @@ class Weight:
         """(output channel, input channel) axes; those of the first op that uses the weight."""
         return self.consumers[0].channel_axes(self.rank) if self.consumers else (0, min(1, self.rank - 1))
 
+    @property
+    def product(self) -> Consumer | None:
+        """The first use that multiplies with the weight: what flows into that can calibrate it.
+
+        Uses of which it is known what flows in come before others; None where the weight is only read.
+        """
+        products = [use for use in self.consumers if not use.weight_use.is_lookup]
+        known = [use for use in products if use.weight_use.rows is not None]
+        return next(iter(known or products), None)
+
 
 @attrs.frozen(eq=False)
 class Site:
@@ -104,3 +122,8 @@ class Site:
     places: tuple[Place, ...] = ()
     blocked: Refusal | None = None
     existing: Callable[[], Encoding] | None = None
+
+
+def is_constant(var: Any) -> bool:
+    """A variable of a program in memory is a const, or what a constexpr op gives: a compressed weight."""
+    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
-from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -31,8 +30,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads do not outlive a fork
 
 
-_lock = Lock()
-_inside: list[Any] = []  # one entry for each thread inside ``one_blas_thread``; the first can undo the limit
+_limiting = Lock()  # held by whoever limits BLAS at the moment
 
 
 @contextmanager
@@ -41,18 +39,16 @@ def one_blas_thread() -> Generator[None]:
 
     BLAS' own threads keep looking for work for a while after a product, on the processors that ours need; and
     how they share a product may change its last bits. The limit holds for the whole process, until the
-    last thread that is inside has left.
+    outermost call that set it returns.
     """
-    with _lock:
-        _inside.append(None if _inside else _controller().limit(limits=1, user_api="blas"))
-    try:
+    if not _limiting.acquire(blocking=False):  # by a call around this one, or in another thread
         yield
+        return
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
     finally:
-        with _lock:
-            limit = _inside[0]
-            _inside.pop()
-            if not _inside:
-                limit.restore_original_limits()
+        _limiting.release()
 
 
 @cache

@@ -30,6 +30,14 @@ class Consumer:
     transposed: bool = False
     groups: int = 1
 
+    @classmethod
+    def of(cls, op_type: str, op_name: str, param: str, constant: Callable[[str], Any]) -> "Consumer":
+        """The use of a weight by an op; ``constant(name)``: a parameter's value, None where it has none."""
+        use = weight_use(op_type, param)
+        flag = constant(use.transpose_flag) if use.transpose_flag else None
+        groups = constant(use.groups_param) if use.groups_param else None
+        return cls(op_type, op_name, param, bool(flag), 1 if groups is None else int(groups))
+
     @property
     def weight_use(self) -> WeightUse:
         """How the op meets the weight."""

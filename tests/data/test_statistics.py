@@ -13,6 +13,7 @@ from statistics_programs import const, program
 
 import milpasses
 from milpasses.data.collect import Moments, statistics
+from milpasses.data.samples import SampleError
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_model
@@ -202,10 +203,9 @@ class TestRows:
         steps: list[Any] = []
         model = program(build, (2, 3), dtypes=(types.int32,))
         found = statistics(model, "random", limit=2, progress=lambda *step: steps.append(step))
-        assert (
-            str(found.skipped["batched"]) == "gather many: gather with batch_dims reads a table of each batch"
-        )
-        assert str(found.skipped["table"]) == "gather g1 reads it along another axis than g0"
+        reasons = {name: str(refusal) for name, refusal in found.skipped.items()}
+        assert reasons["batched"] == "gather many: gather with batch_dims reads a table of each batch"
+        assert reasons["table"] == "gather g1 reads it along another axis than g0"
         assert found.lookups == {}
         assert steps == [(1, 2, "random[0]"), (2, 2, "random[1]")]
 
@@ -321,6 +321,50 @@ class TestNames:
         for name in by_path:
             np.testing.assert_array_equal(by_path[name].sum, by_model[name].sum)
         assert len(statistics(Interpreter(model), "random", limit=1)) == 3
+
+
+class TestEditedModels:
+    """A model whose specification was edited in memory is run as it is there, not as its file."""
+
+    @pytest.fixture
+    def edited(self, packages: dict[str, Path]) -> Any:
+        model = ct.models.MLModel(str(packages["plain"]), skip_model_load=True)
+        ct.utils.rename_feature(model._spec, "x0", "tokens")
+        return model
+
+    def test_the_new_name_of_an_input_is_what_counts(self, edited: Any, packages: dict[str, Path]):
+        x = [draw(2, 32) for _ in range(3)]
+        known = statistics(packages["plain"], [{"x0": one} for one in x], full=True)
+        found = statistics(edited, [{"tokens": one} for one in x], full=True)
+        assert list(found) == list(known)
+        for name in known:
+            np.testing.assert_array_equal(found[name].gram, known[name].gram)
+        assert ("tokens" in found.ranges, "x0" in found.ranges) == (True, False)
+        assert len(statistics(Interpreter(edited), [{"tokens": x[0]}])) == 3
+        with pytest.raises(SampleError, match="x0"):
+            statistics(edited, [{"x0": x[0]}])
+
+    def test_samples_are_checked_against_it(self, edited: Any):
+        samples = milpasses.Samples.of({"tokens": draw(4, 2, 32)}, edited)
+        assert len(list(samples)) == 4
+        with pytest.raises(SampleError, match="x0 unknown"):
+            milpasses.Samples.of({"x0": draw(4, 2, 32)}, edited)
+
+    def test_an_output_that_was_dropped_is_given_no_more(self):
+        def build(x0: Any) -> Any:
+            return mb.linear(x=x0, weight=const(draw(8, 8), "a"), name="first"), mb.linear(
+                x=x0, weight=const(draw(8, 8), "b"), name="second"
+            )
+
+        model = ct.convert(
+            program(build, (2, 8)), minimum_deployment_target=ct.target.iOS18, skip_model_load=True
+        )
+        (function,) = model._spec.mlProgram.functions.values()
+        (block,) = function.block_specializations.values()
+        del block.outputs[1]
+        del model._spec.description.output[1]
+        assert set(statistics(model, "random", limit=2)) == {"a_to_fp16", "b_to_fp16"}
+        assert len(Interpreter(model).output_names) == 1
 
 
 class TestRanges:

@@ -101,7 +101,7 @@ REASONS = {
     "only-held-out": "only held-out samples reached it",
     "not-selected": "not to be calibrated",
     # What calibration leaves undone.
-    "few-rows": "{rows} rows for {width} inputs: few",
+    "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
     "nothing-held-out": "nothing held out",
     "bias-not-corrected": "bias not corrected: {reason}",
     "no-full-moment": "no error feedback: the statistics hold no full second moment (full=True)",

@@ -78,12 +78,12 @@ def can_calibrate(scheme: Scheme) -> bool:
 
 @one_blas_thread()
 def encode_calibrated(
-    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | str | None = None
+    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | Refusal | str | None = None
 ) -> Calibrated:
     """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``.
 
     ``bias``: of the op, float16 or float32 (outputs,), where it may be corrected for what the weight loses;
-    a text says why it may not.
+    a refusal, or a text, says why it may not.
     """
     weight = encoder.weight
     layout = layout_of(weight, inputs.fit)
@@ -102,7 +102,7 @@ def encode_calibrated(
     if feedback_method(scheme):
         feeding = _Feeding(weighing, value, scheme, layout, notes)
         candidates += feeding.encodings(weighted, inputs)
-    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, str) else bias
+    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal | str) else bias
     validation = inputs.validation
     validated: list[_Candidate] = []
     corrected: list[_Candidate] = []
@@ -115,8 +115,8 @@ def encode_calibrated(
             corrected.append(_Candidate(correction.error, f"{name} + bias", encoding, correction.bias))
     best = min(validated, key=_error)  # of equals the first
     if corrected and (with_bias := min(corrected, key=_error)).error < _CLEARLY * best.error:
-        if isinstance(bias, str):
-            notes.append(Refusal("bias-not-corrected", reason=bias))
+        if isinstance(bias, Refusal | str):
+            notes.append(Refusal("bias-not-corrected", reason=str(bias)))
         else:
             best = with_bias
     if inputs.held_out is None and inputs.fit.rows > 1:

@@ -120,7 +120,7 @@ class Range:
 
 @attrs.define(eq=False)
 class Statistics:
-    """What ``statistics`` found, by the weights' names as in reports (``Site.weight.name``).
+    """What flows into the weights of a model, by the weights' names as in reports (``Site.weight.name``).
 
     ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
     ``lookups``: for a table that gather reads, how often each slice was read (int64).

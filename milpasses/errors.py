@@ -65,7 +65,15 @@ REASONS = {
     "a later pass would put the old weight back",
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
+    "stated": "{text}",
+    "small": "{size:,} elements <= {which} {limit:,}",
     "target": "{need} needs {since}; this model targets {target}",
+    # Why a bias does not take up what its op's weight loses on average.
+    "bias-shared": "{name} has other uses",
+    "bias-blocked": "{name}: {why}",
+    "bias-compressed": "{name}: compressed already",
+    "bias-shape": "{name} is {dtype} of shape {shape}",
+    "bias-kept": "a rule keeps {name}",
     # What its channels or values decide.
     "no-encoding": "{scheme} encodes nothing",
     "not-divisible": "{what} {wanted} does not divide {size} channels",
@@ -74,11 +82,11 @@ REASONS = {
     "vectors-not-divisible": "The `cluster_dim` is invalid for {name}: {wanted} does not divide {size} "
     "channels. Skipped this op.",
     "too-many-unique": "Unique values in weight cannot be represented by 8 bits palettization.",
-    "table-size": "lut_function gave {shape} entries; a table has one of {sizes}",
+    "table-size": "lut_function gave a table of shape {shape}; a table is a vector of {sizes} entries",
     "small-table": "a look-up table of {size} entries: nothing to gain",
     "few-nonzeros": "{count} non-zero values: nothing to gain",
-    "masked-vectors": "a mask over vectors of a look-up table is not made",
-    "masked-tables": "pruned weights take scalar look-up tables without a channel scale",
+    "masked-vectors": "a mask goes only with look-up tables of scalars, not of vectors",
+    "masked-tables": "pruned weights take look-up tables of scalars without per-channel scales",
     "not-joinable": "{form} cannot be joined with {scheme}",
     "unstructured-op": "structured pruning is for the weights of conv and linear ops",
     "ratio-too-wide": "n_m_ratio {n}:{m} needs m at most half of the {size} channels",
@@ -87,7 +95,6 @@ REASONS = {
     "nonfinite": "{nans} NaN and {infinities} infinite values: not a weight to compress",
     "not-smaller": "{form} would take {nbytes} bytes, {stored} are stored now",
     # What is known of a weight's inputs.
-    "stated": "{text}",
     "not-reached": "no sample reached {op_type} {op}",
     "no-use-rule": "{op_type} {op}: {op_type} has no rule for its {param}",
     "hidden-states": "{op_type} {op}: the hidden states that it meets stay inside the op",

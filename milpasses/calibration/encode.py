@@ -21,6 +21,7 @@ from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding, Sparse
 from milpasses.errors import Refusal
+from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
@@ -78,12 +79,16 @@ def can_calibrate(scheme: Scheme) -> bool:
 
 @one_blas_thread()
 def encode_calibrated(
-    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | Refusal | str | None = None
+    encoder: Encoder[Weight],
+    value: Array,
+    scheme: Scheme,
+    inputs: Inputs,
+    bias: Array | Refusal | None = None,
 ) -> Calibrated:
     """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``.
 
     ``bias``: of the op, float16 or float32 (outputs,), where it may be corrected for what the weight loses;
-    a refusal, or a text, says why it may not.
+    a refusal says why it may not.
     """
     weight = encoder.weight
     layout = layout_of(weight, inputs.fit)
@@ -102,7 +107,7 @@ def encode_calibrated(
     if feedback_method(scheme):
         feeding = _Feeding(weighing, value, scheme, layout, notes)
         candidates += feeding.encodings(weighted, inputs)
-    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal | str) else bias
+    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal) else bias
     validation = inputs.validation
     validated: list[_Candidate] = []
     corrected: list[_Candidate] = []
@@ -115,7 +120,7 @@ def encode_calibrated(
             corrected.append(_Candidate(correction.error, f"{name} + bias", encoding, correction.bias))
     best = min(validated, key=_error)  # of equals the first
     if corrected and (with_bias := min(corrected, key=_error)).error < _CLEARLY * best.error:
-        if isinstance(bias, Refusal | str):
+        if isinstance(bias, Refusal):
             notes.append(Refusal("bias-not-corrected", reason=str(bias)))
         else:
             best = with_bias
@@ -158,7 +163,7 @@ def _importance(moments: Moments) -> Array:
 class _Feeding:
     """Error feedback for one weight; ``notes`` takes why it could not be."""
 
-    encoder: Encoder
+    encoder: Encoder[Weight]
     value: Array
     scheme: Scheme
     layout: Layout

@@ -131,8 +131,10 @@ def _prepared(gram: Array, damping: float) -> Feedback:
     try:
         return prepare(gram, damping)
     except NotPositive as error:
-        details = {} if error.damping is None else {"damping": error.damping}
-        raise Refusal(f"moment-{error.cause}", **details) from None
+        if error.cause == "indefinite":
+            raise Refusal("moment-indefinite", damping=error.damping) from None
+        refusal = Refusal("moment-zero") if error.cause == "zero" else Refusal("moment-nonfinite")
+        raise refusal from None
 
 
 def _block_numbers(shape: Shape, counts: Shape) -> NDArray[np.int32]:

@@ -16,8 +16,8 @@ from milpasses.interpreter import Interpreter
 from milpasses.interpreter.engine import Precision
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.program import load
-from milpasses.program.opening import open_model
-from milpasses.program.saved import SavedProgram
+from milpasses.program.flows import OpCall
+from milpasses.program.opening import open_program
 from milpasses.program.weight_uses import flow_of, reads_of, weight_use
 from milpasses.program.weights import is_constant
 
@@ -122,7 +122,7 @@ def _names(model: Any, function: str) -> dict[str, str]:
     """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
     if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
         return {}
-    sites = SavedProgram(open_model(model, None)[0]).sites()
+    sites = open_program(model).sites()
     return {
         variable: site.weight.name for site in sites for owner, variable in site.places if owner == function
     }
@@ -171,7 +171,7 @@ class _Collector:
                         if self._only is not None and name not in self._only:
                             continue
                         self._uses.setdefault(op, []).append((param, name))
-                        self.statistics.skipped[name] = _refused("not-reached", op, param)
+                        self.statistics.skipped[name] = Refusal("not-reached", op_type=op.op_type, op=op.name)
 
     def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
         if self._only is None:
@@ -203,7 +203,7 @@ class _Collector:
 
     def _lookup(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
         lookups, skipped = self.statistics.lookups, self.statistics.skipped
-        reads = reads_of(op.op_type, op.name, param, inputs)
+        reads = reads_of(OpCall(op.op_type, op.name, inputs), param)
         if isinstance(reads, Refusal):
             skipped[name] = reads
             return
@@ -211,7 +211,7 @@ class _Collector:
         first = self._axes.setdefault(name, (op.name, axis))
         if first[1] != axis:
             self._conflicts.add(name)
-            skipped[name] = _refused("other-lookup-axis", op, param, first=first[0])
+            skipped[name] = Refusal("other-lookup-axis", op_type=op.op_type, op=op.name, first=first[0])
             lookups.pop(name, None)
         elif name not in self._conflicts:
             lookups[name] = lookups[name] + counts if name in lookups else counts
@@ -220,7 +220,7 @@ class _Collector:
         if name in self._conflicts:
             return
         use = f"{op.op_type} {op.name}"
-        flow = flow_of(op.op_type, op.name, param, inputs)
+        flow = flow_of(OpCall(op.op_type, op.name, inputs), param)
         if isinstance(flow, Refusal):
             self.statistics.skipped[name] = flow
             return
@@ -229,7 +229,9 @@ class _Collector:
         if moments.layout != flow.layout:
             self._conflicts.add(name)
             others = ", ".join(moments.used_by)
-            self.statistics.skipped[name] = _refused("other-channels", op, param, others=others)
+            self.statistics.skipped[name] = Refusal(
+                "other-channels", op_type=op.op_type, op=op.name, others=others
+            )
             self.statistics.weights.pop(name, None)
             self.statistics.held_out.pop(name, None)
             return
@@ -242,10 +244,6 @@ class _Collector:
                 '(precision="float32" tells whether float16 overflowed)'
             )
         self.weights[name] = moments
-
-
-def _refused(code: str, op: Any, param: str, **details: Any) -> Refusal:
-    return Refusal(code, op_type=op.op_type, op=op.name, param=param, **details)
 
 
 def _is_weight(var: Any) -> bool:

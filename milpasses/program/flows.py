@@ -2,8 +2,8 @@
 
 A flow gives blocks X [groups, rows, width] such that the output of the op is made of ``X[g] @ W[g].T``, where
 W[g] is the part of the weight of group g, its input channels (and kernel taps) flattened in their own order.
-The functions here take what an op was called with and raise ``Refusal`` where the rows are not known;
-``weight_uses`` says which op takes which of them.
+The functions here take a call of an op and raise ``Refusal`` where the rows are not known; ``weight_uses``
+says which op takes which of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +21,15 @@ from milpasses.program.padding import explicit_pads, ints
 Array = NDArray[Any]
 Arguments = Mapping[str, Any]
 BLOCK = 1 << 21  # elements of a block, so that blocks stay small beside the model
+
+
+@attrs.frozen(eq=False)
+class OpCall:
+    """A call of an op: its type and name, and what its parameters were given."""
+
+    op_type: str
+    op_name: str
+    arguments: Arguments
 
 
 @attrs.frozen
@@ -71,20 +80,20 @@ def matrix_rows(rows: Array) -> Iterator[Array]:
     return (rows[:, at : at + step].astype(np.float64) for at in range(0, rows.shape[1], step))
 
 
-def linear_rows(arguments: Arguments, layout: MatrixLayout) -> Iterator[Array]:
+def linear_rows(call: OpCall, layout: MatrixLayout) -> Iterator[Array]:
     """Rows along the last axis of ``x``."""
-    x = arguments["x"]
+    x = call.arguments["x"]
     return matrix_rows(x.reshape(1, -1, x.shape[-1]))
 
 
-def matmul_rows(weight: Array, x: Array, channel_axis: int, layout: MatrixLayout) -> Iterator[Array]:
-    """Rows of ``x``, whose channels are along ``channel_axis``, one of its last two axes.
+def matmul_rows(call: OpCall, weight: Array, x: Array, last: bool, layout: MatrixLayout) -> Iterator[Array]:
+    """Rows of ``x``, whose channels are along its last axis, or the one before if not ``last``.
 
     Batches of the weight are groups; where the weight is in one copy, batches of ``x`` are more rows.
     """
     if x.ndim < 2 or weight.ndim < 2:
-        raise Refusal("vector-operand")
-    if channel_axis == x.ndim - 2:
+        raise Refusal("vector-operand", op_type=call.op_type, op=call.op_name)
+    if not last:
         x = np.swapaxes(x, -1, -2)
     batch = np.broadcast_shapes(x.shape[:-2], weight.shape[:-2])
     x = np.broadcast_to(x, (*batch, *x.shape[-2:]))
@@ -94,8 +103,9 @@ def matmul_rows(weight: Array, x: Array, channel_axis: int, layout: MatrixLayout
     return matrix_rows(x)
 
 
-def conv_rows(arguments: Arguments, layout: MatrixLayout) -> Iterator[Array]:
+def conv_rows(call: OpCall, layout: MatrixLayout) -> Iterator[Array]:
     """Rows are output positions, padding included as zeros; the width is (channels of a group, *kernel)."""
+    arguments = call.arguments
     x, weight = arguments["x"], arguments["weight"]
     rank = x.ndim - 2
     strides, dilations = ints(arguments.get("strides"), 1, rank), ints(arguments.get("dilations"), 1, rank)
@@ -122,18 +132,19 @@ def _patches(windows: Array, groups: int, rank: int) -> Iterator[Array]:
             yield block.reshape(groups, -1, channels * prod(image.shape[1 + rank :]))
 
 
-def conv_transpose_rows(arguments: Arguments, layout: MatrixLayout) -> Iterator[Array]:
+def conv_transpose_rows(call: OpCall, layout: MatrixLayout) -> Iterator[Array]:
     """Rows are input positions: each meets every tap, so the taps are not told apart."""
-    x = arguments["x"]
+    x = call.arguments["x"]
     split = x.reshape(len(x), layout.groups, layout.width, -1)
     return matrix_rows(split.transpose(1, 0, 3, 2).reshape(layout.groups, -1, layout.width))
 
 
-def gather_reads(arguments: Arguments) -> tuple[int, Array]:
+def gather_reads(call: OpCall) -> tuple[int, Array]:
     """The axis along which a gather reads its table, and how often each slice is read (int64)."""
+    arguments = call.arguments
     table, axis = arguments["x"], int(arguments.get("axis", 0))
     if int(arguments.get("batch_dims", 0)):
-        raise Refusal("batched-lookup")
+        raise Refusal("batched-lookup", op_type=call.op_type, op=call.op_name)
     size = table.shape[axis]
     indices = np.asarray(arguments["indices"], np.int64).reshape(-1)
     return axis, np.bincount(np.where(indices < 0, indices + size, indices), minlength=size)

@@ -8,16 +8,15 @@ along axis 0 and its inputs along the last, and nothing is known of what flows i
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
-from typing import Any
 
 import attrs
 
 from milpasses.errors import Refusal
 from milpasses.program.flows import (
-    Arguments,
     Array,
     Flow,
     MatrixLayout,
+    OpCall,
     conv_rows,
     conv_transpose_rows,
     gather_reads,
@@ -60,6 +59,14 @@ def _stacked_layout(shape: Shape, axis: int, groups: int) -> MatrixLayout:
     return MatrixLayout(prod(shape[:-2]), shape[axis], axis, inputs_first=axis == len(shape) - 2)
 
 
+def _no_rule(call: OpCall, param: str) -> Refusal:
+    return Refusal("no-use-rule", op_type=call.op_type, op=call.op_name, param=param)
+
+
+def _hidden_states(call: OpCall, param: str) -> Refusal:
+    return Refusal("hidden-states", op_type=call.op_type, op=call.op_name)
+
+
 def _last_axis(rank: int, transposed: bool) -> int:
     return rank - 1
 
@@ -80,8 +87,8 @@ class WeightUse:
     take them; ``transposed`` is the op's flag for the weight, its parameter ``transpose_flag``.
     ``matrices(shape, input axis, groups)``: the weight as matrices; ``groups`` is what the op's parameter
     ``groups_param`` says, into which axis 0 of the weight is split.
-    ``rows(arguments, layout)``: what flows in, as ``flows`` describes it; None where that is not known, and
-    ``refusal`` is the code of the reason. ``input``: the parameter that meets the weight;
+    ``rows(call, layout)``: what flows in, as ``flows`` describes it; None where that is not known, and
+    ``refusal(call, parameter)`` says why. ``input``: the parameter that meets the weight;
     ``input_axis(rank, transposed)``: its axis of channels, ``input_flag`` the parameter that transposes it.
     ``bias``: the parameter that may take up what the outputs lose on average; empty where the op has none, or
     its mean output is not known. ``structured``: it may be pruned by blocks and n:m. ``reads``: of a look-up
@@ -90,8 +97,8 @@ class WeightUse:
 
     axes: Callable[[int, bool], tuple[int, int]] = _outputs_first
     matrices: Callable[[Shape, int, int], MatrixLayout] = _plain_layout
-    rows: Callable[[Arguments, MatrixLayout], Iterable[Array]] | None = None
-    refusal: str = "no-use-rule"
+    rows: Callable[[OpCall, MatrixLayout], Iterable[Array]] | None = None
+    refusal: Callable[[OpCall, str], Refusal] = _no_rule
     input: str = "x"
     input_axis: Callable[[int, bool], int] = _last_axis
     transpose_flag: str = ""
@@ -99,7 +106,7 @@ class WeightUse:
     groups_param: str = ""
     bias: str = ""
     structured: bool = False
-    reads: Callable[[Arguments], tuple[int, Array]] | None = None
+    reads: Callable[[OpCall], tuple[int, Array]] | None = None
 
     @property
     def is_lookup(self) -> bool:
@@ -115,9 +122,10 @@ def _matmul(param: str, other: str) -> WeightUse:
     """A matmul whose ``param`` is the weight, and ``other`` flows in."""
     flag, input_axis = f"transpose_{other}", partial(_matmul_input_axis, other)
 
-    def rows(arguments: Arguments, layout: MatrixLayout) -> Iterable[Array]:
-        x = arguments[other]
-        return matmul_rows(arguments[param], x, input_axis(x.ndim, bool(arguments.get(flag))), layout)
+    def rows(call: OpCall, layout: MatrixLayout) -> Iterable[Array]:
+        x = call.arguments[other]
+        last = input_axis(x.ndim, bool(call.arguments.get(flag))) == x.ndim - 1
+        return matmul_rows(call, call.arguments[param], x, last, layout)
 
     return WeightUse(
         axes=partial(_matmul_axes, param),
@@ -131,7 +139,7 @@ def _matmul(param: str, other: str) -> WeightUse:
 
 
 _RECURRENT = WeightUse(rows=linear_rows)
-_HIDDEN = WeightUse(refusal="hidden-states")
+_HIDDEN = WeightUse(refusal=_hidden_states)
 _UNKNOWN = WeightUse()
 WEIGHT_USES: dict[tuple[str, str], WeightUse] = {
     ("linear", "weight"): WeightUse(rows=linear_rows, bias="bias", structured=True),
@@ -172,32 +180,25 @@ def weight_use(op_type: str, param: str) -> WeightUse:
     return WEIGHT_USES.get((op_type, param), _UNKNOWN)
 
 
-def flow_of(op_type: str, op_name: str, param: str, arguments: Arguments) -> Flow | Refusal:
-    """The rows that reach ``arguments[param]``, a weight, in a call of an op; where not known, why."""
-    use = weight_use(op_type, param)
+def flow_of(call: OpCall, param: str) -> Flow | Refusal:
+    """The rows that reach the weight that ``param`` takes in a call of an op; where not known, why."""
+    use, arguments = weight_use(call.op_type, param), call.arguments
+    if use.rows is None:
+        return use.refusal(call, param)
+    transposed, groups = bool(arguments.get(use.transpose_flag)), int(arguments.get(use.groups_param, 1))
+    layout = use.layout(arguments[param].shape, transposed, groups)
     try:
-        if use.rows is None:
-            raise Refusal(use.refusal)
-        groups = int(arguments.get(use.groups_param, 1))
-        transposed = bool(arguments.get(use.transpose_flag, False))
-        layout = use.layout(arguments[param].shape, transposed, groups)
-        blocks = use.rows(arguments, layout)
+        blocks = use.rows(call, layout)
     except Refusal as refusal:
-        return _of_op(refusal, op_type, op_name, param)
+        return refusal
     return Flow(layout.groups, layout.width, layout.axis, layout.taps, blocks)
 
 
-def reads_of(op_type: str, op_name: str, param: str, arguments: Arguments) -> tuple[int, Array] | Refusal:
+def reads_of(call: OpCall, param: str) -> tuple[int, Array] | Refusal:
     """The axis along which a look-up table is read in a call of an op, and how often each slice was."""
-    reads = weight_use(op_type, param).reads
+    reads = weight_use(call.op_type, param).reads
     assert reads is not None
     try:
-        return reads(arguments)
+        return reads(call)
     except Refusal as refusal:
-        return _of_op(refusal, op_type, op_name, param)
-
-
-def _of_op(refusal: Refusal, op_type: str, op_name: str, param: str) -> Refusal:
-    """``refusal`` with the op and the parameter that it is about."""
-    op: dict[str, Any] = {"op_type": op_type, "op": op_name, "param": param}
-    return Refusal(refusal.code, **op, **refusal.details)
+        return refusal

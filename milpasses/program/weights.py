@@ -14,6 +14,7 @@ from milpasses.errors import Refusal
 from milpasses.program.weight_uses import MatrixLayout, WeightUse, weight_use
 
 Place = tuple[str, str]  # function, variable
+FLOATS = ("float16", "float32")  # the types of weights that can be compressed
 
 
 @attrs.frozen
@@ -50,6 +51,11 @@ class Consumer:
     def layout(self, shape: tuple[int, ...]) -> MatrixLayout:
         """A weight of ``shape`` as the matrices that meet the op's input."""
         return self.weight_use.layout(shape, self.transposed, self.groups)
+
+    @property
+    def structured(self) -> bool:
+        """Whether the weight may be pruned by blocks, or n of every m."""
+        return self.weight_use.structured
 
     def groups_along(self, axis: int) -> int:
         """Into how many parts the op splits the weight along ``axis``."""
@@ -122,7 +128,7 @@ class Site:
     A constant, or the last of the constexpr ops of a compressed weight. ``places``: the function and the
     variable of each op that gives it, several where functions, or equal constants, share it. ``nbytes``: what
     is stored now. ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the
-    encoding of a weight that is compressed already.
+    encoding of a weight that is compressed already. ``op_type``: of the op that gives it.
     """
 
     weight: Weight
@@ -130,6 +136,7 @@ class Site:
     places: tuple[Place, ...] = ()
     blocked: Refusal | None = None
     existing: Callable[[], Encoding] | None = None
+    op_type: str = "const"
 
 
 def is_constant(var: Any) -> bool:

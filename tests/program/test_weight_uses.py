@@ -19,8 +19,8 @@ from milpasses.calibration.sources import gram_bytes
 from milpasses.encoding.encoder import Encoder
 from milpasses.errors import Refusal
 from milpasses.interpreter import registry as interpreter_registry
-from milpasses.program.flows import Arguments, Array, MatrixLayout, matrix_rows
-from milpasses.program.memory import find_sites
+from milpasses.program.flows import Array, MatrixLayout, OpCall, matrix_rows
+from milpasses.program.memory import MemoryProgram
 from milpasses.program.opset import opset_of
 from milpasses.program.weight_uses import WEIGHT_USES, WeightUse, flow_of, weight_use
 from milpasses.program.weights import Consumer, Site, Weight
@@ -31,8 +31,8 @@ RNG = np.random.default_rng(8)
 MIXING = RNG.normal(size=(WIDTH, WIDTH)) / 6 + np.eye(WIDTH)
 
 
-def grouped_rows(arguments: Arguments, layout: MatrixLayout) -> Iterator[Array]:
-    x = arguments["rows"]
+def grouped_rows(call: OpCall, layout: MatrixLayout) -> Iterator[Array]:
+    x = call.arguments["rows"]
     return matrix_rows(np.moveaxis(x.reshape(-1, layout.groups, layout.width), 1, 0))
 
 
@@ -94,14 +94,10 @@ def samples(seed: int, count: int = 12) -> list[dict[str, Any]]:
 
 
 def site_of(model: Any) -> Site:
-    """The weight, with the op's number of groups as the table names its parameter."""
-    (site,) = [one.site for one in find_sites(model)]
-    (use,) = site.weight.consumers
-    use = Consumer.of(use.op_type, use.op_name, use.param, {"parts": GROUPS}.get)
-    weight = Weight(
-        site.weight.name, site.weight.shape, site.weight.dtype, (use,), load=lambda: site.weight.value
-    )
-    return Site(weight, site.nbytes, site.places)
+    """The weight of the made-up op, as the search for weights finds it."""
+    (site,) = MemoryProgram(model).sites()
+    assert site.weight.consumers == (Consumer("mixer", "mix", "kernel", groups=GROUPS),)
+    return site
 
 
 @pytest.mark.usefixtures("mixer")
@@ -167,11 +163,12 @@ class TestAnOpByOneEntry:
 
 
 def test_a_made_up_op_without_an_entry_is_said_to_have_none() -> None:
-    refusal = flow_of("made_up", "op", "kernel", {"x": np.zeros((2, 3)), "kernel": np.zeros((3, 4))})
+    call = OpCall("made_up", "op", {"x": np.zeros((2, 3)), "kernel": np.zeros((3, 4))})
+    refusal = flow_of(call, "kernel")
     assert refusal == Refusal("no-use-rule", op_type="made_up", op="op", param="kernel")
     assert str(refusal) == "made_up op: made_up has no rule for its kernel"
     assert Consumer("made_up", "op", "kernel").channel_axes(4) == (0, 1)
-    hidden = flow_of("lstm", "op", "weight_hh_back", {})
+    hidden = flow_of(OpCall("lstm", "op", {}), "weight_hh_back")
     assert str(hidden) == "lstm op: the hidden states that it meets stay inside the op"
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from milpasses.data.flows import Flow
 from milpasses.errors import MilpassesError
+from milpasses.program.files import whole_file
 
 Array = NDArray[np.float64]
 Matmul = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
@@ -196,14 +197,8 @@ class Statistics:
             "data": self.data,
             "random": self.random,
         }
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, about=np.array(json.dumps(about)), **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "Statistics":

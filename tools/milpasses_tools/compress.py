@@ -115,6 +115,7 @@ def command(
         raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
 
     import milpasses
+    from milpasses.program.files import write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
@@ -148,11 +149,9 @@ def command(
         )
     seconds = time.perf_counter() - began
     if save_recipe is not None:
-        from milpasses_tools.sensitivity import write_text
-
         write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
     if report is not None:
-        report.write_text(compressed.report.to_json(indent=2) + "\n", encoding="utf-8")
+        write_text(report, compressed.report.to_json(indent=2) + "\n")
     found = None
     if compare_on is not None:
         from milpasses_tools.compare import compare

@@ -34,6 +34,7 @@ _TO_PROTO = {
     "str": 2,
     "bool": 1,
 }
+_SHORT_NAMES = {"float16": "fp16", "float32": "fp32"}  # as MIL's builder calls them
 _FROM_PROTO = {number: name for name, number in _TO_PROTO.items()}
 
 
@@ -91,14 +92,14 @@ def _read_immediate(package: Package, value: Any, dtype: str, shape: tuple[int, 
     return np.array(list(getattr(tensor, kind).values), numpy_type).reshape(shape)
 
 
-def constant_bool(value: Any) -> bool:
-    """The flag that a scalar constant holds."""
-    return bool(value.immediateValue.tensor.bools.values[0])
-
-
-def constant_int(value: Any) -> int:
-    """The integer that a scalar constant holds."""
-    return int(value.immediateValue.tensor.ints.values[0])
+def constant_scalar(value: Any) -> bool | int | float | None:
+    """The flag or the number that a scalar constant in the program's text holds, None where it holds none."""
+    if value.WhichOneof("value") != "immediateValue":
+        return None
+    tensor = value.immediateValue.tensor
+    kind = tensor.WhichOneof("value")
+    numbers: Any = getattr(tensor, kind).values if kind in ("bools", "ints", "floats", "longInts") else ()
+    return numbers[0] if len(numbers) else None
 
 
 def constant_str(value: Any) -> str:
@@ -113,6 +114,5 @@ def write_value(values: Array, dtype: str, writer: BlobWriter, file_name: str) -
         return host.file_value(file_name, offset, values.shape, _TO_PROTO[dtype])
     if dtype == "str":
         return host.scalar_value(str(values))
-    name = {"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    typed = values.astype(host.numpy_type(name))
+    typed = values.astype(host.numpy_type(_SHORT_NAMES.get(dtype, dtype)))
     return host.scalar_value(typed[()]) if values.ndim == 0 else host.tensor_value(typed)

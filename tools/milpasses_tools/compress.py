@@ -1,7 +1,6 @@
 """``milpasses compress``: ``milpasses.compress`` from the command line."""
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from milpasses.report import Record, Report
 
 _COLUMNS = ("weight", "shape", "status", "form", ">bits", ">bytes before", ">after", ">SQNR dB", "note")
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def command(
@@ -201,7 +199,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
         print_table(_COLUMNS, map(_row, listed))
         print()
     if not verbose:
-        for line in _by_reason([record for record in report if record.status != "compressed"]):
+        from milpasses_tools._reasons import by_reason
+
+        for line in by_reason([record for record in report if record.status != "compressed"]):
             print(line)
     recipe = report.recipe if len(report.recipe) <= 200 else f"{report.recipe[:197]}..."
     totals = report.totals()
@@ -226,27 +226,3 @@ def _row(record: "Record") -> tuple[object, ...]:
         sqnr_text(record.sqnr_db),
         record.reason,
     )
-
-
-def _by_reason(records: "list[Record]") -> list[str]:
-    """A line for each reason; reasons that differ in their numbers alone are one, with the numbers' range."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.status, _NUMBER.sub("#", record.reason)), []).append(record)
-    return [
-        f"{status} {len(group):,} ({sum(record.bytes_after for record in group):,} bytes): "
-        + merge_numbers([record.reason for record in group])
-        for (status, _), group in groups.items()
-    ]
-
-
-def merge_numbers(texts: list[str]) -> str:
-    """One text for several that differ in their numbers alone: each number that varies becomes a range."""
-    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
-    merged = iter([_range(set(column)) for column in columns])
-    return _NUMBER.sub(lambda _: next(merged), texts[0])
-
-
-def _range(numbers: set[str]) -> str:
-    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
-    return ordered[0] if len(ordered) == 1 else f"{ordered[0]}..{ordered[-1]}"

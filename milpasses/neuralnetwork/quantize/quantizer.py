@@ -13,7 +13,7 @@ from milpasses.neuralnetwork.spec import weight_params
 from milpasses.neuralnetwork.spec.sites import Scope, Site, nested, scopes, sites
 from milpasses.neuralnetwork.spec.weight_params import WeightError
 from milpasses.program.package import new_message
-from milpasses.report import Record, Status
+from milpasses.report import Record, Status, decibels
 
 Array = NDArray[Any]
 LutFunction = Callable[[int, Array], tuple[Any, Any]]
@@ -244,7 +244,7 @@ def _encoded(place: Place, settings: Settings, values: Array) -> Record:
         f"again: its error is against {before}, what that had lost comes on top" if kind in QUANTIZED else "",
         before,
         size,
-        sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf"),
+        sqnr_db=decibels(signal, noise),
         max_error=largest,
         scheme=str(settings),
     )

@@ -5,13 +5,14 @@
 >>> small = mp.compress("model.mlpackage", "int8")                            # or afterwards
 """
 
+from importlib.metadata import version
 from typing import Any
 
 from milpasses import coreml, passes
 from milpasses.compress import CompressedModel, compress, decompress
 from milpasses.data.collect import Statistics, statistics
-from milpasses.data.samples import Sample, SampleError, Samples
-from milpasses.errors import MilpassesError, PackageError, TargetError
+from milpasses.data.samples import Sample, Samples
+from milpasses.errors import MilpassesError, PackageError, SampleError, TargetError
 from milpasses.passes._reporting import register as _register
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
@@ -19,7 +20,7 @@ from milpasses.program.weights import Consumer, Weight
 from milpasses.recipe import Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
 from milpasses.report import Record, Report
 
-__version__ = "0.1.0"
+__version__ = version("milpasses")
 
 __all__ = [
     "CompressedModel",

@@ -21,6 +21,10 @@ class JointError(MilpassesError, NotImplementedError):
     """Two forms cannot be joined in the way that was asked for."""
 
 
+class SampleError(MilpassesError):
+    """Data that cannot be fed to the model; the message names the file or sample and what would fit."""
+
+
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
 

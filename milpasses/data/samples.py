@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, SampleError
 from milpasses.interpreter import Feature, Interpreter
 from milpasses.interpreter.io import describe_function, feed
 from milpasses.interpreter.program import load
@@ -24,10 +24,6 @@ Label = str | int
 RANDOM_SAMPLES = 8
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FORMS = "an .npz file, a folder of images, module:function, or random"
-
-
-class SampleError(MilpassesError):
-    """Data that cannot be fed to the model; the message names the file or sample and what would fit."""
 
 
 @attrs.frozen(eq=False)

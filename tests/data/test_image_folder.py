@@ -10,7 +10,8 @@ import pytest
 from coremltools.converters.mil import Builder as mb
 from features import image, tensor
 
-from milpasses.data.samples import SampleError, Samples
+from milpasses.data.samples import Samples
+from milpasses.errors import SampleError
 from milpasses.interpreter import Feature, Interpreter
 
 RNG = np.random.default_rng(5)

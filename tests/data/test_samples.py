@@ -11,8 +11,8 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from features import image, tensor
 
-from milpasses.data.samples import Sample, SampleError, Samples, model_inputs
-from milpasses.errors import MilpassesError
+from milpasses.data.samples import Sample, Samples, model_inputs
+from milpasses.errors import MilpassesError, SampleError
 from milpasses.interpreter import Feature, Interpreter
 
 RNG = np.random.default_rng(5)

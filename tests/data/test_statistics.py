@@ -13,8 +13,7 @@ from statistics_programs import const, program
 
 import milpasses
 from milpasses.data.collect import Moments, statistics
-from milpasses.data.samples import SampleError
-from milpasses.errors import MilpassesError, Refusal
+from milpasses.errors import MilpassesError, Refusal, SampleError
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -232,11 +233,10 @@ def _raise_version(spec: Any, version: int) -> None:
 
 def _note(spec: Any, report: Report) -> None:
     """Leave the totals in the model's metadata, in few bytes: these files are made to be small."""
-    from milpasses import __version__
-
     totals = report.totals()
     spec.description.metadata.userDefined[METADATA_KEY] = (
-        f"milpasses {__version__}: {report.recipe}, {totals['compressed']} of {totals['weights']} weights, "
+        f"milpasses {version('milpasses')}: {report.recipe}, "
+        f"{totals['compressed']} of {totals['weights']} weights, "
         f"{totals['bytes_before']} -> {totals['bytes_after']} bytes"
     )
 

@@ -187,7 +187,7 @@ def _record(place: Place, status: Status, reason: str, before: str, size: int, *
     return Record(
         name=place.name,
         status=status,
-        reason=reason,
+        notes=(reason,) if reason else (),
         form=stored_form(place.site),
         shape=place.site.shape,
         dtype=before,

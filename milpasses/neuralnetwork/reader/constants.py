@@ -105,7 +105,7 @@ class WeightStore:
 
 
 def _built(spec: OpSpec, made: list[Any]) -> Any:
-    from milpasses.program.memory import _typed as typed
+    from milpasses.program.memory import typed_value as typed
 
     inputs: dict[str, Any] = {}
     for param, source in spec.inputs.items():

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.recipe.errors import RecipeError, at, check_names, comma
 from milpasses.recipe.rules import Rule, literal
 from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, Scheme
@@ -124,12 +125,12 @@ def _read_selector(config: Any) -> tuple[Callable[[MatchableWeight], bool] | Non
 
     With it the ``weight_threshold`` of op configs that have none.
     """
-    select = getattr(config, "_op_selector", None)
+    select = host.op_selector(config)
     if select is None:
         return None, None
-    compression_utils: Any = import_module("coremltools.models.ml_program.compression_utils")
-    if select is compression_utils._default_op_selector:
-        return None, compression_utils._DEFAULT_MIN_WEIGHT_SIZE_TO_COMPRESS
+    default, fewest = host.default_op_selector()
+    if select is default:
+        return None, fewest
 
     def unselected(weight: MatchableWeight) -> bool:
         try:

@@ -65,8 +65,8 @@ REASONS = {
     "a later pass would put the old weight back",
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
-    "small": "{size:,} elements <= {which} {limit:,}",
     "stated": "{text}",
+    "small": "{size:,} elements <= {which} {limit:,}",
     "target": "{need} needs {since}; this model targets {target}",
     # Why a bias does not take up what its op's weight loses on average.
     "bias-shared": "{name} has other uses",

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import coremltools as ct
-from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 from coremltools.converters.mil.mil import Program
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.registry import InterpreterError
 from milpasses.program.package import new_message, open_package
 from milpasses.program.saved import SavedProgram
@@ -59,7 +59,7 @@ def _is_legacy(model: Any) -> bool:
     if isinstance(model, (str, Path)):
         return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
     if isinstance(model, ct.models.MLModel):
-        return model._spec.WhichOneof("Type") != "mlProgram"
+        return host.spec_of(model).WhichOneof("Type") != "mlProgram"
     return hasattr(model, "specificationVersion") or hasattr(model, "program")  # a specification, a Reading
 
 
@@ -82,15 +82,14 @@ def _load_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loa
     names = list(program.functions)
     if function not in names:
         raise InterpreterError(_no_function(function, names))
-    wanted = new_message(
-        "MIL_pb2", "Program", version=program.version
-    )  # the loader reads all weights it is given
+    # The loader reads the weights of every function that it is given.
+    wanted = new_message("MIL_pb2", "Program", version=program.version)
     wanted.functions[function].CopyFrom(program.functions[function])
     described = {f.name: f for f in spec.description.functions}
     try:
-        mil = load_mil_proto(wanted, spec.specificationVersion, weights)
+        mil = host.load_mil_program(wanted, spec.specificationVersion, weights)
     except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
-        mil = None if model is None else model._mil_program
+        mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     return Loaded(mil.functions[function], described.get(function, spec.description))

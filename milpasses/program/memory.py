@@ -193,20 +193,23 @@ class MemoryProgram:
         batch = _Batch(limit=max(sum(site.nbytes for site in sites) // _BATCHES, 1))
         count = 0
         for site in sites:
-            occurrences = self._occurrences.pop(site)
-            specs = rewrite(site)
-            if specs is None:
-                continue
-            count += 1
-            shared = _shared_id(site, occurrences)
-            for occurrence in occurrences:
-                op = occurrence.op
-                occurrence.release()
-                batch.add(op, site.nbytes)
-                _emit(op, specs, shared)
+            count += self._replace(site, rewrite, batch)
             batch.flush_if_full()
         batch.flush()
         return count
+
+    def _replace(self, site: Site, rewrite: Rewrite, batch: "_Batch") -> bool:
+        """One site; in a function of its own, so that nothing here keeps the old weight alive."""
+        occurrences = self._occurrences.pop(site)
+        specs = rewrite(site)
+        if specs is None:
+            return False
+        shared = _shared_id(site, occurrences)
+        for occurrence in occurrences:
+            batch.add(occurrence.op, site.nbytes)
+            _emit(occurrence.op, specs, shared)
+            occurrence.release()
+        return True
 
 
 def program_site(op: Any, function: str) -> Site:

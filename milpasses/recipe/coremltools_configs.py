@@ -128,9 +128,9 @@ def _read_selector(config: Any) -> tuple[Callable[[MatchableWeight], bool] | Non
     select = host.op_selector(config)
     if select is None:
         return None, None
-    default, fewest = host.default_op_selector()
+    default, smallest = host.default_op_selector()
     if select is default:
-        return None, fewest
+        return None, smallest
 
     def unselected(weight: MatchableWeight) -> bool:
         try:

@@ -208,4 +208,4 @@ class TestOpenedOnce:
         for opened in (one, two):
             assert [site.weight.shape for site in opened.sites() if site.weight.rank == 2] == [(64, 64)]
             assert set(opened.runner().inputs) == {"x"}
-            assert list(opened.runner().run(inputs).values())[0].shape == (2, 64)
+            assert next(iter(opened.runner().run(inputs).values())).shape == (2, 64)

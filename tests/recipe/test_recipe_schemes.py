@@ -1,11 +1,16 @@
 """Schemes: their fields, what cannot be, their text forms and short names."""
 
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+
 import attrs
 import numpy as np
 import pytest
 from hypothesis import given
 from scheme_strategies import palettizes, prunes, quantizes, schemes
 
+import milpasses
 from milpasses.errors import MilpassesError
 from milpasses.recipe import Joint, Keep, Palettize, Prune, Quantize, RecipeError, Scheme, short_name
 
@@ -273,3 +278,23 @@ def test_mappings_that_cannot_be_say_why(value: object, message: str) -> None:
 def test_joint_wants_schemes() -> None:
     with pytest.raises(RecipeError, match="joint: expected two schemes, not 'pal4'"):
         Joint("pal4", Quantize())  # type: ignore[arg-type]
+
+
+RECIPE = Path(milpasses.__file__).parent / "recipe"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPE.glob("*.py")), ids=lambda path: path.stem)
+def test_importing_recipes_stays_light(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not {name.split(".")[0] for name in imported(tree.body)} & {"coremltools", "numba", "yaml"}
+
+
+def imported(nodes: Iterable[ast.AST]) -> list[str]:
+    """The modules that statements among ``nodes`` import."""
+    names = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names.append(node.module or "")
+    return names

@@ -14,6 +14,7 @@ from typing import Any
 
 from coremltools.models import MLModel
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
@@ -97,7 +98,7 @@ def quantize_weights(
         write_model(spec, Path(output))
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
-    skip = getattr(model, "__proxy__", None) is None
+    skip = not host.is_loaded(model)
     quantized = QuantizedModel(spec, report, skip_model_load=skip, **options)
     quantized.agreement = agreement
     return quantized

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.reader.registry import NeuralNetworkError
 from milpasses.program.package import new_message
@@ -38,7 +39,7 @@ def is_legacy(model: Any) -> bool:
     """
     if isinstance(model, str | os.PathLike):
         return Path(model).suffix.lower() == ".mlmodel"
-    spec = model if hasattr(model, "specificationVersion") else getattr(model, "_spec", None)
+    spec = model if hasattr(model, "specificationVersion") else host.spec_of(model)
     return spec is not None and spec.WhichOneof("Type") in (*NETWORKS, *PIPELINES)
 
 

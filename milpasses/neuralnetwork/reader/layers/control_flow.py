@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import scalar
 from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer, Network
@@ -175,7 +176,7 @@ def _open(variable: Any) -> Any:
     everything known, gives it again; a value that later iterations change is then refused.
     """
     carried = mb.identity(x=variable)
-    carried._sym_val = None
+    host.hide_value(carried)
     return carried
 
 

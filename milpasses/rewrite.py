@@ -26,6 +26,7 @@ from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
@@ -313,7 +314,7 @@ def write_rewritten(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         rewrite_program(copy, rewriter, report, progress)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
@@ -330,7 +331,7 @@ def write_decompressed(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         decompress_program(copy, report)
         copy.spec.description.metadata.userDefined.pop(METADATA_KEY, None)
         return copy.spec

@@ -236,9 +236,12 @@ class Sparse:
 
 @attrs.frozen(eq=False)
 class Scaled:
-    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table."""
+    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table.
 
-    inner: Palettized | Sparse
+    ``Cast``: floats that no other op made, which the op may scale as well.
+    """
+
+    inner: "Palettized | Sparse | Cast"
     scale: Array
     zero_point: Array | None = None
 

@@ -36,12 +36,13 @@ def shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
     """
     split = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
     spread = [n for count in scale.shape for n in (count, 1)]
+    wide = scale.dtype if offset is None else np.result_type(scale.dtype, offset.dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # a scale may take float16 past its range
-        blocks = data.astype(scale.dtype).reshape(split)
+        blocks = data.astype(scale.dtype, order="C").astype(wide, copy=False).reshape(split)
         if offset is not None:
-            blocks = blocks - offset.reshape(spread)
-        result = scale.reshape(spread) * blocks
-        return result.astype(scale.dtype).reshape(data.shape)
+            blocks -= offset.reshape(spread)
+        np.multiply(scale.reshape(spread), blocks, out=blocks)
+        return blocks.astype(scale.dtype, copy=False).reshape(data.shape)
 
 
 @attrs.frozen(eq=False)

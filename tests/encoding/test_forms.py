@@ -111,11 +111,11 @@ def test_same_form_and_no_more_error(conv_linear: Any, target: str, function: st
 
 def dense_values(model: Any) -> dict[str, np.ndarray]:
     """The constants that conv and linear take, by consumer."""
-    found = {}
+    values = {}
     for op in model._mil_program.functions["main"].operations:
         if op.op_type in ("conv", "linear"):
-            found[op.name] = np.asarray(op.weight.val, np.float64)
-    return found
+            values[op.name] = np.asarray(op.weight.val, np.float64)
+    return values
 
 
 def noise(value: np.ndarray, others: dict[str, np.ndarray], name: str) -> float:
@@ -179,7 +179,7 @@ def test_same_joint_form(conv_linear: Any, first: str, one: Any, second: str, tw
 
 
 def test_through_ct_convert_as_through_compress() -> None:
-    """Both doors emit the same ops with the same names and values."""
+    """Both entry points emit the same ops with the same names and values."""
     for target in ("iOS16", "iOS18"):
         program = conv_linear_program(TARGETS[target])
         pipeline = mp.pipeline(mp.Recipe(default=mp.Palettize(nbits=4, weight_threshold=500)))

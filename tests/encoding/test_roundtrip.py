@@ -96,7 +96,7 @@ def test_the_pass_emits_the_same(target: str, recipe: str) -> None:
 def test_stored_bytes_are_the_reports(conv_linear: Any, recipe: str) -> None:
     small = mp.compress(conv_linear("iOS18"), everything(recipe))
     package = open_package(small.package_path)
-    found = in_message = in_file = 0
+    in_message = in_file = 0
     seen = set()
     for function in package.spec.mlProgram.functions.values():
         for op in walk(function.block_specializations[function.opset]):
@@ -120,8 +120,7 @@ def test_stored_bytes_are_the_reports(conv_linear: Any, recipe: str) -> None:
                         )
                 elif op.type != "const":
                     in_message += stored_bytes(value)
-    found = in_file + in_message
-    assert found == small.report.bytes_after
+    assert in_file + in_message == small.report.bytes_after
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -43,7 +43,7 @@ def program() -> Program:
 
 def weights_of(program: Program) -> dict[str, tuple[Any, Weight]]:
     consts = [op for op in program.functions["main"].operations if op.op_type == "const"]
-    found: dict[str, tuple[Any, Weight]] = {}
+    weights: dict[str, tuple[Any, Weight]] = {}
     for op in consts:
         value = op.outputs[0].val
         if isinstance(value, np.ndarray) and value.ndim > 1:
@@ -54,8 +54,8 @@ def weights_of(program: Program) -> dict[str, tuple[Any, Weight]]:
                 for user in op.outputs[0].child_ops
             )
             weight = Weight(op.name, value.shape, str(value.dtype), uses, load=lambda value=value: value)
-            found[op.name] = (op, weight)
-    return found
+            weights[op.name] = (op, weight)
+    return weights
 
 
 PAL4, PAL2, INT8 = OpPalettizerConfig(nbits=4), OpPalettizerConfig(nbits=2), OpLinearQuantizerConfig()

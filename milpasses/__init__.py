@@ -16,8 +16,7 @@ from milpasses.passes._reporting import register as _register
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe.recipe import Recipe, Rule
-from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError
+from milpasses.recipe import Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
 from milpasses.report import Record, Report
 
 __version__ = "0.1.0"

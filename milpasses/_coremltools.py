@@ -1,6 +1,6 @@
 """Every name of coremltools that is used here and that its documentation does not promise, in one place.
 
-The rest of milpasses calls the functions of this module, by the name ``host``::
+The rest of milpasses calls what stands here, by the name ``host``::
 
     from milpasses import _coremltools as host
 
@@ -39,6 +39,10 @@ class Internal:
     attribute: str
     feature: str
     on_instances: bool = False
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Call what has the name, where that is a function."""
+        return self.find()(*args, **options)
 
     @property
     def name(self) -> str:
@@ -114,37 +118,22 @@ _MODEL = "taking an MLModel"
 # --- Messages of the specification ---------------------------------------------------------------------
 
 _PROTO = _internal(".proto", "", "reading and writing models")
-_VALUE_TYPE = _internal(".converters.mil.backend.mil.helper", "create_valuetype_tensor", _COMPRESS)
-_SCALAR = _internal(".converters.mil.backend.mil.helper", "create_scalar_value", _COMPRESS)
-_TENSOR = _internal(".converters.mil.backend.mil.helper", "create_tensor_value", _COMPRESS)
-_FILE_TENSOR = _internal(".converters.mil.backend.mil.helper", "create_file_value_tensor", _COMPRESS)
 _OPSETS = _internal("", "_OPSET", _COMPRESS)
+_HELPER = ".converters.mil.backend.mil.helper"
+# (shape, number of MIL_pb2.DataType) -> the ValueType message of a tensor
+tensor_type = _internal(_HELPER, "create_valuetype_tensor", _COMPRESS)
+# (scalar or string) -> its Value message
+scalar_value = _internal(_HELPER, "create_scalar_value", _COMPRESS)
+# (array, whose dtype may carry MIL's marks) -> the Value message that holds it
+tensor_value = _internal(_HELPER, "create_tensor_value", _COMPRESS)
+# (file name, offset, shape, number of MIL_pb2.DataType) -> the Value message of a tensor in a weight file
+file_value = _internal(_HELPER, "create_file_value_tensor", _COMPRESS)
 
 
 def message_class(module: str, name: str) -> Any:
     """A message or enumeration of one of the protobuf modules: ``("MIL_pb2", "DataType")``."""
     _PROTO.find()
     return Internal(f"coremltools.proto.{module}", name, _PROTO.feature).find()
-
-
-def tensor_type(shape: tuple[int, ...], data_type: int) -> Any:
-    """The ``ValueType`` message of a tensor; ``data_type`` is a number of ``MIL_pb2.DataType``."""
-    return _VALUE_TYPE.find()(shape, data_type)
-
-
-def scalar_value(value: Any) -> Any:
-    """The ``Value`` message of a scalar or a string."""
-    return _SCALAR.find()(value)
-
-
-def tensor_value(values: Any) -> Any:
-    """The ``Value`` message of an array that it holds itself; the array's dtype may carry MIL's marks."""
-    return _TENSOR.find()(values)
-
-
-def file_value(file_name: str, offset: int, shape: tuple[int, ...], data_type: int) -> Any:
-    """The ``Value`` message of a tensor at ``offset`` of a weight file."""
-    return _FILE_TENSOR.find()(file_name, offset, shape, data_type)
 
 
 def opset_names() -> Mapping[int, str]:
@@ -154,10 +143,14 @@ def opset_names() -> Mapping[int, str]:
 
 # --- Programs: from a specification, to a specification, to a package ------------------------------------
 
-_LOAD = _internal(".converters.mil.frontend.milproto.load", "load", _RAISE)
-_LOAD_PROGRAM = _internal(".converters.mil.frontend.milproto.load", "load_mil_proto", _READ)
+_LOADER = ".converters.mil.frontend.milproto.load"
+# (specification, version of the ops, folder of the weight files or "") -> Program
+load_program = _internal(_LOADER, "load", _RAISE)
+# (MIL_pb2.Program, version of the ops, folder of the weight files or "") -> Program
+load_mil_program = _internal(_LOADER, "load_mil_proto", _READ)
 _TO_SPEC = _internal(".converters.mil.backend.mil.load", "load", _RAISE)
-_CREATE_PACKAGE = _internal(".models.utils", "_create_mlpackage", f"{_RAISE}, and {_UPGRADE}")
+# (specification, folder of the weight files, path to write) -> the path
+create_package = _internal(".models.utils", "_create_mlpackage", f"{_RAISE}, and {_UPGRADE}")
 _CONVERT = _internal(".converters.mil.converter", "mil_convert_to_proto", _UPGRADE)
 _REGISTRY = _internal(
     ".converters.mil.converter",
@@ -167,29 +160,11 @@ _REGISTRY = _internal(
 _BARS = _internal(".converters.mil.mil.passes.pass_pipeline", "tqdm", "hiding coremltools' progress bars")
 
 
-def load_program(spec: Any, specification_version: int, weights: str = "") -> Any:
-    """The ``Program`` of a whole specification, its ops those of ``specification_version``.
-
-    ``weights`` is the folder of the weight files, empty where there are none.
-    """
-    return _LOAD.find()(spec, specification_version, weights)
-
-
-def load_mil_program(program: Any, specification_version: int, weights: str = "") -> Any:
-    """The ``Program`` of a ``MIL_pb2.Program`` message; the rest as in ``load_program``."""
-    return _LOAD_PROGRAM.find()(program, specification_version, weights)
-
-
 def program_to_spec(program: Any, weights: str, specification_version: int, model_description: Any) -> Any:
     """The specification of a ``Program``, as it stands; its weight file goes into the folder ``weights``."""
-    return _TO_SPEC.find()(
+    return _TO_SPEC(
         program, weights, specification_version=specification_version, model_description=model_description
     )
-
-
-def create_package(spec: Any, weights: str, path: str) -> str:
-    """Write an ``.mlpackage`` of a specification and its folder of weight files; returns its path."""
-    return str(_CREATE_PACKAGE.find()(spec, weights, path))
 
 
 def convert_program(
@@ -197,7 +172,7 @@ def convert_program(
 ) -> Any:
     """The specification of a ``Program`` after the pipeline ``passes``; the rest as ``program_to_spec``."""
     _REGISTRY.find()
-    converted: Any = _CONVERT.find()(
+    converted: Any = _CONVERT(
         program,
         "milinternal",
         "mlprogram",
@@ -216,14 +191,10 @@ def replace_backend(name: str, subclass: Callable[[Any], Any]) -> bool:
     ``subclass`` returns ``current`` itself to leave all as it is. The one function here that may be called
     when milpasses is imported, so it never raises for a missing name.
     """
-    try:
-        backends: dict[str, Any] = _REGISTRY.find()
-    except MissingInternalError:
-        return False
-    if name not in backends:
-        return False
-    backends[name] = subclass(backends[name])
-    return True
+    backends: dict[str, Any] = _REGISTRY.find() if _REGISTRY.present else {}
+    if name in backends:
+        backends[name] = subclass(backends[name])
+    return name in backends
 
 
 @contextmanager
@@ -250,42 +221,22 @@ def quiet_conversion() -> Generator[None]:
 
 # --- Types and decoding ----------------------------------------------------------------------------------
 
-_NUMPY_TYPE = _internal(".converters.mil.mil.types.type_mapping", "string_to_nptype", _COMPRESS)
-_NUMPY_TYPE_OF = _internal(".converters.mil.mil.types", "nptype_from_builtin", "running programs")
+# (name of a MIL type, as fp16 or uint4) -> its NumPy type, marks in the dtype included
+numpy_type = _internal(".converters.mil.mil.types.type_mapping", "string_to_nptype", _COMPRESS)
+# (one of MIL's builtin types) -> its NumPy type, None where there is none
+numpy_type_of = _internal(".converters.mil.mil.types", "nptype_from_builtin", "running programs")
 _DECODERS = {
-    typed: {
-        op_type: _internal(f".converters.mil.mil.ops.defs.{module}", f"{op_type}.decompress", _VERIFY)
-        for op_type in op_types
-    }
+    (typed, op_type): _internal(f".converters.mil.mil.ops.defs.{module}", f"{op_type}.decompress", _VERIFY)
     for typed, module, op_types in (
-        (
-            False,
-            "iOS16.constexpr_ops",
-            ("constexpr_affine_dequantize", "constexpr_lut_to_dense", "constexpr_sparse_to_dense"),
-        ),
+        (False, "iOS16.constexpr_ops", "affine_dequantize lut_to_dense sparse_to_dense"),
         (
             True,
             "iOS18.compression",
-            (
-                "constexpr_blockwise_shift_scale",
-                "constexpr_lut_to_dense",
-                "constexpr_lut_to_sparse",
-                "constexpr_sparse_blockwise_shift_scale",
-                "constexpr_sparse_to_dense",
-            ),
+            "blockwise_shift_scale lut_to_dense lut_to_sparse sparse_blockwise_shift_scale sparse_to_dense",
         ),
     )
+    for op_type in (f"constexpr_{name}" for name in op_types.split())
 }
-
-
-def numpy_type(name: str) -> Any:
-    """The NumPy type of a MIL type by its name (``fp16``, ``uint4``), marks in its dtype included."""
-    return _NUMPY_TYPE.find()(name)
-
-
-def numpy_type_of(builtin: Any) -> Any:
-    """The NumPy type of one of MIL's builtin types; None where there is none."""
-    return _NUMPY_TYPE_OF.find()(builtin)
 
 
 def decompress(op_type: str, typed: bool, **values: Any) -> Any:
@@ -293,41 +244,36 @@ def decompress(op_type: str, typed: bool, **values: Any) -> Any:
 
     ``constexpr_cast`` has no such function.
     """
-    return _DECODERS[typed][op_type].find()(**values)
+    return _DECODERS[typed, op_type](**values)
 
 
 # --- Programs in memory ----------------------------------------------------------------------------------
 
 _PASS_REGISTRY = _internal(".converters.mil.mil.passes.pass_registry", "PASS_REGISTRY", _PASSES)
-_PASS_OPTION = _internal(".converters.mil.mil.passes.graph_pass", "PassOption", _REPLAY)
+# (name, value) -> an option as a pass's set_options takes it
+pass_option = _internal(".converters.mil.mil.passes.graph_pass", "PassOption", _REPLAY)
 _CURRENT_BLOCK = _internal(".converters.mil.mil.block", "curr_block", _PASSES)
 _REPLACE_USES = _internal(".converters.mil.mil.block", "Block.replace_uses_of_var_after_op", _PASSES)
 _KNOWN_VALUE = _internal(".converters.mil.mil.var", "Var._sym_val", f"{_UPGRADE}, and {_TRACE}", True)
-_VAR_TYPE = _internal(".converters.mil.mil.var", "Var._sym_type", _TRACE, True)
-_VAR_OP = _internal(".converters.mil.mil.var", "Var._op", _TRACE, True)
-_VAR_USERS = _internal(".converters.mil.mil.var", "Var._child_ops", _TRACE, True)
-_OP_INPUTS = _internal(".converters.mil.mil.operation", "Operation._input_vars", _TRACE, True)
-_OP_OUTPUTS = _internal(".converters.mil.mil.operation", "Operation._output_vars", _TRACE, True)
-_MANAGER = _internal(".converters.mil.mil.passes.pass_pipeline", "PassPipelineManager.apply_pipeline", _TRACE)
-_PIPELINE_REGISTRY = _internal(".converters.mil.mil.passes.pass_pipeline", "PASS_REGISTRY", _TRACE)
-_NAME_COUNT = _internal(".converters.mil.mil", "Builder.name_count", _REPLAY)
-_BLOCK_NAME = _internal(".converters.mil.mil", "Block._get_new_name", _REPLAY)
-_NESTED_INPUTS = _internal(
-    ".converters.mil.frontend.milproto.load", "_set_inputs_for_control_flow_op", _REPLAY
-)
-_NESTED_OWNER = _internal(
-    ".converters.mil.frontend.milproto.load", "_set_outer_op_for_nested_blocks", _REPLAY
-)
+for _field in ("_sym_type", "_op", "_child_ops"):
+    _internal(".converters.mil.mil.var", f"Var.{_field}", _TRACE, True)
+for _field in ("_input_vars", "_output_vars"):
+    _internal(".converters.mil.mil.operation", f"Operation.{_field}", _TRACE, True)
+_PIPELINES = ".converters.mil.mil.passes.pass_pipeline"
+_MANAGER = _internal(_PIPELINES, "PassPipelineManager.apply_pipeline", _TRACE)
+_internal(_PIPELINES, "PASS_REGISTRY", _TRACE)
+_NAME_COUNT = _internal(".converters.mil.mil", "Builder.name_count", f"{_UPGRADE}, and {_REPLAY}")
+# () -> a name for a block that is built by hand
+new_block_name = _internal(".converters.mil.mil", "Block._get_new_name", _REPLAY)
+# (inputs of a control-flow op, its built blocks, its type): adds the functions that give the blocks
+set_nested_inputs = _internal(_LOADER, "_set_inputs_for_control_flow_op", _REPLAY)
+# (blocks, op): makes the op the one around the blocks
+set_nested_owner = _internal(_LOADER, "_set_outer_op_for_nested_blocks", _REPLAY)
 
 
 def pass_registry() -> Any:
     """coremltools' passes by name: ``name in registry``, ``registry[name]``, ``registry.passes``."""
     return _PASS_REGISTRY.find()
-
-
-def pass_option(name: str, value: Any) -> Any:
-    """An option as a pass's ``set_options`` takes it."""
-    return _PASS_OPTION.find()(name, value)
 
 
 def current_block() -> Any:
@@ -341,9 +287,7 @@ def current_block() -> Any:
 
 def replace_uses(block: Any, op: Any, old: Any, new: Any) -> None:
     """Let everything after ``op`` in ``block`` that uses the variable ``old`` use ``new``, of any type."""
-    _REPLACE_USES.find()(
-        block, anchor_op=op, old_var=old, new_var=new, no_check_var_types=True, force_replace=True
-    )
+    _REPLACE_USES(block, anchor_op=op, old_var=old, new_var=new, no_check_var_types=True, force_replace=True)
 
 
 def hide_value(variable: Any) -> None:
@@ -361,23 +305,19 @@ inputs_of = attrgetter("_input_vars")
 outputs_of = attrgetter("_output_vars")
 
 
-def check_tracing() -> None:
-    """Raise ``MissingInternalError`` unless everything is there that a trace reads and replaces."""
-    for internal in INTERNALS:
-        if _TRACE in internal.feature:
-            internal.find()
-
-
 @contextmanager
 def watched_passes(
     run: Callable[[Callable[[Any, Any], None], Any, Any], None], registry: Callable[[Any], Any]
 ) -> Generator[None]:
     """Stand between pipelines and passes: a pipeline runs as ``run(apply, program, pipeline)``.
 
-    It finds its passes in ``registry(coremltools' registry)``.
+    It finds its passes in ``registry(coremltools' registry)``. Raises ``MissingInternalError`` unless
+    everything is there that a trace reads and replaces.
     """
-    check_tracing()
-    module: Any = import_module(_PIPELINE_REGISTRY.module)
+    for internal in INTERNALS:
+        if _TRACE in internal.feature:
+            internal.find()
+    module: Any = import_module(_MANAGER.module)
     manager = module.PassPipelineManager
     apply, known = vars(manager)["apply_pipeline"], module.PASS_REGISTRY
     original = manager.apply_pipeline
@@ -399,44 +339,20 @@ def restart_names() -> None:
     _NAME_COUNT.find().clear()
 
 
-def new_block_name() -> str:
-    """A name for a block that is built by hand."""
-    return str(_BLOCK_NAME.find()())
-
-
-def set_nested_inputs(inputs: dict[str, Any], blocks: list[Any], op_type: str) -> None:
-    """Add to the ``inputs`` of a control-flow op the functions that give its ready ``blocks``."""
-    _NESTED_INPUTS.find()(inputs, blocks, op_type)
-
-
-def set_nested_owner(blocks: list[Any], op: Any) -> None:
-    """Make ``op`` the op around ``blocks``."""
-    _NESTED_OWNER.find()(blocks, op)
-
-
 # --- Models ------------------------------------------------------------------------------------------------
 
-_MULTIFUNCTION = _internal(".models", "MLModel._is_multifunction", _MODEL)
+# (MLModel) -> whether it has several functions
+is_multifunction = _internal(".models", "MLModel._is_multifunction", _MODEL)
 _MODEL_SPEC = _internal(".models", "MLModel._spec", _MODEL, True)
 _MODEL_PROGRAM = _internal(".models", "MLModel._mil_program", _MODEL, True)
 _MODEL_PROXY = _internal(".models", "MLModel.__proxy__", _MODEL, True)
 _PROXY_CLASS = _internal(".models.model", "_MLModelProxy", "checking Core ML predictions (doctor)")
-_SELECTOR = _internal(
-    ".models.ml_program.compression_utils",
-    "_default_op_selector",
-    "configurations of the deprecated compression_utils",
-)
 _CONFIG_SELECTOR = _internal(
     ".optimize.coreml", "OptimizationConfig._op_selector", "taking coremltools' OptimizationConfig", True
 )
-_SELECTOR_SIZE = _internal(
-    ".models.ml_program.compression_utils", "_DEFAULT_MIN_WEIGHT_SIZE_TO_COMPRESS", _SELECTOR.feature
-)
-
-
-def is_multifunction(model: Any) -> bool:
-    """Whether an ``MLModel`` has several functions."""
-    return bool(_MULTIFUNCTION.find()(model))
+_OLD_CONFIGS = (".models.ml_program.compression_utils", "configurations of the deprecated compression_utils")
+_SELECTOR = _internal(_OLD_CONFIGS[0], "_default_op_selector", _OLD_CONFIGS[1])
+_SELECTOR_SIZE = _internal(_OLD_CONFIGS[0], "_DEFAULT_MIN_WEIGHT_SIZE_TO_COMPRESS", _OLD_CONFIGS[1])
 
 
 def spec_of(model: Any) -> Any:

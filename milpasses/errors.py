@@ -66,6 +66,7 @@ REASONS = {
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
     "stated": "{text}",
+    "small": "{size:,} elements <= {which} {limit:,}",
     "target": "{need} needs {since}; this model targets {target}",
     # Why a bias does not take up what its op's weight loses on average.
     "bias-shared": "{name} has other uses",
@@ -81,11 +82,11 @@ REASONS = {
     "vectors-not-divisible": "The `cluster_dim` is invalid for {name}: {wanted} does not divide {size} "
     "channels. Skipped this op.",
     "too-many-unique": "Unique values in weight cannot be represented by 8 bits palettization.",
-    "table-size": "lut_function gave {shape} entries; a table has one of {sizes}",
+    "table-size": "lut_function gave a table of shape {shape}; a table is a vector of {sizes} entries",
     "small-table": "a look-up table of {size} entries: nothing to gain",
     "few-nonzeros": "{count} non-zero values: nothing to gain",
-    "masked-vectors": "a mask over vectors of a look-up table is not made",
-    "masked-tables": "pruned weights take scalar look-up tables without a channel scale",
+    "masked-vectors": "a mask goes only with look-up tables of scalars, not of vectors",
+    "masked-tables": "pruned weights take look-up tables of scalars without per-channel scales",
     "not-joinable": "{form} cannot be joined with {scheme}",
     "unstructured-op": "structured pruning is for the weights of conv and linear ops",
     "ratio-too-wide": "n_m_ratio {n}:{m} needs m at most half of the {size} channels",

@@ -25,7 +25,8 @@ from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
-from milpasses.program.weights import FLOATS, Site
+from milpasses.program.weights import FLOATS, Site, Weight
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
@@ -95,7 +96,7 @@ class Rewriter:
         if weight.rank < 2:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
-            return "skipped", Refusal("stated", text=str(decision.skip))
+            return "skipped", decision.skip
         return None
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
@@ -138,7 +139,7 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Bias | None
+        self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):
@@ -313,7 +314,7 @@ def write_rewritten(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         rewrite_program(copy, rewriter, report, progress)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
@@ -330,7 +331,7 @@ def write_decompressed(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         decompress_program(copy, report)
         copy.spec.description.metadata.userDefined.pop(METADATA_KEY, None)
         return copy.spec

@@ -27,8 +27,7 @@ from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 from milpasses.program.saved import SavedProgram
-from milpasses.recipe.recipe import Recipe, Rule, literal
-from milpasses.recipe.schemes import Keep
+from milpasses.recipe import Keep, Recipe, Rule, literal
 from milpasses.report import decibels
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]

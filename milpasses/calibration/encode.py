@@ -19,6 +19,7 @@ from milpasses.calibration.sources import Inputs
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding, Sparse
+from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
@@ -75,7 +76,7 @@ def can_calibrate(scheme: Scheme) -> bool:
 
 
 def encode_calibrated(
-    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | str | None = None
+    encoder: Encoder[Weight], value: Array, scheme: Scheme, inputs: Inputs, bias: Array | str | None = None
 ) -> Calibrated:
     """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``.
 
@@ -151,7 +152,7 @@ def _importance(moments: Moments) -> Array:
 class _Feeding:
     """Error feedback for one weight; ``notes`` takes why it could not be."""
 
-    encoder: Encoder
+    encoder: Encoder[Weight]
     value: Array
     scheme: Scheme
     layout: Layout

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from coremltools import proto
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
@@ -15,7 +14,6 @@ from milpasses.interpreter.program import Loaded
 from milpasses.interpreter.registry import Array, InterpreterError
 
 Kind = Literal["tensor", "image", "state"]
-_COLOR_SPACES = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def numpy_type(sym_type: Any) -> Any:
@@ -103,8 +101,7 @@ def _described(name: str, dtype: Any, shape: tuple[int | None, ...], description
     """A feature with the constraints that the package states."""
     kind = description.type.WhichOneof("Type")
     if kind == "imageType":
-        layout: ColorLayout = _COLOR_SPACES.Name(description.type.imageType.colorSpace)
-        return Feature(name, "image", dtype, shape, ImageFormat(layout))
+        return Feature(name, "image", dtype, shape, ImageFormat(_layout(description.type.imageType)))
     array = description.type.multiArrayType
     allowed = tuple(tuple(int(n) for n in s.shape) for s in array.enumeratedShapes.shapes)
     ranges = tuple(
@@ -117,6 +114,11 @@ def _described(name: str, dtype: Any, shape: tuple[int | None, ...], description
         default = float(getattr(array, which)) if which else 0.0
     known = ranges if len(ranges) == len(shape) else ()
     return Feature(name, "tensor", dtype, shape, None, allowed, known, default)
+
+
+def _layout(image: Any) -> ColorLayout:
+    """The layout that an ``ImageFeatureType`` message states."""
+    return host.message_class("FeatureTypes_pb2", "ImageFeatureType.ColorSpace").Name(image.colorSpace)
 
 
 def _declared_image(declared: Any, var: Any) -> ImageFormat:
@@ -222,7 +224,7 @@ def fetch(loaded: Loaded, results: Sequence[Any], rounded: bool) -> dict[str, An
             continue
         described_as = described.get(var.name)
         if described_as is not None and described_as.type.WhichOneof("Type") == "imageType":
-            layout = _COLOR_SPACES.Name(described_as.type.imageType.colorSpace)
+            layout = _layout(described_as.type.imageType)
             outputs[var.name] = to_image(ImageFormat(layout), value)
             continue
         exact = np.issubdtype(declared, np.floating) and not rounded

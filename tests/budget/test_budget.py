@@ -273,9 +273,6 @@ class TestReuse:
         assert mp.Recipe.from_yaml(fitted.recipe.to_yaml()) == fitted.recipe
         assert all(rule.content and rule.name for rule in fitted.recipe.rules)
 
-    def test_recipe_fit_is_the_same(self, digits: Path, table: Sensitivity, fitted: Fit) -> None:
-        assert mp.Recipe.fit(digits, "4 bits", sensitivity=table) == fitted.recipe
-
     def test_a_fine_tuned_model_matches_by_name(self, digits: Path, fitted: Fit) -> None:
         weight = open_site(digits, "hidden_weight_to_fp16").weight
         tuned = attrs.evolve(weight, load=lambda: weight.value * np.float16(1.5))

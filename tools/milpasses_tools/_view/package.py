@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.program.package import Package
 from milpasses.program.proto import read_value, stored_bytes
@@ -158,9 +159,7 @@ _DTYPES: dict[int, str] = {}
 
 def _dtype(number: int) -> str:
     if not _DTYPES:
-        from coremltools import proto
-
-        names: Any = proto.MIL_pb2.DataType  # pyright: ignore[reportAttributeAccessIssue]
+        names = host.message_class("MIL_pb2", "DataType")
         _DTYPES.update({n: name.lower() for name, n in names.items()})
         _DTYPES[names.Value("STRING")] = "str"
     return _DTYPES.get(number, f"type{number}")

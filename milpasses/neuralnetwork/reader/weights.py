@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Palettized, Quantized
-from milpasses.encoding.lowering import OpSpec, Ref, lower
-from milpasses.neuralnetwork.reader.mil import mb
+from milpasses.encoding.lowering import lower
 from milpasses.neuralnetwork.spec.weight_params import decode, encoding
+from milpasses.program.builder import built, mb
 from milpasses.program.opset import Opset
 
 Array = NDArray[Any]
@@ -51,83 +51,68 @@ class WeightStore:
 
     def weight(self, params: Any, shape: tuple[int, ...], name: str, axis: int = 0) -> Any:
         """The weights as a float32 array, or as the variable of a constexpr op."""
-        found = encoding(params, shape, axis)
-        if isinstance(found, np.ndarray):
-            return found.astype(np.float32)
-        held = self._held(found, name)
-        if isinstance(held, np.ndarray):
-            return held.astype(np.float32)
-        return self._emit(held, name)
+        stored = encoding(params, shape, axis)
+        if not isinstance(stored, np.ndarray):
+            stored = self._supported(stored, name)
+        if isinstance(stored, np.ndarray):
+            return stored.astype(np.float32)
+        variable = built(lower(stored, name, self.opset.generation))
+        # The passes that bring the program to float16 take this cast out again.
+        return mb.cast(x=variable, dtype="fp32", name=f"{name}_float32") if self.half else variable
 
-    def _held(self, found: Quantized | Palettized, name: str) -> Array | Quantized | Palettized:
-        """``found`` in a form that the target has."""
-        if isinstance(found, Quantized) and found.scale.size == 1 and not self._is_exact(found):
-            found = _tabulated(found)
-        if isinstance(found, Palettized):
-            table = found.table.astype(np.float16) if self.half else found.table
-            return _widened(attrs.evolve(found, lut=table), self.opset.lut_bits)
-        zero_point = found.zero_point
+    def _supported(self, stored: Quantized | Palettized, name: str) -> Array | Quantized | Palettized:
+        """``stored`` in a form that the target has; decoded where it has none."""
+        if isinstance(stored, Quantized) and stored.scale.size == 1 and not self._is_exact(stored):
+            stored = _tabulated(stored)
+        if isinstance(stored, Palettized):
+            table = stored.table.astype(np.float16) if self.half else stored.table
+            return _widened(attrs.evolve(stored, lut=table), self.opset.lut_bits)
+        zero_point = stored.zero_point
         floating = zero_point is not None and zero_point.dtype.kind == "f"
-        grouped = sum(count > 1 for count in found.scale.shape) > 1
+        grouped = sum(count > 1 for count in stored.scale.shape) > 1
         if (floating or grouped) and not self.opset.blocks:
             self.wants_ios18 += 1
             why = "its zero points are no integers" if floating else "its scales vary along two axes"
             self.notes.append(f"{name}: decoded; {why}, which takes iOS18")
-            return found.decode()
-        scale = found.scale.astype(np.float16) if self.half else found.scale
-        if self.half and not np.allclose(scale.astype(np.float32), found.scale, rtol=2.0**-11, atol=0):
+            return stored.decode()
+        scale = stored.scale.astype(np.float16) if self.half else stored.scale
+        if self.half and not np.allclose(scale.astype(np.float32), stored.scale, rtol=2.0**-11, atol=0):
             self.notes.append(f"{name}: decoded; float16 cannot hold its scales")
-            return found.decode()
+            return stored.decode()
         if zero_point is not None and floating and self.half:
             zero_point = zero_point.astype(np.float16)
         if zero_point is None and self.opset.generation.stores_zero_point:
-            zero_point = np.zeros(found.scale.shape, found.codes.dtype)
+            zero_point = np.zeros(stored.scale.shape, stored.codes.dtype)
         bits = (
             "4"
-            if 4 in self.opset.integer_bits and found.dtype in ("uint1", "uint2", "uint3", "uint4")
+            if 4 in self.opset.integer_bits and stored.dtype in ("uint1", "uint2", "uint3", "uint4")
             else "8"
         )
-        return Quantized(found.codes, scale, zero_point, found.dtype.rstrip("0123456789") + bits)
+        return Quantized(stored.codes, scale, zero_point, stored.dtype.rstrip("0123456789") + bits)
 
-    def _is_exact(self, found: Quantized) -> bool:
+    def _is_exact(self, stored: Quantized) -> bool:
         """An 8-bit affine op gives these weights as precisely as a look-up table of them would."""
-        zero_point = found.zero_point
+        zero_point = stored.zero_point
         whole = zero_point is None or zero_point.dtype.kind != "f"
-        exact = not self.half or bool((found.scale.astype(np.float16) == found.scale).all())
-        return whole and exact and found.dtype in ("uint8", "int8")
-
-    def _emit(self, held: Quantized | Palettized, name: str) -> Any:
-        made: list[Any] = []
-        for spec in lower(held, name, self.opset.generation):
-            made.append(_built(spec, made))
-        # The passes that bring the program to float16 take this cast out again.
-        return mb.cast(x=made[-1], dtype="fp32", name=f"{name}_float32") if self.half else made[-1]
+        exact = not self.half or bool((stored.scale.astype(np.float16) == stored.scale).all())
+        return whole and exact and stored.dtype in ("uint8", "int8")
 
 
-def _built(spec: OpSpec, made: list[Any]) -> Any:
-    from milpasses.program.memory import typed_value as typed
-
-    inputs: dict[str, Any] = {}
-    for param, source in spec.inputs.items():
-        inputs[param] = made[source.op] if isinstance(source, Ref) else typed(source.values, source.dtype)
-    return getattr(mb, spec.op_type)(name=spec.name, **inputs)
-
-
-def _tabulated(found: Quantized) -> Palettized:
+def _tabulated(stored: Quantized) -> Palettized:
     """A look-up table of the values that the codes of one scale stand for."""
-    signed = found.dtype.startswith("int")
-    nbits = int(found.dtype.lstrip("uint"))
+    signed = stored.dtype.startswith("int")
+    nbits = int(stored.dtype.lstrip("uint"))
     codes = np.arange(1 << nbits, dtype=np.uint8)
-    rank = found.codes.ndim
+    rank = stored.codes.ndim
     levels = codes.astype(np.int8) if signed else codes
-    one = attrs.evolve(found, codes=levels.reshape(-1, *[1] * (rank - 1)) if rank else levels)
-    table = one.decode().reshape((1,) * rank + (-1, 1))
-    return Palettized(found.codes.view(np.uint8), table)
+    every_code = attrs.evolve(stored, codes=levels.reshape(-1, *[1] * (rank - 1)) if rank else levels)
+    table = every_code.decode().reshape((1,) * rank + (-1, 1))
+    return Palettized(stored.codes.view(np.uint8), table)
 
 
-def _widened(found: Palettized, allowed: tuple[int, ...]) -> Palettized:
+def _widened(stored: Palettized, allowed: tuple[int, ...]) -> Palettized:
     """With a table of a size that MIL has; the entries that are added are not used."""
-    wanted = 1 << next(bits for bits in allowed if bits >= found.nbits)
-    missing = wanted - found.table.shape[-2]
-    pad = [(0, 0)] * (found.table.ndim - 2) + [(0, missing), (0, 0)]
-    return attrs.evolve(found, lut=np.pad(found.table, pad, mode="edge")) if missing else found
+    wanted = 1 << next(bits for bits in allowed if bits >= stored.nbits)
+    missing = wanted - stored.table.shape[-2]
+    pad = [(0, 0)] * (stored.table.ndim - 2) + [(0, missing), (0, 0)]
+    return attrs.evolve(stored, lut=np.pad(stored.table, pad, mode="edge")) if missing else stored

@@ -8,13 +8,15 @@ import attrs
 import coremltools as ct
 from coremltools.converters.mil.mil import Function, Program
 
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader import interface
-from milpasses.neuralnetwork.reader.constants import WeightStore
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Network
-from milpasses.neuralnetwork.reader.registry import NeuralNetworkError, find_unsupported, identifier
+from milpasses.neuralnetwork.reader.registry import find_unsupported, identifier
 from milpasses.neuralnetwork.reader.values import Value
-from milpasses.neuralnetwork.spec.source import Source, network_of, open_source, parts
+from milpasses.neuralnetwork.reader.weights import WeightStore
+from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
+from milpasses.neuralnetwork.spec.legacy_model import LegacyModel, network_of, open_legacy_model, parts
+from milpasses.program.builder import mb
 from milpasses.program.opset import opset_of
 from milpasses.program.package import new_message
 
@@ -62,31 +64,31 @@ def read(
             or inputs that make no sense, with the layer's index, name and type.
         PackageError: the file is missing, damaged, truncated or encrypted.
     """
-    source = open_source(model)
-    missing = [one for part in parts(source) for one in find_unsupported(network_of(part).layers)]
+    legacy = open_legacy_model(model)
+    missing = [layer for part in parts(legacy) for layer in find_unsupported(network_of(part).layers)]
     if missing:
         listed = "; ".join(map(str, missing))
-        raise NeuralNetworkError(f"{source.label}: {len(missing)} unsupported: {listed}")
+        raise NeuralNetworkError(f"{legacy.label}: {len(missing)} unsupported: {listed}")
     if minimum_deployment_target is not None:
         if minimum_deployment_target < ct.target.iOS16:
             raise NeuralNetworkError(
                 f"the target {minimum_deployment_target.name} has no compressed weights: iOS16 is the lowest"
             )
-        return _read(source, minimum_deployment_target, input_shapes or {}, precision)[0]
-    reading, decoded = _read(source, ct.target.iOS16, input_shapes or {}, precision)
-    return _read(source, ct.target.iOS18, input_shapes or {}, precision)[0] if decoded else reading
+        return _read(legacy, minimum_deployment_target, input_shapes or {}, precision)[0]
+    reading, decoded = _read(legacy, ct.target.iOS16, input_shapes or {}, precision)
+    return _read(legacy, ct.target.iOS18, input_shapes or {}, precision)[0] if decoded else reading
 
 
 def _read(
-    source: Source, target: Any, shapes: Mapping[str, Any], precision: Precision
+    legacy: LegacyModel, target: Any, shapes: Mapping[str, Any], precision: Precision
 ) -> tuple[Reading, int]:
     """The program, and how many weights only iOS18 would hold."""
-    mb.name_count.clear()  # a conversion that failed leaves its counters
+    host.restart_names()  # a conversion that failed leaves its counters
     description = new_message("Model_pb2", "ModelDescription")
-    description.CopyFrom(source.spec.description)
+    description.CopyFrom(legacy.spec.description)
     unknown = sorted(set(shapes) - {feature.name for feature in description.input})
     if unknown:
-        raise NeuralNetworkError(f"{source.label}: input_shapes names no input: {', '.join(unknown)}")
+        raise NeuralNetworkError(f"{legacy.label}: input_shapes names no input: {', '.join(unknown)}")
     weights = WeightStore(opset_of(int(target)), precision == "float16")
     notes = weights.notes
     renamed = _renamed(description, notes)
@@ -95,11 +97,11 @@ def _read(
     }
     try:
         with Function(placeholders, opset_version=target) as function:
-            given = {feature.name: function.inputs[renamed[feature.name]] for feature in description.input}
-            outputs = _build(source, description, given, weights)
+            inputs = {feature.name: function.inputs[renamed[feature.name]] for feature in description.input}
+            outputs = _build(legacy, description, inputs, weights)
             _name_outputs(function, {renamed[name]: variable for name, variable in outputs.items()})
     except NeuralNetworkError as error:
-        raise type(error)(f"{source.label}: {error}") from error
+        raise type(error)(f"{legacy.label}: {error}") from error
     program = Program()
     program.add_function("main", function)
     for feature in (*description.input, *description.output):
@@ -126,42 +128,43 @@ def _renamed(description: Any, notes: list[str]) -> dict[str, str]:
 
 
 def _build(
-    source: Source, description: Any, given: Mapping[str, Any], weights: WeightStore
+    legacy: LegacyModel, description: Any, inputs: Mapping[str, Any], weights: WeightStore
 ) -> dict[str, Any]:
-    """Every network of the source in order; the variable of each output of ``description``."""
+    """Every network of the model in order; the variable of each output of ``description``."""
     blobs: dict[str, Value] = {}
-    made: dict[str, Any] = {}
+    classified: dict[str, Any] = {}
     rank5 = False
-    for part in parts(source):
+    for part in parts(legacy):
         spec, message = part.spec, network_of(part)
         network = Network(weights, message.arrayInputShapeMapping == 0)
         for feature in spec.description.input:
-            variable = given.get(feature.name)
+            variable = inputs.get(feature.name)
             if feature.name in blobs:
                 variable = blobs[feature.name].exact()
             if variable is None:
                 raise NeuralNetworkError(f"no earlier part of the pipeline gives '{feature.name}'")
-            value = interface.seen(feature, variable, message)
+            value = interface.input_value(feature, variable, message)
             network.values[feature.name] = interface.preprocessed(feature, value, message)
         network.run(message.layers)
         if part.kind == "neuralNetworkClassifier":
             blob = message.labelProbabilityLayerName or message.layers[-1].output[0]
             if blob not in network.values:
                 raise NeuralNetworkError(f"no layer gives the probabilities '{blob}'")
-            made.update(interface.classifier_outputs(spec, message, network.values[blob]))
+            classified.update(interface.classifier_outputs(spec, message, network.values[blob]))
         rank5 = network.rank5
         blobs.update(network.values)
     return {
-        feature.name: _output(feature, blobs, made, rank5, weights.notes) for feature in description.output
+        feature.name: _output(feature, blobs, classified, rank5, weights.notes)
+        for feature in description.output
     }
 
 
 def _output(
-    feature: Any, blobs: Mapping[str, Value], made: Mapping[str, Any], rank5: bool, notes: list[str]
+    feature: Any, blobs: Mapping[str, Value], classified: Mapping[str, Any], rank5: bool, notes: list[str]
 ) -> Any:
     kind = feature.type.WhichOneof("Type")
-    if feature.name in made and kind in ("stringType", "int64Type", "dictionaryType"):
-        return made[feature.name]
+    if feature.name in classified and kind in ("stringType", "int64Type", "dictionaryType"):
+        return classified[feature.name]
     if feature.name not in blobs:
         raise NeuralNetworkError(f"no layer gives the output '{feature.name}'")
     if kind == "imageType":

@@ -61,8 +61,8 @@ def kmeans(flat: NDArray[np.float32], nbits: int) -> Table:
     """The look-up table of least squared error for finite weights (n,)."""
     from milpasses_kernels.kmeans import kmeans as cluster
 
-    found = cluster(flat.reshape(1, -1), 1 << nbits)
-    return Table(found.codes[0], found.lut[0])
+    clusters = cluster(flat.reshape(1, -1), 1 << nbits)
+    return Table(clusters.codes[0], clusters.lut[0])
 
 
 def linear_table(flat: NDArray[np.float32], nbits: int) -> Table:
@@ -106,11 +106,13 @@ def _grids(rows: NDArray[np.float32], exact: Array, nbits: int) -> Any:
         yield _rounded(exact, np.where(ends[:, 1] > ends[:, 0], ends[:, 1] - ends[:, 0], 1.0), ends[:, 0], 1)
         return
     middle = exact.mean(axis=1)
-    found = quantize((exact - middle[:, None]).astype(np.float32), nbits, signed=False, symmetric=False)
-    assert found.zero_point is not None
-    scale = found.scale.astype(np.float64)
+    rounded = quantize((exact - middle[:, None]).astype(np.float32), nbits, signed=False, symmetric=False)
+    assert rounded.zero_point is not None
+    scale = rounded.scale.astype(np.float64)
     grid = Linear(
-        found.codes, found.scale, (middle - scale * found.zero_point.astype(np.float64)).astype(np.float32)
+        rounded.codes,
+        rounded.scale,
+        (middle - scale * rounded.zero_point.astype(np.float64)).astype(np.float32),
     )
     yield grid
     for _ in range(_TURNS):

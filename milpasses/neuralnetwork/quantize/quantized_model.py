@@ -14,12 +14,14 @@ from typing import Any
 
 from coremltools.models import MLModel
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
-from milpasses.neuralnetwork.quantize.quantizer import Array, LutFunction, Place, QuantizationError, Settings
-from milpasses.neuralnetwork.spec.sites import scopes, submodels
-from milpasses.neuralnetwork.spec.source import _read
+from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
+from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationError, Settings
+from milpasses.neuralnetwork.spec.legacy_model import read_specification
+from milpasses.neuralnetwork.spec.networks import scopes, submodels
 from milpasses.neuralnetwork.spec.weight_params import form
 from milpasses.program.package import new_message
 from milpasses.report import METADATA_KEY, Report
@@ -97,7 +99,7 @@ def quantize_weights(
         write_model(spec, Path(output))
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
-    skip = getattr(model, "__proxy__", None) is None
+    skip = not host.is_loaded(model)
     quantized = QuantizedModel(spec, report, skip_model_load=skip, **options)
     quantized.agreement = agreement
     return quantized
@@ -135,7 +137,7 @@ def quantize_variants(
 def read_model(model: Any) -> Any:
     """The specification of a model or a file that holds a neural network. Raises ``PackageError``."""
     if isinstance(model, str | os.PathLike):
-        spec, label = _read(Path(model)), str(model)
+        spec, label = read_specification(Path(model)), str(model)
     elif isinstance(model, MLModel):
         spec, label = model.get_spec(), "the model"
     else:
@@ -159,17 +161,17 @@ def prepared(spec: Any, settings: Settings) -> Any:
     copy.CopyFrom(spec)
     if settings.nbits == 16 and spec.isUpdatable:
         raise QuantizationError("an updatable model is trained on the device: its weights stay float32")
-    found = quantizer.places(copy, settings.selector)
-    done = [place for place in found if place.selected and place.quantized]
+    weights = quantizer.stored_weights(copy, settings.selector)
+    done = [weight for weight in weights if weight.selected and weight.quantized]
     if done and not settings.requantize and settings.mode != "dequantization":
-        forms = ", ".join(sorted({quantizer.stored_form(place.site) for place in done}))
+        forms = ", ".join(sorted({quantizer.stored_form(weight.declared) for weight in done}))
         raise QuantizationError(
-            f"{len(done)} of {len(found)} weights are quantized already ({forms}), and each time loses more: "
-            "start from the original model, select other layers, or pass requantize=True (--requantize)"
+            f"{len(done)} of {len(weights)} weights are quantized already ({forms}), and each time loses "
+            "more: start from the original model, select other layers, or pass requantize=True (--requantize)"
         )
     if _folds(settings) and not spec.isUpdatable:
         for scope in scopes(copy):
-            fold(scope, lambda site: settings.requantize or form(site.params) not in quantizer.QUANTIZED)
+            fold(scope, lambda weight: settings.requantize or form(weight.params) not in quantizer.QUANTIZED)
     return copy
 
 
@@ -178,13 +180,13 @@ def quantize_spec(
 ) -> Report:
     """Quantize the networks of ``spec``, which ``prepared`` made, in place."""
     report = Report(recipe=str(settings))
-    found = quantizer.places(spec, settings.selector)
+    weights = quantizer.stored_weights(spec, settings.selector)
     if settings.nbits == 16:
-        found = _unmixed(found, cache)
-    for index, place in enumerate(found):
-        report.records.append(quantizer.quantize_place(place, settings, cache))
+        weights = _unmixed(weights, cache)
+    for index, weight in enumerate(weights):
+        report.records.append(quantizer.quantize_weight(weight, settings, cache))
         if progress is not None:
-            progress(index + 1, len(found), place.name)
+            progress(index + 1, len(weights), weight.name)
     _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION)
     _note(spec, report)
     return report
@@ -223,17 +225,17 @@ def _folds(settings: Settings) -> bool:
     return settings.mode != "dequantization" and settings.nbits < 16
 
 
-def _unmixed(found: list[Place], cache: dict[int, Array]) -> list[Place]:
+def _unmixed(weights: list[StoredWeight], cache: dict[int, Array]) -> list[StoredWeight]:
     """Refuse float16 to layers of which some weight must stay float32: the format does not mix the two."""
-    layers: defaultdict[int, list[Place]] = defaultdict(list)
-    for place in found:
-        layers[id(place.site.layer)].append(place)
+    layers: defaultdict[int, list[StoredWeight]] = defaultdict(list)
+    for weight in weights:
+        layers[id(weight.declared.layer)].append(weight)
     refused: dict[int, str] = {}
     for together in layers.values():
-        full = [place for place in together if form(place.site.params) == "float32"]
-        reasons = [reason for place in full if (reason := quantizer.no_half(place, cache))]
-        refused.update((place.index, reasons[0]) for place in full if reasons)
-    return [quantizer.refuse(place, refused.get(place.index, "")) for place in found]
+        full = [weight for weight in together if form(weight.declared.params) == "float32"]
+        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache))]
+        refused.update((weight.index, reasons[0]) for weight in full if reasons)
+    return [quantizer.refuse(weight, refused.get(weight.index, "")) for weight in weights]
 
 
 def _raise_version(spec: Any, version: int) -> None:

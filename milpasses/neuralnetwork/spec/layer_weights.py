@@ -1,4 +1,4 @@
-"""Every weight of a network: where it stands in the specification, its shape, its axis of output channels.
+"""Every weight of a layer: where it stands in the specification, its shape, its axis of output channels.
 
 The shapes are those of the format (``NeuralNetwork.proto``): convolution [out, in / groups, H, W],
 deconvolution [in, out / groups, H, W], inner product and embedding [out, in], batched matmul [second, first],
@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import attrs
 
-from milpasses.neuralnetwork.spec.source import NETWORKS, PIPELINES
-
 Role = Literal["weights", "bias", "vector"]
 
 _GRU_GATES = ("updateGate", "resetGate", "outputGate")
@@ -21,7 +19,7 @@ _PEEPHOLES = ("inputGate", "forgetGate", "outputGate")
 
 
 @attrs.frozen(eq=False)
-class Site:
+class LayerWeight:
     """One ``WeightParams`` of a layer.
 
     ``field`` is its name in the layer (``weights``, ``weightParams[0].inputGateBiasVector``), ``axis`` that
@@ -42,100 +40,59 @@ class Site:
         return math.prod(self.shape)
 
 
-@attrs.frozen(eq=False)
-class Scope:
-    """A network, where it is (``""``, ``"models[1]/"``, ``"loop_3.bodyNetwork/"``), and what leaves it.
-
-    ``outputs`` are the blobs that the model gives or takes its classes from; a nested network has none.
-    """
-
-    network: Any
-    path: str
-    outputs: frozenset[str] = frozenset()
-
-
-def scopes(spec: Any, path: str = "") -> Iterator[Scope]:
-    """The networks of a model: its own, or those of a pipeline's models, in order; without nested ones."""
-    kind = spec.WhichOneof("Type")
-    if kind in NETWORKS:
-        network = getattr(spec, kind)
-        outputs = {feature.name for feature in spec.description.output}
-        if kind == "neuralNetworkClassifier":
-            outputs.add(network.labelProbabilityLayerName)
-        if len(network.layers):  # without the name above, the probabilities are the last layer's
-            outputs.update(network.layers[-1].output)
-        yield Scope(network, path, frozenset(outputs))
-    for index, model in enumerate(submodels(spec)):
-        yield from scopes(model, f"{path}models[{index}]/")
-
-
-def submodels(spec: Any) -> list[Any]:
-    """The models of a pipeline; none for any other model."""
-    kind = spec.WhichOneof("Type")
-    if kind == "pipeline":
-        return list(spec.pipeline.models)
-    return list(getattr(spec, kind).pipeline.models) if kind in PIPELINES else []
-
-
-def nested(scope: Scope, layer: Any) -> Iterator[Scope]:
-    """The networks inside a loop or a branch."""
-    kind = layer.WhichOneof("layer")
-    fields = {"loop": ("conditionNetwork", "bodyNetwork"), "branch": ("ifBranch", "elseBranch")}
-    for field in fields.get(kind, ()):
-        yield Scope(getattr(getattr(layer, kind), field), f"{scope.path}{layer.name}.{field}/")
-
-
-def sites(layer: Any) -> list[Site]:
+def layer_weights(layer: Any) -> list[LayerWeight]:
     """The weights of one layer that the layer declares, in the specification's order; nested ones not."""
     kind = layer.WhichOneof("layer")
     find = _FINDERS.get(kind)
     return [] if find is None else list(find(layer, getattr(layer, kind)))
 
 
-def _vector(layer: Any, field: str, params: Any, size: int, role: Role = "vector") -> Site:
-    return Site(layer, field, params, (int(size),), role=role)
+def _vector(layer: Any, field: str, params: Any, size: int, role: Role = "vector") -> LayerWeight:
+    return LayerWeight(layer, field, params, (int(size),), role=role)
 
 
-def _bias(layer: Any, part: Any, size: int) -> Iterator[Site]:
+def _bias(layer: Any, part: Any, size: int) -> Iterator[LayerWeight]:
     if part.hasBias:
         yield _vector(layer, "bias", part.bias, size, "bias")
 
 
-def _convolution(layer: Any, part: Any) -> Iterator[Site]:
+def _convolution(layer: Any, part: Any) -> Iterator[LayerWeight]:
     kernel = tuple(part.kernelSize[i] if len(part.kernelSize) > i else 3 for i in (0, 1))
     groups = max(part.nGroups, 1)
     if len(layer.input) == 1:  # otherwise the weights are its second input
         if part.isDeconvolution:
             shape = (part.kernelChannels, part.outputChannels // groups, *kernel)
-            yield Site(layer, "weights", part.weights, shape, axis=1, groups=groups)
+            yield LayerWeight(layer, "weights", part.weights, shape, axis=1, groups=groups)
         else:
-            yield Site(layer, "weights", part.weights, (part.outputChannels, part.kernelChannels, *kernel))
+            yield LayerWeight(
+                layer, "weights", part.weights, (part.outputChannels, part.kernelChannels, *kernel)
+            )
     yield from _bias(layer, part, part.outputChannels)
 
 
-def _convolution3d(layer: Any, part: Any) -> Iterator[Site]:
+def _convolution3d(layer: Any, part: Any) -> Iterator[LayerWeight]:
     kernel = (part.kernelDepth, part.kernelHeight, part.kernelWidth)
     groups = max(part.nGroups, 1)
     if part.isDeconvolution:
         shape = (part.inputChannels, part.outputChannels // groups, *kernel)
-        yield Site(layer, "weights", part.weights, shape, axis=1, groups=groups)
+        yield LayerWeight(layer, "weights", part.weights, shape, axis=1, groups=groups)
     else:
         shape = (part.outputChannels, part.inputChannels // groups, *kernel)
-        yield Site(layer, "weights", part.weights, shape)
+        yield LayerWeight(layer, "weights", part.weights, shape)
     yield from _bias(layer, part, part.outputChannels)
 
 
 def _matrix(rows: str, columns: str) -> Any:
-    def find(layer: Any, part: Any) -> Iterator[Site]:
+    def find(layer: Any, part: Any) -> Iterator[LayerWeight]:
         shape = (getattr(part, rows), getattr(part, columns))
-        yield Site(layer, "weights", part.weights, shape)
+        yield LayerWeight(layer, "weights", part.weights, shape)
         yield from _bias(layer, part, shape[0])
 
     return find
 
 
 def _vectors(size: str, *fields: str) -> Any:
-    def find(layer: Any, part: Any) -> Iterator[Site]:
+    def find(layer: Any, part: Any) -> Iterator[LayerWeight]:
         for field in fields:
             yield _vector(layer, field, getattr(part, field), getattr(part, size))
 
@@ -143,25 +100,25 @@ def _vectors(size: str, *fields: str) -> Any:
 
 
 def _shaped(field: str) -> Any:
-    def find(layer: Any, part: Any) -> Iterator[Site]:
+    def find(layer: Any, part: Any) -> Iterator[LayerWeight]:
         yield _vector(layer, field, getattr(part, field), math.prod(part.shape))
 
     return find
 
 
-def _scale(layer: Any, part: Any) -> Iterator[Site]:
+def _scale(layer: Any, part: Any) -> Iterator[LayerWeight]:
     yield _vector(layer, "scale", part.scale, math.prod(part.shapeScale))
     if part.hasBias:
         yield _vector(layer, "bias", part.bias, math.prod(part.shapeBias))
 
 
-def _norm(layer: Any, part: Any) -> Iterator[Site]:
+def _norm(layer: Any, part: Any) -> Iterator[LayerWeight]:
     size = math.prod(part.normalizedShape)
     for field in ("gamma", "beta"):
         yield _vector(layer, field, getattr(part, field), size)
 
 
-def _activation(layer: Any, part: Any) -> Iterator[Site]:
+def _activation(layer: Any, part: Any) -> Iterator[LayerWeight]:
     kind = part.WhichOneof("NonlinearityType")
     fields = {"PReLU": ("alpha",), "parametricSoftplus": ("alpha", "beta")}
     for field in fields.get(kind, ()):
@@ -174,19 +131,19 @@ def _activation(layer: Any, part: Any) -> Iterator[Site]:
 
 def _recurrent(
     layer: Any, holder: Any, prefix: str, part: Any, names: tuple[tuple[str, str, str, bool], ...]
-) -> Iterator[Site]:
-    """Sites of (input matrices, recursion matrices, vectors) named by field."""
+) -> Iterator[LayerWeight]:
+    """Weights of (input matrices, recursion matrices, vectors) named by field."""
     rows, columns = int(part.outputVectorSize), int(part.inputVectorSize)
     for name, _, _, _ in names:
-        yield Site(layer, prefix + name, getattr(holder, name), (rows, columns))
+        yield LayerWeight(layer, prefix + name, getattr(holder, name), (rows, columns))
     for _, name, _, _ in names:
-        yield Site(layer, prefix + name, getattr(holder, name), (rows, rows))
+        yield LayerWeight(layer, prefix + name, getattr(holder, name), (rows, rows))
     for _, _, name, has_bias in names:
         if has_bias:
             yield _vector(layer, prefix + name, getattr(holder, name), rows, "bias")
 
 
-def _simple(layer: Any, part: Any) -> Iterator[Site]:
+def _simple(layer: Any, part: Any) -> Iterator[LayerWeight]:
     names = (("weightMatrix", "recursionMatrix", "biasVector", part.hasBiasVector),)
     yield from _recurrent(layer, part, "", part, names)
 
@@ -195,11 +152,11 @@ def _gates(gates: tuple[str, ...], has_bias: bool) -> tuple[tuple[str, str, str,
     return tuple((f"{g}WeightMatrix", f"{g}RecursionMatrix", f"{g}BiasVector", has_bias) for g in gates)
 
 
-def _gru(layer: Any, part: Any) -> Iterator[Site]:
+def _gru(layer: Any, part: Any) -> Iterator[LayerWeight]:
     yield from _recurrent(layer, part, "", part, _gates(_GRU_GATES, part.hasBiasVectors))
 
 
-def _lstm(layer: Any, part: Any) -> Iterator[Site]:
+def _lstm(layer: Any, part: Any) -> Iterator[LayerWeight]:
     both = layer.WhichOneof("layer") == "biDirectionalLSTM"
     holders = list(part.weightParams) if both else [part.weightParams]
     for index, holder in enumerate(holders):

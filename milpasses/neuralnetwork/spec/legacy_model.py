@@ -7,16 +7,15 @@ from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
-from milpasses.neuralnetwork.reader.registry import NeuralNetworkError
+from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
+from milpasses.neuralnetwork.spec.networks import NETWORKS, PIPELINES, submodels
 from milpasses.program.package import new_message
-
-NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
-PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 
 
 @attrs.frozen(eq=False)
-class Source:
+class LegacyModel:
     """A legacy model that has been read: its specification (``Model_pb2.Model``) and its kind.
 
     ``label`` names it in messages: its path, or what it is.
@@ -32,17 +31,17 @@ class Source:
 
 
 def is_legacy(model: Any) -> bool:
-    """Whether ``model`` (a path, an ``MLModel`` or a specification) is of a type that ``open_source`` takes.
+    """Whether ``model``, a path, an ``MLModel`` or a specification, is for ``open_legacy_model`` by its type.
 
     A path counts by its suffix, so that a damaged file still gets the message that suits it.
     """
     if isinstance(model, str | os.PathLike):
         return Path(model).suffix.lower() == ".mlmodel"
-    spec = model if hasattr(model, "specificationVersion") else getattr(model, "_spec", None)
+    spec = model if hasattr(model, "specificationVersion") else host.spec_of(model)
     return spec is not None and spec.WhichOneof("Type") in (*NETWORKS, *PIPELINES)
 
 
-def open_source(model: Any) -> Source:
+def open_legacy_model(model: Any) -> LegacyModel:
     """Read a legacy model.
 
     Args:
@@ -54,7 +53,7 @@ def open_source(model: Any) -> Source:
     """
     if isinstance(model, str | os.PathLike):
         path = Path(model)
-        return _checked(_read(path), str(path))
+        return _checked(read_specification(path), str(path))
     if hasattr(model, "specificationVersion"):
         return _checked(model, "the specification")
     if hasattr(model, "get_spec"):
@@ -64,7 +63,11 @@ def open_source(model: Any) -> Source:
     )
 
 
-def _read(path: Path) -> Any:
+def read_specification(path: Path) -> Any:
+    """The specification in an ``.mlmodel`` file, of a model of any type.
+
+    Raises ``PackageError`` for a file that cannot be read, ``NeuralNetworkError`` for a folder.
+    """
     if path.is_dir():
         raise NeuralNetworkError(f"{path}: a folder, where an .mlmodel file is needed; {_PACKAGE_ADVICE}")
     try:
@@ -86,7 +89,7 @@ def _read(path: Path) -> Any:
 _PACKAGE_ADVICE = "an ML Program is one already: use milpasses compress"
 
 
-def _checked(spec: Any, label: str) -> Source:
+def _checked(spec: Any, label: str) -> LegacyModel:
     kind = spec.WhichOneof("Type")
     if kind == "mlProgram":
         raise NeuralNetworkError(f"{label}: is an ML Program already; milpasses compress takes it as it is")
@@ -99,29 +102,23 @@ def _checked(spec: Any, label: str) -> Source:
             f"{label}: is updatable (trained on the device), which ML Programs are not; "
             "clear isUpdatable in its specification to read it as it stands"
         )
-    source = Source(spec, label)
-    for part in parts(source):
+    model = LegacyModel(spec, label)
+    for part in parts(model):
         if part.kind not in NETWORKS:
             raise NeuralNetworkError(
                 f"{label}: a pipeline with a part of type {part.kind}; only neural networks can be read"
             )
-    return source
+    return model
 
 
-def parts(source: Source) -> Iterator[Source]:
+def parts(model: LegacyModel) -> Iterator[LegacyModel]:
     """The models of a pipeline in order, those inside inner pipelines too; a network itself."""
-    if source.kind in NETWORKS:
-        yield source
-        return
-    pipeline = getattr(source.spec, source.kind)
-    inner = pipeline if source.kind == "pipeline" else pipeline.pipeline
-    for spec in inner.models:
-        if spec.WhichOneof("Type") in PIPELINES:
-            yield from parts(Source(spec, source.label))
-        else:
-            yield Source(spec, source.label)
+    if model.kind not in PIPELINES:
+        yield model
+    for spec in submodels(model.spec):
+        yield from parts(LegacyModel(spec, model.label))
 
 
-def network_of(source: Source) -> Any:
+def network_of(model: LegacyModel) -> Any:
     """The network's message: layers, preprocessing and shape mappings."""
-    return getattr(source.spec, source.kind)
+    return getattr(model.spec, model.kind)

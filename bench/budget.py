@@ -24,7 +24,7 @@ from milpasses.budget.allocation import Allocation
 from milpasses.budget.candidates import DEFAULT, tuned_candidates
 from milpasses.budget.fitting import FEWEST
 from milpasses.budget.probe import Probe, noise_share
-from milpasses.calibration import Given
+from milpasses.calibration import KnownStatistics
 from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
 from milpasses.program.package import open_package
@@ -164,7 +164,7 @@ def cost_calibrated(name: str) -> Table:
     start = time.perf_counter()
     program = SavedProgram(open_package(path))
     candidates = tuned_candidates(program.target)
-    calibration = Given(statistics)
+    calibration = KnownStatistics(statistics)
     rewriters = [Rewriter(mp.Recipe.of(c), program.target, calibration=calibration) for c in candidates]
     for site in program.sites():
         for rewriter in rewriters:

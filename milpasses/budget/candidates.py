@@ -11,7 +11,7 @@ from milpasses.budget.layer_error import LayerError
 from milpasses.budget.probe import Probe
 from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
-from milpasses.calibration import Given
+from milpasses.calibration import KnownStatistics
 from milpasses.calibration.encode import feedback_method
 from milpasses.data.moments import Statistics
 from milpasses.encoding.encodings import Encoding
@@ -107,7 +107,7 @@ class SensitivityBuilder:
                     f"{named}: needs to know what flows into the weights: give data, or "
                     "statistics=milpasses.statistics(model, data, full=True)"
                 )
-            calibration = Given(self.statistics)
+            calibration = KnownStatistics(self.statistics)
         target = self.program.target
         return Rewriter(recipe, target, requantize=self.requantize, calibration=calibration)
 

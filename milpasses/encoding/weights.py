@@ -5,16 +5,16 @@ from typing import Protocol
 
 
 class EncodableUse(Protocol):
-    """One use of a weight: the op's type, the parameter that takes the weight, a convolution's groups."""
+    """One use of a weight by an op."""
 
     @property
-    def op_type(self) -> str: ...
+    def structured(self) -> bool:
+        """Whether the weight may be pruned by blocks, or n of every m."""
+        ...
 
-    @property
-    def param(self) -> str: ...
-
-    @property
-    def groups(self) -> int: ...
+    def groups_along(self, axis: int) -> int:
+        """Into how many parts the op splits the weight along ``axis``."""
+        ...
 
 
 class EncodableWeight(Protocol):
@@ -42,13 +42,9 @@ class EncodableWeight(Protocol):
         ...
 
 
-# coremltools prunes blocks and n:m of these ops' weights only.
-_STRUCTURED_OPS = ("conv", "linear")
-
-
 def allows_structured_pruning(weight: EncodableWeight) -> bool:
     """Whether every op that uses the weight may have it pruned by blocks, or n of every m."""
-    return all(use.op_type in _STRUCTURED_OPS and use.param == "weight" for use in weight.consumers)
+    return all(use.structured for use in weight.consumers)
 
 
 def vector_channels(weight: EncodableWeight, axis: int) -> list[int]:
@@ -56,5 +52,5 @@ def vector_channels(weight: EncodableWeight, axis: int) -> list[int]:
 
     A grouped convolution's vectors must not straddle its groups (coremltools' own restriction).
     """
-    groups = [use.groups for use in weight.consumers if use.op_type in ("conv", "conv_transpose")]
-    return [weight.shape[axis] // (max(count, 1) if axis == 0 else 1) for count in groups or [1]]
+    groups = [use.groups_along(axis) for use in weight.consumers]
+    return [weight.shape[axis] // count for count in groups or [1]]

@@ -154,7 +154,7 @@ def test_a_group_that_does_not_divide_is_fitted_and_noted() -> None:
 def test_an_encoder_takes_whatever_has_what_it_asks_for(recipe: str) -> None:
     """Any object with the members of ``EncodableWeight``; the encoding is that of a ``Weight``."""
     value, scheme = values(24, 20), Scheme.parse(recipe)
-    use = SimpleNamespace(op_type="linear", param="weight", groups=1)
+    use = SimpleNamespace(structured=True, groups_along=lambda axis: 1)
     weight = SimpleNamespace(name="w", shape=(24, 20), rank=2, channel_axes=(0, 1), consumers=(use,))
     expected = encoder(24, 20).encode(value, scheme)
     encoded = Encoder(weight).encode(value, scheme)

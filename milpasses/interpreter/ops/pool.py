@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.interpreter.ops.conv import explicit_pads, ints
 from milpasses.interpreter.registry import Array, Context, op
+from milpasses.program.padding import explicit_pads, ints
 
 Pads = list[tuple[int, int]]
 

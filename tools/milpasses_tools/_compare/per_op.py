@@ -7,10 +7,10 @@ from typing import Any, Literal, cast
 import attrs
 import numpy as np
 
-from milpasses.data.flows import is_constant
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.registry import rule
+from milpasses.program.weights import is_constant
 from milpasses_tools._compare.comparison import NonFinite, OpError
 from milpasses_tools._compare.match import Pair, live_inputs, match
 from milpasses_tools._compare.metrics import ErrorSums

@@ -14,15 +14,13 @@ from typing import Any
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import get_weights_metadata
 
-from milpasses.compress import decompress as _decompress
-from milpasses.compress import rewrite_package
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError, TargetError
 from milpasses.program.model import CompressedModel
-from milpasses.program.opening import open_model, raise_target
+from milpasses.program.opening import open_program, raise_target
 from milpasses.program.opset import Opset, supported_since
-from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe
-from milpasses.rewrite import Rewriter
+from milpasses.rewrite import Rewriter, write_decompressed, write_rewritten
 
 __all__ = [
     "decompress_weights",
@@ -56,11 +54,11 @@ def prune_weights(mlmodel: MLModel, config: Any, joint_compression: bool = False
 def decompress_weights(mlmodel: MLModel) -> CompressedModel:
     """``coremltools.optimize.coreml.decompress_weights``."""
     _reject_multifunction(mlmodel, "decompress_weights")
-    return _decompress(mlmodel)
+    return write_decompressed(open_program(mlmodel))
 
 
 def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
-    if mlmodel._is_multifunction():
+    if host.is_multifunction(mlmodel):
         raise MilpassesError(
             f"{function} is not supported for a multifunction model; milpasses.compress and "
             "milpasses.decompress take one"
@@ -82,10 +80,9 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
     import coremltools as ct
 
     _reject_multifunction(mlmodel, "milpasses.coreml")
-    package, options = open_model(mlmodel, None)
     with tempfile.TemporaryDirectory() as folder:
-        package = raise_target(package, ct.target.iOS16, Path(folder))
-        target = SavedProgram(package).target
+        program = raise_target(open_program(mlmodel), ct.target.iOS16, Path(folder))
+        target = program.target
         if joint_compression and not target.joint:
             raise TargetError(f"Joint compression is only {_SINCE_IOS18}; this model targets {target.name}")
         _check_grouped(config, target)
@@ -96,7 +93,7 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
             fit_groups=False,
             only_if_smaller=False,
         )
-        model = rewrite_package(package, rewriter, options=options)
+        model = write_rewritten(program, rewriter, CompressedModel)
     for record in model.report:
         if record.refused:
             _logger.warning("%s", record.reason)

@@ -65,7 +65,14 @@ REASONS = {
     "a later pass would put the old weight back",
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
+    "stated": "{text}",
     "target": "{need} needs {since}; this model targets {target}",
+    # Why a bias does not take up what its op's weight loses on average.
+    "bias-shared": "{name} has other uses",
+    "bias-blocked": "{name}: {why}",
+    "bias-compressed": "{name}: compressed already",
+    "bias-shape": "{name} is {dtype} of shape {shape}",
+    "bias-kept": "a rule keeps {name}",
     # What its channels or values decide.
     "no-encoding": "{scheme} encodes nothing",
     "not-divisible": "{what} {wanted} does not divide {size} channels",

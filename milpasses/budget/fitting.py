@@ -24,7 +24,7 @@ from milpasses.data.moments import Statistics
 from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.program.opening import open_model
+from milpasses.program.opening import open_program
 from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe, Rule, literal
 from milpasses.recipe.schemes import Keep
@@ -256,7 +256,7 @@ class Run:
     @classmethod
     def of(cls, model: Any, data: Any, samples: int | None, seed: int, function: str) -> "Run":
         """Load ``model``; a large one without a second, decoded copy of its weights."""
-        package, _ = open_model(model, None)
+        package = open_program(model).package
         keep = sum(file.stat().st_size for file in package.path.rglob("*.bin")) < _LARGE
         interpreter = Interpreter(model, function, keep_weights=keep)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
@@ -291,7 +291,7 @@ def _trial(
     requantize: bool,
     function: str,
 ) -> Trial:
-    program = SavedProgram(open_model(model, None)[0])
+    program = open_program(model)
     schemes = read_candidates(candidates, program.target)
     pins = Recipe(Keep(), list(rules)).rules
     probe = None

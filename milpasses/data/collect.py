@@ -17,8 +17,7 @@ from milpasses.interpreter import Interpreter
 from milpasses.interpreter.engine import Precision
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.program import load
-from milpasses.program.opening import open_model
-from milpasses.program.saved import SavedProgram
+from milpasses.program.opening import open_program
 
 __all__ = ["Moments", "Range", "Statistics", "statistics"]
 _SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
@@ -121,7 +120,7 @@ def _names(model: Any, function: str) -> dict[str, str]:
     """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
     if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
         return {}
-    sites = SavedProgram(open_model(model, None)[0]).sites()
+    sites = open_program(model).sites()
     return {variable: one.weight.name for one in sites for owner, variable in one.places if owner == function}
 
 

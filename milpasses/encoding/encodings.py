@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses import _coremltools as host
 from milpasses.encoding.blocks import Shape, from_rows, to_rows
 from milpasses.encoding.storage import packed_bytes
 
@@ -251,9 +252,13 @@ class Scaled:
 
     def decode(self) -> Array:
         """The weight as Core ML will see it: the product is rounded in the scale's type."""
-        from coremltools.converters.mil.mil.ops.defs.iOS18.compression import constexpr_blockwise_shift_scale
-
-        return constexpr_blockwise_shift_scale.decompress(self.inner.decode(), self.scale, self.zero_point)
+        return host.decompress(
+            "constexpr_blockwise_shift_scale",
+            typed=True,
+            data=self.inner.decode(),
+            scale=self.scale,
+            offset=self.zero_point,
+        )
 
 
 @attrs.frozen(eq=False)

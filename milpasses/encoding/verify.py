@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses import _coremltools as host
 from milpasses.encoding.blocks import Shape
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import OpGeneration
@@ -132,9 +133,6 @@ def _cut(encoding: Encoding, extents: Shape) -> Encoding:
 
 def run_specs(specs: list[OpSpec], generation: OpGeneration) -> Array:
     """What coremltools' own op classes compute for ``specs``: the last op's (only) output."""
-    from coremltools.converters.mil.mil.ops.defs.iOS16 import constexpr_ops as ios16_ops
-    from coremltools.converters.mil.mil.ops.defs.iOS18 import compression as ios18_ops
-
     results: list[Any] = []
     for spec in specs:
         values: dict[str, Any] = {}
@@ -147,10 +145,9 @@ def run_specs(specs: list[OpSpec], generation: OpGeneration) -> Array:
         if spec.op_type == "constexpr_cast":
             results.append(values["source_val"].astype(np.float32))
             continue
-        op_class = getattr(ios18_ops if generation.typed else ios16_ops, spec.op_type)
         if generation.typed and spec.op_type in _OPTIONAL:
             values.setdefault(_OPTIONAL[spec.op_type], None)
-        results.append(op_class.decompress(**values))
+        results.append(host.decompress(spec.op_type, generation.typed, **values))
     return results[-1]
 
 

@@ -7,5 +7,8 @@ runs everything; where torch is installed the heavy ops (convolution, pooling, m
 from milpasses.interpreter.engine import Interpreter, Observer
 from milpasses.interpreter.io import Feature, State
 from milpasses.interpreter.registry import InterpreterError, supported_ops
+from milpasses.program.protocol import register_runner
 
 __all__ = ["Feature", "Interpreter", "InterpreterError", "Observer", "State", "supported_ops"]
+
+register_runner(Interpreter)

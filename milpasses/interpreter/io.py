@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from coremltools import proto
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.images import ColorLayout, ImageFormat, from_image, to_image
 from milpasses.interpreter.program import Loaded
 from milpasses.interpreter.registry import Array, InterpreterError
 
 Kind = Literal["tensor", "image", "state"]
-_COLOR_SPACES = proto.FeatureTypes_pb2.ImageFeatureType.ColorSpace  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def numpy_type(sym_type: Any) -> Any:
@@ -25,7 +24,7 @@ def numpy_type(sym_type: Any) -> Any:
         sym_type = sym_type.get_primitive()
     if not types.is_primitive(sym_type) or sym_type == types.str:
         return None
-    declared: Any = types.nptype_from_builtin(sym_type)
+    declared: Any = host.numpy_type_of(sym_type)
     return None if declared is None else np.dtype(declared).type
 
 
@@ -102,8 +101,7 @@ def _described(name: str, dtype: Any, shape: tuple[int | None, ...], description
     """A feature with the constraints that the package states."""
     kind = description.type.WhichOneof("Type")
     if kind == "imageType":
-        layout: ColorLayout = _COLOR_SPACES.Name(description.type.imageType.colorSpace)
-        return Feature(name, "image", dtype, shape, ImageFormat(layout))
+        return Feature(name, "image", dtype, shape, ImageFormat(_layout(description.type.imageType)))
     array = description.type.multiArrayType
     allowed = tuple(tuple(int(n) for n in s.shape) for s in array.enumeratedShapes.shapes)
     ranges = tuple(
@@ -116,6 +114,11 @@ def _described(name: str, dtype: Any, shape: tuple[int | None, ...], description
         default = float(getattr(array, which)) if which else 0.0
     known = ranges if len(ranges) == len(shape) else ()
     return Feature(name, "tensor", dtype, shape, None, allowed, known, default)
+
+
+def _layout(image: Any) -> ColorLayout:
+    """The layout that an ``ImageFeatureType`` message states."""
+    return host.message_class("FeatureTypes_pb2", "ImageFeatureType.ColorSpace").Name(image.colorSpace)
 
 
 def _declared_image(declared: Any, var: Any) -> ImageFormat:
@@ -218,7 +221,7 @@ def fetch(loaded: Loaded, results: Sequence[Any], rounded: bool) -> dict[str, An
             continue
         described_as = described.get(var.name)
         if described_as is not None and described_as.type.WhichOneof("Type") == "imageType":
-            layout = _COLOR_SPACES.Name(described_as.type.imageType.colorSpace)
+            layout = _layout(described_as.type.imageType)
             outputs[var.name] = to_image(ImageFormat(layout), value)
             continue
         exact = np.issubdtype(declared, np.floating) and not rounded

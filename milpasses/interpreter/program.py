@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import coremltools as ct
-from coremltools.converters.mil.frontend.milproto.load import load_mil_proto
 from coremltools.converters.mil.mil import Program
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.registry import InterpreterError
-from milpasses.program.package import open_package
+from milpasses.program.package import new_message, open_package
+from milpasses.program.saved import SavedProgram
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ def load(program_or_package: Any, function: str) -> Loaded:
         return Loaded(found, None, tuple(getattr(found, "input_types", None) or ()))
     if _is_legacy(program_or_package):
         return _read_legacy(program_or_package, function)
+    if isinstance(program_or_package, SavedProgram):
+        package = program_or_package.package
+        return _load_spec(package.spec, str(package.model_folder / "weights"), function)
     if isinstance(program_or_package, (str, Path)):
         package = open_package(program_or_package)  # an MLModel would write into the package
         return _load_spec(package.spec, str(package.model_folder / "weights"), function)
@@ -55,7 +59,7 @@ def _is_legacy(model: Any) -> bool:
     if isinstance(model, (str, Path)):
         return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
     if isinstance(model, ct.models.MLModel):
-        return model._spec.WhichOneof("Type") != "mlProgram"
+        return host.spec_of(model).WhichOneof("Type") != "mlProgram"
     return hasattr(model, "specificationVersion") or hasattr(model, "program")  # a specification, a Reading
 
 
@@ -78,14 +82,14 @@ def _load_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loa
     names = list(program.functions)
     if function not in names:
         raise InterpreterError(_no_function(function, names))
-    for other in names:  # the loader reads every function's weights; read those of one
-        if other != function:
-            del program.functions[other]
+    # The loader reads the weights of every function that it is given.
+    wanted = new_message("MIL_pb2", "Program", version=program.version)
+    wanted.functions[function].CopyFrom(program.functions[function])
     described = {f.name: f for f in spec.description.functions}
     try:
-        mil = load_mil_proto(program, spec.specificationVersion, weights)
+        mil = host.load_mil_program(wanted, spec.specificationVersion, weights)
     except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
-        mil = None if model is None else model._mil_program
+        mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     return Loaded(mil.functions[function], described.get(function, spec.description))

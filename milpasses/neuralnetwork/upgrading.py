@@ -1,28 +1,25 @@
 """A legacy neural network as an ML Program, compressed if wanted."""
 
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import coremltools as ct
-from coremltools.converters.mil.converter import ConverterRegistry, mil_convert_to_proto
-from coremltools.converters.mil.mil.passes import pass_pipeline
-from coremltools.models.utils import _create_mlpackage
 
-from milpasses.compress import Progress, compress
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
-from milpasses.program.model import CompressedModel
+from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opset import lowest_opset
-from milpasses.program.package import Package, check_output, open_package, write_package
+from milpasses.program.package import Package, check_output, open_package
+from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
+from milpasses.rewrite import Progress, rewriter_for, write_rewritten
 
 
 class UpgradedModel(CompressedModel):
@@ -83,80 +80,46 @@ def upgrade(
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
         target = ct.target(lowest_opset(schemes).version)
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
+
+    def make(path: str, report: Report, **options: Any) -> UpgradedModel:
+        return UpgradedModel(path, report, reading.notes, **options)
+
     with tempfile.TemporaryDirectory() as folder:
-        package = _package(reading, precision, Path(folder))
-        report = Report(recipe="none")
-        if wanted is not None:
-            small = Path(folder) / "small.mlpackage"
-            report = compress(
-                package.path,
-                wanted,
-                output=small,
-                statistics=statistics,
-                calibration=calibration,
-                sequential=sequential,
-                progress=progress,
-            ).report
-            package = open_package(small)
-        return _finished(package, report, reading.notes, output, force, skip_model_load)
+        program = SavedProgram(
+            _package(reading, precision, Path(folder)), {"skip_model_load": skip_model_load}
+        )
+        if wanted is None:
+            package, report = program.package, Report(recipe="none")
+            options = {"report": report, **program.load_options}
+            return write_model(
+                package, lambda folder: _copied(package, folder), make, output, force, **options
+            )
+        rewriter = rewriter_for(
+            program,
+            wanted,
+            statistics=statistics,
+            calibration=calibration,
+            sequential=sequential,
+            progress=progress,
+        )
+        return write_rewritten(program, rewriter, make, output, force, progress)
 
 
 def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
     """The reading as a package under ``folder``, after coremltools' passes."""
-    passes: Any = pass_pipeline.PassPipeline.DEFAULT
+    passes: Any = ct.PassPipeline.DEFAULT
     if precision == "float32":
         passes.remove_passes({"common::add_fp16_cast", "common::add_int16_cast"})
     else:  # the pass cannot look at a list of class labels
         passes.set_options("common::add_fp16_cast", {"skip_ops_by_type": "classify"})
     weights = folder / "weights"
     weights.mkdir()
-    with _quietly():
-        converted: Any = mil_convert_to_proto(
-            reading.program,
-            "milinternal",
-            "mlprogram",
-            ConverterRegistry,
-            main_pipeline=passes,
-            weights_dir=str(weights),
-            specification_version=int(reading.target),
-            model_description=reading.description,
+    with host.quiet_conversion():
+        spec = host.convert_program(
+            reading.program, passes, str(weights), int(reading.target), reading.description
         )
-    share_constants(converted[0].mlProgram)
-    return open_package(_create_mlpackage(converted[0], str(weights), str(folder / "model.mlpackage")))
-
-
-@contextmanager
-def _quietly() -> Generator[None]:
-    """Without coremltools' bars and notices."""
-    logger, bars = logging.getLogger("coremltools"), pass_pipeline.tqdm
-    level = logger.level
-
-    def plain(items: Iterable[str], **_: Any) -> Iterable[str]:
-        return items
-
-    logger.setLevel(logging.ERROR)
-    pass_pipeline.tqdm = plain
-    try:
-        yield
-    finally:
-        pass_pipeline.tqdm = bars
-        logger.setLevel(level)
-
-
-def _finished(
-    package: Package,
-    report: Report,
-    notes: list[str],
-    output: "str | os.PathLike[str] | None",
-    force: bool,
-    skip_model_load: bool,
-) -> UpgradedModel:
-    if output is not None:
-        write_package(package, Path(output), lambda folder: _copied(package, folder), force)
-        return UpgradedModel(str(output), report, notes, skip_model_load=skip_model_load)
-    final = Path(tempfile.mkdtemp(suffix=".mlpackage"))  # coremltools removes it at exit
-    shutil.copytree(package.path, final, dirs_exist_ok=True)
-    return UpgradedModel(str(final), report, notes, is_temp_package=True, skip_model_load=skip_model_load)
+    share_constants(spec.mlProgram)
+    return open_package(host.create_package(spec, str(weights), str(folder / "model.mlpackage")))
 
 
 def _copied(package: Package, folder: Path) -> Any:

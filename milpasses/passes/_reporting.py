@@ -1,14 +1,13 @@
 """Keeps the report in the model that ``ct.convert`` saves.
 
-A pass sees only the program; the specification is made later by the backend that coremltools looks up in its
-``ConverterRegistry``. A subclass of that backend is registered in its place, which adds the report of a
+A pass sees only the program; the specification is made later by the exporter that coremltools looks up in its
+registry of converters. A subclass of that exporter is registered in its place, which adds the report of a
 program that has one, and does nothing else.
 """
 
 from typing import Any
 
-from coremltools.converters.mil.converter import ConverterRegistry
-
+from milpasses import _coremltools as host
 from milpasses.report import METADATA_KEY, Report
 
 _ATTRIBUTE = "_milpasses_report"
@@ -20,14 +19,15 @@ def remember(program: Any, report: Report) -> None:
 
 
 def register() -> None:
-    """Put the reporting backend in the registry, once."""
-    current: Any = ConverterRegistry.backends["mlprogram"]
+    """Put the reporting exporter in the registry, once."""
+    host.replace_backend("mlprogram", _reporting)
+
+
+def _reporting(current: Any) -> Any:
     if getattr(current, "reports_milpasses", False):
-        return
+        return current
 
     class ReportingBackend(current):
-        name = "mlprogram"
-        alias_names: list[str] = []  # noqa: RUF012 (coremltools' own attribute)
         reports_milpasses = True
 
         def __call__(self, program: Any, *args: Any, **kwargs: Any) -> Any:
@@ -37,4 +37,4 @@ def register() -> None:
                 spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
             return spec
 
-    ConverterRegistry.backend(ReportingBackend)
+    return ReportingBackend

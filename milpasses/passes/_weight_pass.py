@@ -5,12 +5,12 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
 from milpasses.calibration import Given, is_norms
-from milpasses.calibration.biases import Rewriting
 from milpasses.errors import MilpassesError
-from milpasses.program.memory import Found, find_sites, program_target, replace
+from milpasses.passes._reporting import remember
+from milpasses.program.memory import MemoryProgram
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
-from milpasses.rewrite import Rewriter
+from milpasses.rewrite import Rewriter, rewrite_program
 
 COMMON = ("report", "requantize", "statistics")
 
@@ -45,7 +45,7 @@ class WeightPass(AbstractGraphPass):
         report = given.pop("report", None)
         if report is not None and not isinstance(report, Report):
             raise MilpassesError(f"milpasses::{self}: report must be a milpasses.Report, not {report!r}")
-        self.report = report or Report() if report is None else report
+        self.report = Report() if report is None else report
         self.requantize = _flag(self, given.pop("requantize", False))
         statistics = given.pop("statistics", None)
         self.norms = is_norms(statistics)
@@ -54,11 +54,13 @@ class WeightPass(AbstractGraphPass):
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place; a second run over its own output rewrites nothing."""
-        recipe = self._recipe or self.read_options({})
-        target = program_target(prog)
+        recipe, program = self._recipe or self.read_options({}), MemoryProgram(prog)
         source = _from_norms(prog) if self.norms else self.statistics
-        rewriter = Rewriter(recipe, target, requantize=self.requantize, calibration=source)
-        apply_recipe(prog, rewriter, self.report)
+        rewriter = Rewriter(recipe, program.target, requantize=self.requantize, calibration=source)
+        if isinstance(source, Given):
+            source.check([site.weight for site in program.sites() if rewriter.calibrates(site)])
+        rewrite_program(program, rewriter, self.report)
+        remember(prog, self.report)
 
 
 def _from_norms(program: Any) -> Given:
@@ -73,27 +75,3 @@ def _flag(owner: object, value: Any) -> bool:
     if not isinstance(value, bool):
         raise MilpassesError(f"milpasses::{owner}: requantize must be true or false, not {value!r}")
     return value
-
-
-def apply_recipe(program: Any, rewriter: Rewriter, report: Report) -> int:
-    """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count."""
-    from milpasses.passes._reporting import remember
-
-    found = find_sites(program)
-    sites = [one.site for one in found]
-    rewriter.check(sites)
-    if isinstance(rewriter.calibration, Given):
-        rewriter.calibration.check([site.weight for site in sites if rewriter.calibrates(site)])
-    report.recipe = str(rewriter.recipe)
-    report.records.clear()
-
-    rewriting = Rewriting(rewriter, sites)
-
-    def rewrite(one: Found) -> Any:
-        rewritten = rewriting.rewrite(one.site)
-        report.records.append(rewritten.record)
-        return rewritten.specs
-
-    count = replace(program, found, rewrite)
-    remember(program, report)
-    return count

@@ -5,9 +5,9 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
-from milpasses.program.memory import Found, find_sites, replace
+from milpasses.program.memory import MemoryProgram
 from milpasses.report import Report
-from milpasses.rewrite import decompressed
+from milpasses.rewrite import decompress_program
 
 
 @register_pass(namespace="milpasses")
@@ -33,13 +33,4 @@ class decompress_weights(AbstractGraphPass):
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place."""
-        found = [one for one in find_sites(prog) if one.site.existing is not None]
-        self.report.recipe = "decompress"
-        self.report.records.clear()
-
-        def rewrite(one: Found) -> Any:
-            rewritten = decompressed(one.site)
-            self.report.records.append(rewritten.record)
-            return rewritten.specs
-
-        replace(prog, found, rewrite)
+        decompress_program(MemoryProgram(prog), self.report)

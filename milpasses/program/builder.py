@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from coremltools.converters.mil import Builder
-from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
 
+from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref
 
 # coremltools registers the builder's methods, one an op, at run time.
@@ -20,10 +20,8 @@ def typed_value(values: Any, dtype: str) -> Any:
     """
     if dtype == "str":
         return str(values)
-    name = {"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    kind = string_to_nptype(name)
-    typed = values.view(kind) if values.ndim else values.astype(kind)
-    return typed[()] if values.ndim == 0 else typed
+    kind = host.numpy_type({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
+    return values.view(kind) if values.ndim else values.astype(kind)[()]
 
 
 def built(specs: Iterable[OpSpec]) -> Any:

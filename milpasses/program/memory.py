@@ -1,82 +1,120 @@
-"""The weights of a program in memory: found, and replaced by the ops of their encodings."""
+"""A program in memory, as a pass sees it: its weights, and the ops of their encodings in their place."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from typing import Any
 
 import attrs
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
-from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
+from numpy.typing import NDArray
 
-from milpasses.encoding.encodings import Encoding
-from milpasses.encoding.lowering import NOT_DATA, OpSpec, Ref, base_name, lift
-from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
-from milpasses.errors import Refusal
+from milpasses import _coremltools as host
+from milpasses.encoding.lowering import OpSpec, Ref, base_name
+from milpasses.encoding.storage import SMALLEST_IN_FILE, STORED_BITS, packed_bytes
+from milpasses.program import graph
+from milpasses.program.builder import typed_value
+from milpasses.program.discovery import Occurrence, compressed_site, discover
+from milpasses.program.graph import CONSTEXPR, Produced, StoredConstant
 from milpasses.program.opset import Opset, opset_of
-from milpasses.program.weights import Consumer, Site, Weight
+from milpasses.program.protocol import Rewrite, Runner, make_runner
+from milpasses.program.weights import Site
+
+_IN_FILE = ("float16", "float32", "uint8", "int8")
+_IN_TYPED_FILE = (*_IN_FILE, "uint16", "int16", "int32", "uint32")  # since iOS18, in coremltools' writer
+_BATCHES = 8  # in which replaced constants are removed
 
 
-@attrs.define(eq=False)
-class Found:
-    """A site and the ops that stand for it: several where functions of a program share a weight."""
+class MemoryFunction:
+    """One function of a coremltools ``Program``. A ``FunctionGraph`` until ops are replaced in it."""
 
-    site: Site
-    ops: list[Any]
+    def __init__(self, name: str, block: Any) -> None:
+        self.name = name
+        self._block = block
 
+    @cached_property
+    def _order(self) -> dict[int, int]:
+        """The place of each op, by identity: an index of the ops would keep the old weights alive."""
+        return {id(op): place for place, op in enumerate(_walk(self._block))}
 
-def program_target(program: Any) -> Opset:
-    """The oldest opset among the program's functions."""
-    oldest = min((function.opset_version for function in program.functions.values()), default=None)
-    return opset_of(0) if oldest is None else opset_of(int(oldest), oldest.name)
+    @cached_property
+    def _in_file(self) -> tuple[str, ...]:
+        """The types of constants that coremltools' writer puts into the weight file."""
+        opset = opset_of(int(self._block.opset_version))
+        return _IN_TYPED_FILE if opset.constexpr and opset.constexpr.typed else _IN_FILE
 
+    def operations(self) -> Iterator[Any]:
+        """Every op in order, nested ones included."""
+        return _walk(self._block)
 
-def find_sites(program: Any) -> list[Found]:
-    """Every constant that goes to the weight file, and every compressed weight, in program order."""
-    found: list[Found] = []
-    by_id: dict[Any, Found] = {}
-    for name, function in program.functions.items():
-        for op in _walk(function):
-            if op.op_type == "const" and _is_weight(op.outputs[0].val) and not _is_part(op.outputs[0]):
-                key = op.weight_id
-                if key is not None and key in by_id:
-                    _share(by_id[key], op, name)
-                    continue
-                found.append(Found(_const_site(op, name), [op]))
-                if key is not None:
-                    by_id[key] = found[-1]
-            elif op.op_type.startswith("constexpr_") and gives_weight(op):
-                found.append(Found(compressed_site(op, name), [op]))
-    return found
+    def op_type(self, op: Any) -> str:
+        """The type of ``op``."""
+        return str(op.op_type)
 
+    def op_name(self, op: Any) -> str:
+        """The name of ``op``."""
+        return str(op.name)
 
-def replace(program: Any, found: list[Found], rewrites: Callable[[Found], list[OpSpec] | None]) -> int:
-    """Put the ops that ``rewrites`` gives in each site's place; returns how many sites were rewritten.
+    def outputs(self, op: Any) -> Sequence[Any]:
+        """The variables that ``op`` makes."""
+        return op.outputs
 
-    Replaced constants are removed in a few batches: coremltools checks a whole block at each removal, and
-    the old weights must not all stay in memory until the end.
-    """
-    total = sum(one.site.nbytes for one in found)
-    batch = _Batch(limit=max(total // 8, 1))
-    count = 0
-    for one in found:
-        specs = rewrites(one)
-        if specs is None:
-            continue
-        count += 1
-        for op in one.ops:
-            batch.add(op, one.site.nbytes)
-            _emit(op, specs, one)
-        one.site = attrs.evolve(one.site, weight=attrs.evolve(one.site.weight, load=_gone), existing=None)
-        one.ops = []
-        batch.flush_if_full()
-    batch.flush()
-    return count
+    def variable_name(self, variable: Any) -> str:
+        """The name of a variable."""
+        return str(variable.name)
 
+    def uses(self, variable: Any) -> Sequence[tuple[Any, str]]:
+        """The ops that take ``variable``, each with the parameter, in order."""
+        users = list(dict.fromkeys(variable.child_ops))
+        if len(users) > 1:
+            last = len(self._order)
+            users.sort(key=lambda op: self._order.get(id(op), last))
+        return [(op, param) for op in users for param in _params(op, variable)]
 
-def _gone() -> Any:
-    raise RuntimeError("the weight was rewritten; its old values are gone")
+    def returned(self, variable: Any) -> bool:
+        """A block returns ``variable``."""
+        return bool(variable.consuming_blocks)
+
+    def weight(self, op: Any) -> StoredConstant | None:
+        """The constant of a const op that coremltools' writer puts into the weight file."""
+        if op.op_type != "const":
+            return None
+        value = op.outputs[0].val
+        in_file = (
+            isinstance(value, np.ndarray)
+            and value.size >= SMALLEST_IN_FILE
+            and value.dtype.name in self._in_file
+            and not value.dtype.metadata
+        )
+        return _stored(op.outputs[0]) if in_file else None
+
+    def inputs(self, op: Any) -> dict[str, StoredConstant | Produced]:
+        """What a constexpr op takes."""
+        found: dict[str, StoredConstant | Produced] = {}
+        for param, bound in sorted(op.inputs.items()):
+            if bound is None:
+                continue
+            if bound.op is not None and bound.op.op_type.startswith(CONSTEXPR):
+                found[param] = Produced(bound.op, bound.op.outputs.index(bound))
+            else:
+                found[param] = _stored(bound)
+        return found
+
+    def result(self, op: Any) -> tuple[tuple[int, ...], str]:
+        """Shape and type of the first output of ``op``."""
+        variable = op.outputs[0]
+        return tuple(variable.shape), np.dtype(types.nptype_from_builtin(variable.dtype)).name
+
+    def scalar(self, op: Any, param: str) -> Any:
+        """The value of a constant scalar input, None where it is not given or not known."""
+        bound = op.inputs.get(param)
+        return None if bound is None else bound.val
+
+    def inferred(self, op: Any) -> bool:
+        """``op`` has a value that was inferred from its constant inputs."""
+        return any(output.val is not None for output in op.outputs)
 
 
 def _walk(block: Any) -> Iterator[Any]:
@@ -86,201 +124,157 @@ def _walk(block: Any) -> Iterator[Any]:
             yield from _walk(nested)
 
 
-def _is_weight(value: Any) -> bool:
-    return (
-        isinstance(value, np.ndarray)
-        and value.size >= SMALLEST_IN_FILE
-        and value.dtype in ("float16", "float32", "uint8", "int8")
-    )
+def _params(op: Any, variable: Any) -> Iterator[str]:
+    """The parameters of ``op`` that take ``variable``."""
+    for param, bound in sorted(op.inputs.items()):
+        if bound is variable or (isinstance(bound, list | tuple) and any(one is variable for one in bound)):
+            yield param
 
 
-def _is_part(variable: Any) -> bool:
-    """The constant only feeds constexpr ops: a part of a compressed weight, which has its own site."""
-    users = variable.child_ops
-    return bool(users) and all(user.op_type.startswith("constexpr_") for user in users)
-
-
-def _consumers(variables: list[Any]) -> tuple[Consumer, ...]:
-    found: dict[Consumer, None] = {}
-    for variable in variables:
-        for op in variable.child_ops:
-            for param, bound in op.inputs.items():
-                if bound is variable or (isinstance(bound, list | tuple) and variable in bound):
-                    found[_consumer(op, param)] = None
-    return tuple(found)
-
-
-def _consumer(op: Any, param: str) -> Consumer:
-    transposed, groups = None, None
-    if op.op_type == "matmul":
-        transposed = op.inputs.get(f"transpose_{param}")
-    if op.op_type in ("conv", "conv_transpose"):
-        groups = op.inputs.get("groups")
-    return Consumer(
-        op.op_type,
-        op.name,
-        param,
-        transposed=transposed is not None and bool(transposed.val),
-        groups=1 if groups is None or groups.val is None else int(groups.val),
-    )
-
-
-def _blocked(variable: Any) -> Refusal | None:
-    if variable.consuming_blocks:
-        return Refusal("returned-by-block")
-    if not variable.child_ops:
-        return Refusal("unused")
-    for op in variable.child_ops:
-        if op.op_type.startswith("constexpr_"):
-            return Refusal("part-of-compressed")
-        if any(output.val is not None for output in op.outputs):
-            return Refusal("inferred-value", op=op.name, op_type=op.op_type)
-    return None
-
-
-def _const_site(op: Any, function: str) -> Site:
-    variable = op.outputs[0]
+def _stored(variable: Any) -> StoredConstant:
     value = variable.val
-    weight = Weight(
-        op.name, value.shape, value.dtype.name, _consumers([variable]), (function,), lambda: op.outputs[0].val
-    )
-    return Site(weight, value.nbytes, ((function, op.name),), _blocked(variable))
+    dtype = mil_name(variable)
+    shape = np.shape(value)
+    nbytes = packed_bytes(int(np.prod(shape)), dtype) if dtype in STORED_BITS else 0
+    op = variable.op
+    identity: Any = getattr(op, "weight_id", None) or variable
+
+    def stored() -> NDArray[np.uint8]:
+        plain = np.ascontiguousarray(_plain(value))
+        return plain.reshape(-1).view(np.uint8) if plain.dtype.kind != "U" else plain.view(np.uint8)
+
+    return StoredConstant(shape, dtype, nbytes, identity, lambda: _plain(value), stored)
 
 
-def _share(one: Found, op: Any, function: str) -> None:
-    """One more function uses the same weight."""
-    weight = one.site.weight
-    functions = weight.functions if function in weight.functions else (*weight.functions, function)
-    consumers = tuple(dict.fromkeys((*weight.consumers, *_consumers([op.outputs[0]]))))
-    weight = attrs.evolve(weight, functions=functions, consumers=consumers)
-    one.site = attrs.evolve(one.site, weight=weight, blocked=one.site.blocked or _blocked(op.outputs[0]))
-    one.ops.append(op)
+def _plain(value: Any) -> Any:
+    """``value`` without the marks of types below a byte in its dtype: NumPy warns when they meet."""
+    return value if isinstance(value, str) else np.asarray(value).view(np.asarray(value).dtype.str)
 
 
-def gives_weight(op: Any) -> bool:
-    """No other constexpr op takes an output of ``op``: it gives the weight itself."""
-    return not any(
-        user.op_type.startswith("constexpr_") for output in op.outputs for user in output.child_ops
-    )
-
-
-def compressed_site(op: Any, function: str) -> Site:
-    """The site of a compressed weight: ``op`` is the last of its constexpr ops."""
-    variable = op.outputs[0]
-    dtype = types.nptype_from_builtin(variable.dtype)
-    nbytes = sum(packed_bytes(bound.val.size, _mil_name(bound)) for bound in _data(op))
-    weight = Weight(
-        base_name(op.name),
-        tuple(variable.shape),
-        np.dtype(dtype).name,
-        _consumers([variable]),
-        (function,),
-        lambda: _lift(op, 0).decode(),
-    )
-    blocked = Refusal("returned-by-block") if variable.consuming_blocks else None
-    return Site(weight, nbytes, ((function, op.name),), blocked, lambda: _encoding(op))
-
-
-def _encoding(op: Any) -> Encoding:
-    return _lift(op, 0)
-
-
-def _inputs(op: Any) -> dict[str, Any]:
-    return {param: bound for param, bound in op.inputs.items() if bound is not None}
-
-
-def _data(op: Any) -> Iterator[Any]:
-    """The constants with data of a constexpr op and of those that feed it."""
-    seen: set[int] = set()
-    for param, bound in _inputs(op).items():
-        if param in NOT_DATA or id(bound) in seen:
-            continue
-        seen.add(id(bound))
-        if bound.op is not None and bound.op.op_type.startswith("constexpr_"):
-            if id(bound.op) not in seen:
-                seen.add(id(bound.op))
-                yield from _data(bound.op)
-        elif isinstance(bound.val, np.ndarray | np.generic):
-            yield bound
-
-
-def _mil_name(variable: Any) -> str:
+def mil_name(variable: Any) -> str:
+    """MIL's name of the type of a constant's elements, floats as NumPy calls them."""
     name = types.builtin_to_string(variable.dtype)
     return {"fp16": "float16", "fp32": "float32"}.get(name, name)
 
 
-def _lift(op: Any, output: int) -> Any:
-    inputs: dict[str, Any] = {}
-    for param, bound in _inputs(op).items():
-        if bound.op is not None and bound.op.op_type.startswith("constexpr_"):
-            inputs[param] = _lift(bound.op, bound.op.outputs.index(bound))
-        else:
-            value = bound.val
-            # Drop the sub-byte marks that coremltools keeps in dtype metadata: NumPy warns when they meet.
-            inputs[param] = (
-                np.asarray(value).view(np.asarray(value).dtype.str) if not isinstance(value, str) else value
-            )
-            inputs[f"dtype:{param}"] = _mil_name(bound)
-    return lift(op.op_type, inputs, output)
+class MemoryProgram:
+    """A coremltools ``Program`` and the weights in it. A ``WeightProgram``, which ``replace`` changes."""
+
+    def __init__(self, program: Any) -> None:
+        self.program = program
+        self._occurrences: dict[Site, list[Occurrence]] = {}
+
+    @property
+    def functions(self) -> list[MemoryFunction]:
+        """The functions, by name."""
+        return [MemoryFunction(name, block) for name, block in sorted(self.program.functions.items())]
+
+    @property
+    def target(self) -> Opset:
+        """The oldest opset among the functions."""
+        versions = [function.opset_version for function in self.program.functions.values()]
+        oldest = min(versions, default=None)
+        return opset_of(0) if oldest is None else opset_of(int(oldest), oldest.name)
+
+    def sites(self) -> list[Site]:
+        """Every constant that goes to the weight file, and every compressed weight, in program order."""
+        self._occurrences = discover(self.functions)
+        return list(self._occurrences)
+
+    def runner(self, function: str = "main") -> Runner:
+        """What runs a function of the program as it is."""
+        return make_runner(self.program, function)
+
+    def replace(self, sites: Sequence[Site], rewrite: Rewrite) -> int:
+        """Put the ops that ``rewrite`` gives in each site's place; returns how many sites were rewritten.
+
+        Replaced constants are removed in a few batches: coremltools checks a whole block at each removal, and
+        the old weights must not all stay in memory until the end.
+        """
+        batch = _Batch(limit=max(sum(site.nbytes for site in sites) // _BATCHES, 1))
+        count = 0
+        for site in sites:
+            count += self._replace(site, rewrite, batch)
+            batch.flush_if_full()
+        batch.flush()
+        return count
+
+    def _replace(self, site: Site, rewrite: Rewrite, batch: "_Batch") -> bool:
+        """One site; in a function of its own, so that nothing here keeps the old weight alive."""
+        occurrences = self._occurrences.pop(site)
+        specs = rewrite(site)
+        if specs is None:
+            return False
+        shared = _shared_id(site, occurrences)
+        for occurrence in occurrences:
+            batch.add(occurrence.op, site.nbytes)
+            _emit(occurrence.op, specs, shared)
+            occurrence.release()
+        return True
 
 
-def _emit(op: Any, specs: list[OpSpec], one: Found) -> None:
+def program_site(op: Any, function: str) -> Site:
+    """The site of one compressed weight of a program in memory: ``op`` is the last of its constexpr ops."""
+    return compressed_site(MemoryFunction(function, op.enclosing_block), op)
+
+
+def gives_weight(op: Any) -> bool:
+    """No other constexpr op takes an output of ``op``: it gives the weight itself."""
+    return graph.gives_weight(MemoryFunction("", op.enclosing_block), op)
+
+
+def _shared_id(site: Site, occurrences: Sequence[Occurrence]) -> str | None:
+    """What functions, or equal constants, that share a weight share its codes by: coremltools writes a
+    ``weight_id`` once.
+    """
+    known = (getattr(occurrence.op, "weight_id", None) for occurrence in occurrences)
+    own = f"milpasses_{site.places[0][0]}_{site.places[0][1]}" if len(occurrences) > 1 else None
+    return next((name for name in known if name is not None), own)
+
+
+def _emit(op: Any, specs: list[OpSpec], shared: str | None) -> None:
     """Build ``specs`` before ``op`` and let its users take the last one's output."""
     block = op.enclosing_block
     base = base_name(specs[-1].name)
     here = base_name(op.name)
-    made: list[Any] = []
+    results: list[Any] = []
     constants: dict[int, Any] = {}
     with _entered(block):
         for spec in specs:
             inputs: dict[str, Any] = {}
             for param, source in spec.inputs.items():
                 if isinstance(source, Ref):
-                    answer = made[source.op]
-                    inputs[param] = answer[source.output] if isinstance(answer, tuple | list) else answer
+                    result = results[source.op]
+                    inputs[param] = result[source.output] if isinstance(result, tuple | list) else result
                 else:
-                    inputs[param] = constants.get(id(source.values), _typed(source.values, source.dtype))
+                    inputs[param] = constants.get(id(source.values), typed_value(source.values, source.dtype))
             build = getattr(mb, spec.op_type)
-            made.append(build(**inputs, before_op=op, name=here + spec.name[len(base) :]))
-            new = (made[-1][0] if isinstance(made[-1], tuple | list) else made[-1]).op
+            results.append(build(**inputs, before_op=op, name=here + spec.name[len(base) :]))
+            result = results[-1]
+            new = (result[0] if isinstance(result, tuple | list) else result).op
             for param, source in spec.inputs.items():
                 if not isinstance(source, Ref):
                     constants[id(source.values)] = new.inputs.get(param)
-            _mark_shared(new, one)
-    block.replace_uses_of_var_after_op(
-        anchor_op=op, old_var=op.outputs[0], new_var=made[-1], no_check_var_types=True, force_replace=True
-    )
+            if shared is not None:
+                _share(new, shared)
+    host.replace_uses(block, op, op.outputs[0], results[-1])
 
 
 def _entered(block: Any) -> Any:
-    """Leaving a block walks all of it, so it is entered once, by ``_Batch``, and here only if it is not."""
-    from coremltools.converters.mil.mil.block import curr_block
-
-    try:
-        return nullcontext() if curr_block() is block else block
-    except ValueError:
-        return block
+    """Leaving a block walks all of it, so it is entered only where it is not the current one."""
+    return nullcontext() if host.current_block() is block else block
 
 
-def _typed(values: Any, dtype: str) -> Any:
-    if dtype == "str":
-        return str(values)
-    name = {"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    typed = values.view(string_to_nptype(name)) if values.ndim else values.astype(string_to_nptype(name))
-    return typed[()] if values.ndim == 0 else typed
-
-
-def _mark_shared(op: Any, one: Found) -> None:
-    """Functions that shared a weight share its codes: coremltools writes a ``weight_id`` once."""
-    shared = one.ops[0].weight_id if one.ops[0].op_type == "const" else None
-    if shared is None:
-        return
+def _share(op: Any, shared: str) -> None:
+    """Give what ``op`` stores the identity by which others store the same."""
     if op.op_type == "const":  # the same values for all of them
-        op.weight_id = shared
+        if op.weight_id is None:
+            op.weight_id = shared
         return
     for param, bound in op.inputs.items():
-        if bound is not None and bound.op is not None and bound.op.op_type == "const":
-            bound.op.weight_id = f"{shared}_{op.op_type}_{param}"
+        constant = None if bound is None else bound.op
+        if constant is not None and constant.op_type == "const" and constant.weight_id is None:
+            constant.weight_id = f"{shared}_{op.op_type}_{param}"
 
 
 @attrs.define(eq=False)
@@ -316,8 +310,8 @@ def _feeders(op: Any) -> list[Any]:
     if op.op_type == "const":
         return []
     feeders: list[Any] = []
-    for bound in _inputs(op).values():
-        producer = bound.op
+    for bound in op.inputs.values():
+        producer = None if bound is None else bound.op
         if producer is None or producer in feeders:
             continue
         if all(user is op for output in producer.outputs for user in output.child_ops):

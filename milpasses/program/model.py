@@ -4,10 +4,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from coremltools.models import MLModel
 
+from milpasses import _coremltools as host
 from milpasses.program.package import Package, write_package
 from milpasses.report import Report
 
@@ -23,10 +24,9 @@ class CompressedModel(MLModel):
     @property
     def _mil_program(self) -> Any:
         """coremltools' in-memory program, as its own functions leave it on the models they return."""
-        if self._program is None and getattr(self, "_spec", None) is not None:
-            from coremltools.converters.mil.frontend.milproto.load import load
-
-            self._program = load(self._spec, self._spec.specificationVersion, self.weights_dir or "")
+        spec = getattr(self, "_spec", None)
+        if self._program is None and spec is not None:
+            self._program = host.load_program(spec, spec.specificationVersion, self.weights_dir or "")
         return self._program
 
     @_mil_program.setter
@@ -34,17 +34,25 @@ class CompressedModel(MLModel):
         self._program = program
 
 
+Model = TypeVar("Model", bound=CompressedModel)
+
+
 def write_model(
     package: Package,
     write_weights: Callable[[Path], Any],
-    report: Report,
+    make: Callable[..., Model],
     output: "str | os.PathLike[str] | None",
     force: bool,
-    options: dict[str, Any],
-) -> CompressedModel:
+    **options: Any,
+) -> Model:
+    """Write ``package`` with other weights, and open the result as ``make(path, **options)``.
+
+    ``write_weights``, ``output`` and ``force`` are those of ``write_package``; without ``output`` the package
+    goes to a temporary folder that coremltools removes at exit.
+    """
     if output is not None:
         write_package(package, Path(output), write_weights, force)
-        return CompressedModel(str(output), report, **options)
+        return make(str(output), **options)
     path = Path(tempfile.mkdtemp(prefix="milpasses-")) / "model.mlpackage"
     try:
         write_package(package, path, write_weights)
@@ -55,4 +63,4 @@ def write_model(
     final.rmdir()
     path.rename(final)  # coremltools removes the package at exit, so it must stand in no folder of its own
     path.parent.rmdir()
-    return CompressedModel(str(final), report, is_temp_package=True, **options)
+    return make(str(final), is_temp_package=True, **options)

@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program.blobfile import BlobReader
 
@@ -91,9 +92,7 @@ def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
 
 def new_message(module: str, name: str, **fields: Any) -> Any:
     """An empty message of one of coremltools' protobuf modules, whose generated code has no types."""
-    from coremltools import proto
-
-    return getattr(getattr(proto, module), name)(**fields)
+    return host.message_class(module, name)(**fields)
 
 
 def check_output(output: Path, force: bool) -> None:

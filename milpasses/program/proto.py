@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses import _coremltools as host
 from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
 from milpasses.errors import PackageError
 from milpasses.program.blobfile import BlobWriter
@@ -33,6 +34,7 @@ _TO_PROTO = {
     "str": 2,
     "bool": 1,
 }
+_SHORT_NAMES = {"float16": "fp16", "float32": "fp32"}  # as MIL's builder calls them
 _FROM_PROTO = {number: name for name, number in _TO_PROTO.items()}
 
 
@@ -47,9 +49,7 @@ def tensor_type(value_type: Any) -> tuple[str, tuple[int, ...]] | None:
 
 def make_type(dtype: str, shape: tuple[int, ...]) -> Any:
     """The ``ValueType`` of a tensor."""
-    from coremltools.converters.mil.backend.mil.helper import create_valuetype_tensor
-
-    return create_valuetype_tensor(shape, _TO_PROTO[dtype])
+    return host.tensor_type(shape, _TO_PROTO[dtype])
 
 
 def stored_bytes(value: Any) -> int:
@@ -92,14 +92,14 @@ def _read_immediate(package: Package, value: Any, dtype: str, shape: tuple[int, 
     return np.array(list(getattr(tensor, kind).values), numpy_type).reshape(shape)
 
 
-def constant_bool(value: Any) -> bool:
-    """The flag that a scalar constant holds."""
-    return bool(value.immediateValue.tensor.bools.values[0])
-
-
-def constant_int(value: Any) -> int:
-    """The integer that a scalar constant holds."""
-    return int(value.immediateValue.tensor.ints.values[0])
+def constant_scalar(value: Any) -> bool | int | float | None:
+    """The flag or the number that a scalar constant in the program's text holds, None where it holds none."""
+    if value.WhichOneof("value") != "immediateValue":
+        return None
+    tensor = value.immediateValue.tensor
+    kind = tensor.WhichOneof("value")
+    numbers: Any = getattr(tensor, kind).values if kind in ("bools", "ints", "floats", "longInts") else ()
+    return numbers[0] if len(numbers) else None
 
 
 def constant_str(value: Any) -> str:
@@ -109,14 +109,10 @@ def constant_str(value: Any) -> str:
 
 def write_value(values: Array, dtype: str, writer: BlobWriter, file_name: str) -> Any:
     """A MIL ``Value`` of ``values``: in the weight file, or in the message where it is small."""
-    from coremltools.converters.mil.backend.mil import helper
-    from coremltools.converters.mil.mil.types.type_mapping import string_to_nptype
-
     if dtype != "str" and values.size >= SMALLEST_IN_FILE:
         offset = writer.write(values, dtype)
-        return helper.create_file_value_tensor(file_name, offset, values.shape, _TO_PROTO[dtype])
+        return host.file_value(file_name, offset, values.shape, _TO_PROTO[dtype])
     if dtype == "str":
-        return helper.create_scalar_value(str(values))
-    name = {"float16": "fp16", "float32": "fp32"}.get(dtype, dtype)
-    typed = values.astype(string_to_nptype(name))
-    return helper.create_scalar_value(typed[()]) if values.ndim == 0 else helper.create_tensor_value(typed)
+        return host.scalar_value(str(values))
+    typed = values.astype(host.numpy_type(_SHORT_NAMES.get(dtype, dtype)))
+    return host.scalar_value(typed[()]) if values.ndim == 0 else host.tensor_value(typed)

@@ -13,6 +13,7 @@ from milpasses.encoding.encodings import Encoding
 from milpasses.errors import Refusal
 
 Place = tuple[str, str]  # function, variable
+FLOATS = ("float16", "float32")  # the types of weights that can be compressed
 
 
 @attrs.frozen
@@ -96,7 +97,7 @@ class Site:
     A constant, or the last of the constexpr ops of a compressed weight. ``places``: the function and the
     variable of each op that gives it, several where functions, or equal constants, share it. ``nbytes``: what
     is stored now. ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the
-    encoding of a weight that is compressed already.
+    encoding of a weight that is compressed already. ``op_type``: of the op that gives it.
     """
 
     weight: Weight
@@ -104,3 +105,4 @@ class Site:
     places: tuple[Place, ...] = ()
     blocked: Refusal | None = None
     existing: Callable[[], Encoding] | None = None
+    op_type: str = "const"

@@ -1,16 +1,18 @@
-"""A saved ML Program written again with some of its weights resite."""
+"""A saved ML Program written again with some of its weights replaced."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
 from milpasses.program.package import MODEL_PATH, new_message
 from milpasses.program.proto import make_type, write_value
-from milpasses.program.saved import Function, SavedProgram, op_name
+from milpasses.program.protocol import Rewrite
+from milpasses.program.saved import SavedFunction, SavedProgram, op_name
 from milpasses.program.weights import Place, Site
 
 
@@ -18,18 +20,19 @@ from milpasses.program.weights import Place, Site
 class ProgramWriter:
     """One pass over the program in order: weights are encoded and written as they are met.
 
-    ``rewrites(site)`` gives the ops that take a site's place, or None to leave it; it is called once for
-    each of ``sites``. The weight files go under ``folder``.
+    ``rewrite(site)`` gives the ops that take a site's place, or None to leave it; it is called once for
+    each of ``sites``. The weight files go under ``folder``; ``replaced`` counts the sites that changed.
     """
 
     program: SavedProgram
     folder: Path
-    rewrites: Callable[[Site], list[OpSpec] | None]
-    sites: list[Site]
+    rewrite: Rewrite
+    sites: Sequence[Site]
+    replaced: int = 0
     _writers: dict[str, BlobWriter] = attrs.field(factory=dict)
     _moved: dict[tuple[str, int], int] = attrs.field(factory=dict)
     _by_place: dict[Place, Site] = attrs.field(factory=dict)
-    _answers: dict[int, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
+    _answers: dict[Site, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
     _renamed: dict[Place, str] = attrs.field(factory=dict)
 
     def write(self) -> Any:
@@ -50,7 +53,7 @@ class ProgramWriter:
                 writer.close()
         return spec
 
-    def _rewrite(self, function: Function, block: Any) -> None:
+    def _rewrite(self, function: SavedFunction, block: Any) -> None:
         rewritten: list[Any] = []
         changed = False
         for op in block.operations:
@@ -73,11 +76,12 @@ class ProgramWriter:
 
     def _answer(self, site: Site) -> list[tuple[OpSpec, dict[str, Any]]] | None:
         """The site's new ops with their constants already in the weight file; asked for once."""
-        if id(site) not in self._answers:
-            specs = self.rewrites(site)
-            self._answers[id(site)] = None if specs is None else self._store(specs)
-            self.program.package.release()
-        return self._answers[id(site)]
+        if site not in self._answers:
+            specs = self.rewrite(site)
+            self._answers[site] = None if specs is None else self._store(specs)
+            self.replaced += specs is not None
+            self.program.release()
+        return self._answers[site]
 
     def _store(self, specs: list[OpSpec]) -> list[tuple[OpSpec, dict[str, Any]]]:
         file_name = f"{MODEL_PATH}weights/weight.bin"
@@ -95,9 +99,9 @@ class ProgramWriter:
             stored.append((attrs.evolve(spec, inputs=dict(references)), values))
         return stored
 
-    def _emit(self, function: Function, old: Any, answer: list[tuple[OpSpec, dict[str, Any]]]) -> list[Any]:
-        from coremltools.converters.mil.backend.mil.helper import create_scalar_value
-
+    def _emit(
+        self, function: SavedFunction, old: Any, answer: list[tuple[OpSpec, dict[str, Any]]]
+    ) -> list[Any]:
         base = base_name(answer[-1][0].name)
         here = base_name(op_name(old))
         typed = function.target.generation.typed
@@ -106,7 +110,7 @@ class ProgramWriter:
         for spec, values in answer:
             name = self._free_name(function, here + spec.name[len(base) :], old)
             op = new_message("MIL_pb2", "Operation", type=spec.op_type)
-            op.attributes["name"].CopyFrom(create_scalar_value(name))
+            op.attributes["name"].CopyFrom(host.scalar_value(name))
             for param, value in values.items():
                 if typed and spec.op_type != "const":
                     op.inputs[param].arguments.add().value.CopyFrom(value)
@@ -124,7 +128,7 @@ class ProgramWriter:
         self._renamed[(function.name, old.outputs[0].name)] = made[-1][0]
         return messages
 
-    def _free_name(self, function: Function, name: str, old: Any) -> str:
+    def _free_name(self, function: SavedFunction, name: str, old: Any) -> str:
         """``name``, or with a number where an unrelated variable has it already."""
         own = {output.name for part in self.program.chain(function, old) for output in part.outputs}
         candidate, number = name, 0
@@ -132,11 +136,11 @@ class ProgramWriter:
             candidate, number = f"{name}_{number}", number + 1
         return candidate
 
-    def _feeds_rewritten(self, function: Function, op: Any) -> bool:
+    def _feeds_rewritten(self, function: SavedFunction, op: Any) -> bool:
         """``op`` is an inner part of a compressed weight whose last op is rewritten."""
         if not op.type.startswith("constexpr_"):
             return False
-        users = [user for output in op.outputs for user, _ in function.uses.get(output.name, [])]
+        users = [user for output in op.outputs for user, _ in function.uses(output.name)]
         for user in users:
             if not user.type.startswith("constexpr_"):
                 return False
@@ -146,7 +150,7 @@ class ProgramWriter:
                 return False
         return bool(users)
 
-    def _keep(self, function: Function, op: Any) -> None:
+    def _keep(self, function: SavedFunction, op: Any) -> None:
         """Point an op that stays at the moved constants and the renamed weights."""
         for _, value in sorted(op.attributes.items()):  # a protobuf map has no order of its own
             self._move(value)

@@ -1,10 +1,10 @@
 """The ``op_selector`` of coremltools' deprecated ``compression_utils``, as what keeps a weight."""
 
 from collections.abc import Callable
-from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from milpasses import _coremltools as host
 from milpasses.program.weights import Weight
 from milpasses.recipe.text import RecipeError
 
@@ -33,12 +33,12 @@ class _ConstOp:
 
 def read_selector(config: Any) -> tuple[Callable[[Weight], bool] | None, int | None]:
     """The deprecated API's ``op_selector`` as what keeps a weight; the threshold its configs leave out."""
-    select = getattr(config, "_op_selector", None)
+    select = host.op_selector(config)
     if select is None:
         return None, None
-    compression_utils: Any = import_module("coremltools.models.ml_program.compression_utils")
-    if select is compression_utils._default_op_selector:
-        return None, compression_utils._DEFAULT_MIN_WEIGHT_SIZE_TO_COMPRESS
+    default, smallest = host.default_op_selector()
+    if select is default:
+        return None, smallest
 
     def unselected(weight: Weight) -> bool:
         try:

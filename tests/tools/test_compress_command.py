@@ -18,7 +18,7 @@ from milpasses.report import Record
 
 
 def record(name: str, status: str, reason: str) -> Record:
-    return Record(name, status, reason, "dense", (10,), "float16", 20, 20)  # pyright: ignore
+    return Record(name, status, "dense", (10,), "float16", 20, 20, notes=(reason,))  # pyright: ignore
 
 
 class TestResult:

@@ -20,8 +20,7 @@ from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data,
 import milpasses
 from milpasses import MilpassesError
 from milpasses.calibration import sources
-from milpasses.program.opening import open_model
-from milpasses.program.saved import SavedProgram
+from milpasses.program.opening import open_program
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +195,7 @@ def test_calibrated_recipes_and_budgets(model: Path, data: Path, tmp_path: Path)
 
 
 def _weights(model: Path) -> list[Any]:
-    program = SavedProgram(open_model(model, True)[0])
+    program = open_program(model)
     return [site.weight for site in program.sites()]
 
 

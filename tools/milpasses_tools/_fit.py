@@ -13,6 +13,7 @@ from milpasses_tools.sensitivity import read_candidate_texts
 if TYPE_CHECKING:
     from milpasses import Statistics
     from milpasses.budget import Fit
+    from milpasses.program.weights import Site
 
 
 @attrs.frozen
@@ -51,14 +52,13 @@ def fit_recipe(
     from milpasses import Statistics
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
-    from milpasses.compress import raise_target
     from milpasses.data.samples import Samples
-    from milpasses.program.package import open_package
+    from milpasses.program.opening import open_program, raise_target
 
     with tempfile.TemporaryDirectory() as folder:
         path = model
         if target is not None:
-            path = raise_target(open_package(model), target, Path(folder)).path
+            path = raise_target(open_program(model), target, Path(folder)).package.path
         candidates = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
         validation = None
@@ -92,14 +92,19 @@ def _tuned(
     from milpasses import Recipe
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.calibration.ahead import collect_ahead
-    from milpasses.program.package import open_package
-    from milpasses.program.saved import SavedProgram
+    from milpasses.program.opening import open_program
+    from milpasses.rewrite import Rewriter
 
-    candidates = tuned_candidates(SavedProgram(open_package(model)).target)
+    program = open_program(model)
+    candidates = tuned_candidates(program.target)
 
     def shown(done: int, total: int | None, name: str) -> None:
         progress(done, total or done, f"running {name}")
 
-    recipes = [Recipe.of(one) for one in candidates]
-    found = collect_ahead(model, recipes, data, requantize=requantize, progress=shown)
+    rewriters = [Rewriter(Recipe.of(name), program.target, requantize=requantize) for name in candidates]
+
+    def calibrates(site: "Site") -> bool:
+        return any(rewriter.calibrates(site) for rewriter in rewriters)
+
+    found = collect_ahead(program, calibrates, data, progress=shown)
     return (None, None) if found is None else (candidates, found)

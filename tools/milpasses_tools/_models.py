@@ -14,10 +14,10 @@ def open_readable(model: Any) -> Package:
     Raises ``MilpassesError`` with what is wrong with the file.
     """
     from milpasses.neuralnetwork.spec.legacy_model import is_legacy
-    from milpasses.program.opening import open_model
+    from milpasses.program.opening import open_program
 
     if is_legacy(model):
         from milpasses.neuralnetwork.upgrading import upgrade
 
         model = upgrade(model, precision="float32")
-    return open_model(model, True)[0]
+    return open_program(model).package

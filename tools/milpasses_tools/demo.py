@@ -165,10 +165,9 @@ def _convert(batch: int, pass_pipeline: Any = None) -> Any:
 
 def _dense_weights(model: Any) -> "list[tuple[bool, NDArray[np.float64]]]":
     """Each weight as the model computes with it, in program order, and whether it is compressed."""
-    from milpasses.program.opening import open_model
-    from milpasses.program.saved import SavedProgram
+    from milpasses.program.opening import open_program
 
-    program = SavedProgram(open_model(model, None)[0])
+    program = open_program(model)
     return [(site.existing is not None, site.weight.value.astype("float64")) for site in program.sites()]
 
 
@@ -243,10 +242,10 @@ def _check_package(output: Path) -> None:
 
 def _save(model: Any, output: Path) -> None:
     """Write ``model`` to ``output``, all of it or nothing, with the mark of the demo."""
-    from milpasses.program.opening import open_model
+    from milpasses.program.opening import open_program
     from milpasses.program.package import write_package
 
-    package, _ = open_model(model, None)
+    package = open_program(model).package
 
     def copy_weights(model_folder: Path) -> Any:
         shutil.copytree(package.model_folder / "weights", model_folder / "weights", dirs_exist_ok=True)

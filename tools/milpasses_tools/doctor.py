@@ -107,11 +107,12 @@ def _package(name: str, bounds: Any, optional: bool) -> Check:
 
 def _native() -> list[Check]:
     """coremltools' compiled parts: without them nothing can be saved, and it says so only at the end."""
-    return [_loads("libmilstoragepython", "weight files"), _loads("libmodelpackage", "packages")]
+    from milpasses import _coremltools as host
+
+    return [_loads(name, purpose) for name, purpose in host.NATIVE_PARTS.items()]
 
 
-def _loads(part: str, purpose: str) -> Check:
-    name = f"coremltools.{part}"
+def _loads(name: str, purpose: str) -> Check:
     try:
         import_module(name)
     except ImportError as error:
@@ -119,6 +120,21 @@ def _loads(part: str, purpose: str) -> Check:
         advice = f"install a coremltools wheel made for {machine}; its sdist has no compiled parts"
         return Check(name, "fail", f"does not load: {error}", advice)
     return Check(name, "ok", f"loads ({purpose})")
+
+
+def _internals() -> list[Check]:
+    """What of coremltools milpasses is built on although coremltools does not promise it."""
+    from packaging.requirements import Requirement
+
+    from milpasses import _coremltools as host
+
+    name, missing = "coremltools internals", host.missing_internals()
+    if not missing:
+        return [Check(name, "ok", f"all {len(host.INTERNALS)} names that milpasses uses are there")]
+    lost = [f"{internal.name} is missing, and with it {internal.feature}" for internal in missing]
+    bounds = [r for r in map(Requirement, requires("milpasses") or []) if r.name == "coremltools"]
+    advice = f'pip install "{bounds[0]}"' if bounds else "install a version that milpasses supports"
+    return [Check(name, "fail", "; ".join(lost), advice)]
 
 
 def _numba() -> list[Check]:
@@ -155,12 +171,13 @@ def _processors() -> list[Check]:
 
 
 def _predictions() -> list[Check]:
+    from milpasses import _coremltools as host
+
     name = "Core ML predictions"
     if sys.platform != "darwin":
         found = f"not on {platform.system()}: macOS alone has them; milpasses' interpreter runs models here"
         return [Check(name, "ok", found)]
-    models: Any = import_module("coremltools.models.model")
-    if models._MLModelProxy is None:
+    if not host.core_ml_available():
         advice = "install a coremltools wheel made for this macOS and Python"
         return [Check(name, "warn", "coremltools.libcoremlpython does not load", advice)]
     return [Check(name, "ok", f"possible, macOS {platform.mac_ver()[0]}")]
@@ -199,6 +216,7 @@ def _self_test() -> list[Check]:
     import numpy as np
 
     import milpasses
+    from milpasses import _coremltools as host
 
     # 16 values a group of 16 channels: a table of 16 entries holds them exactly.
     rng = np.random.default_rng(0)
@@ -209,7 +227,7 @@ def _self_test() -> list[Check]:
         path = Path(folder) / "self-test.mlpackage"
         _linear(ct, weight).save(str(path))
         small = milpasses.compress(path, "pal4-g16", output=Path(folder) / "small.mlpackage")
-        operations = small._mil_program.functions["main"].operations
+        operations = host.program_of(small).functions["main"].operations
         decoded = [
             op.materialized_val_inference() for op in operations if op.op_type == "constexpr_lut_to_dense"
         ]
@@ -242,6 +260,7 @@ _CHECKS = (
     ("python", _python),
     ("packages", _packages),
     ("coremltools' native libraries", _native),
+    ("coremltools internals", _internals),
     ("numba compiler", _numba),
     ("processors", _processors),
     ("Core ML predictions", _predictions),

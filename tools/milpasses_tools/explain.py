@@ -51,7 +51,7 @@ def explain(
         PackageError: no ML Program.
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
-    from milpasses.program.saved import SavedProgram
+    from milpasses.program.opening import open_program
     from milpasses.report import METADATA_KEY, read_metadata
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
@@ -59,16 +59,15 @@ def explain(
     from milpasses_tools._models import open_readable
 
     package = open_readable(model)
-    program = SavedProgram(package)
+    program = open_program(package)
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
     decider = Decider.of(report)
     sites = program.sites()
     known: list[tuple[str, Facts]] = []
-    ops = _ops(program, sites)
 
     def look(site: "Site", encoding: "Encoding | None", op: str) -> None:
         if encoding is None and site.existing is not None:
-            encoding, op = site.existing(), ops[id(site)]
+            encoding, op = site.existing(), site.op_type
         if encoding is not None:
             used_by = tuple(use.op_type for use in site.weight.consumers)
             known.append((site.weight.name, weight_facts(encoding, op, used_by)))
@@ -105,16 +104,6 @@ def explain(
         tuple(units),
         advise(units, things),
     )
-
-
-def _ops(program: "SavedProgram", sites: "list[Site]") -> dict[int, str]:
-    """The type of the op that gives each weight."""
-    functions = {function.name: function for function in program.functions}
-    return {
-        id(one): functions[function].producers[variable].type
-        for one in sites
-        for function, variable in one.places[:1]
-    }
 
 
 def _target(target: Any) -> "Opset":
@@ -161,10 +150,11 @@ def _why(site: "Site", target: "Opset", decider: "Decider") -> tuple[str, str]:
         return reason, "" if decision is None else what_would_change(site, decision, target, reason)
     usual = Recipe.of("int8")
     decision = usual.decide(site.weight)
-    refused = Rewriter(usual, target).not_wanted(site, decision)
-    if refused is None:
+    unwanted = Rewriter(usual, target).unwanted(site, decision)
+    if unwanted is None:
         return "nothing compressed it yet", ""
-    return refused[1], what_would_change(site, decision, target, refused[1])
+    reason = str(unwanted[1])
+    return reason, what_would_change(site, decision, target, reason)
 
 
 def command(

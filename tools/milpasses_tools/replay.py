@@ -47,12 +47,10 @@ def replay(folder: "str | os.PathLike[str]") -> Replay:
     are inferred anew. Raises ``MilpassesError`` if the folder keeps nothing that can be run.
     """
     import milpasses.passes  # registers milpasses' own
+    from milpasses import _coremltools as host
     from milpasses.errors import MilpassesError
 
     assert milpasses.passes
-    from coremltools.converters.mil.mil.passes.graph_pass import PassOption
-    from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
-
     from milpasses_tools._trace.keep import build
 
     path = Path(folder)
@@ -65,11 +63,13 @@ def replay(folder: "str | os.PathLike[str]") -> Replay:
         ) from None
     if problem:
         raise MilpassesError(f"{path}: only the text of the program could be kept: {problem}")
-    if name not in PASS_REGISTRY:
+    registry = host.pass_registry()
+    if name not in registry:
         raise MilpassesError(f"there is no pass {name}: import what registers it first (--import)")
     program = build(path)
-    graph_pass = PASS_REGISTRY[name]
-    graph_pass.set_options([PassOption(key, value) for key, value in content["options"].items()] or None)
+    graph_pass = registry[name]
+    options = [host.pass_option(option, value) for option, value in content["options"].items()]
+    graph_pass.set_options(options or None)
     error: Exception | None = None
     try:
         graph_pass(program)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import types
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.registry import Array, Context, op
 
 
@@ -37,7 +38,7 @@ def make_list(
     shape = [None if isinstance(size, str) else int(size) for size in elem_shape]
     element = None
     if None not in shape:
-        declared: Any = np.dtype(types.nptype_from_builtin(types.string_to_builtin(dtype)))
+        declared: Any = np.dtype(host.numpy_type_of(types.string_to_builtin(dtype)))
         element = np.zeros(
             tuple(size or 0 for size in shape), np.float32 if declared.kind == "f" else declared
         )

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import types
 
+from milpasses import _coremltools as host
 from milpasses.interpreter.registry import Array, Context, op
 
 _UFUNCS: dict[str, Callable[..., Array]] = {
@@ -86,7 +87,7 @@ def rsqrt(x: Array, epsilon: Any = 1e-12) -> Array:
 @op("cast")
 def cast(x: Array, dtype: str) -> Array:
     """Convert: floats to integers towards zero, keeping to the range; any non-zero to true."""
-    target: Any = np.dtype(types.nptype_from_builtin(types.string_to_builtin(dtype)))
+    target: Any = np.dtype(host.numpy_type_of(types.string_to_builtin(dtype)))
     if x.dtype.kind == "f" and target.kind in "iu":
         info = np.iinfo(target)
         return np.nan_to_num(np.clip(np.trunc(x.astype(np.float64)), info.min, info.max)).astype(target)

@@ -9,11 +9,13 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 from coremltools.models import MLModel
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
@@ -98,7 +100,7 @@ def quantize_weights(
         write_model(spec, Path(output))
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
-    skip = getattr(model, "__proxy__", None) is None
+    skip = not host.is_loaded(model)
     quantized = QuantizedModel(spec, report, skip_model_load=skip, **options)
     quantized.agreement = agreement
     return quantized
@@ -248,11 +250,10 @@ def _raise_version(spec: Any, version: int) -> None:
 
 def _note(spec: Any, report: Report) -> None:
     """Leave the totals in the model's metadata, in few bytes: these files are made to be small."""
-    from milpasses import __version__
-
     totals = report.totals()
     spec.description.metadata.userDefined[METADATA_KEY] = (
-        f"milpasses {__version__}: {report.recipe}, {totals['compressed']} of {totals['weights']} weights, "
+        f"milpasses {installed_version('milpasses')}: {report.recipe}, "
+        f"{totals['compressed']} of {totals['weights']} weights, "
         f"{totals['bytes_before']} -> {totals['bytes_after']} bytes"
     )
 

@@ -8,6 +8,7 @@ import attrs
 import coremltools as ct
 from coremltools.converters.mil.mil import Function, Program
 
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader import interface
 from milpasses.neuralnetwork.reader.network import Network
 from milpasses.neuralnetwork.reader.registry import find_unsupported, identifier
@@ -82,7 +83,7 @@ def _read(
     legacy: LegacyModel, target: Any, shapes: Mapping[str, Any], precision: Precision
 ) -> tuple[Reading, int]:
     """The program, and how many weights only iOS18 would hold."""
-    mb.name_count.clear()  # a conversion that failed leaves its counters
+    host.restart_names()  # a conversion that failed leaves its counters
     description = new_message("Model_pb2", "ModelDescription")
     description.CopyFrom(legacy.spec.description)
     unknown = sorted(set(shapes) - {feature.name for feature in description.input})

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.spec.networks import nested_networks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,10 +49,8 @@ def _load() -> None:
 
 def all_layers() -> list[str]:
     """Names of all layer types that the specification defines, in its order."""
-    from coremltools.proto import NeuralNetwork_pb2
-
-    message: Any = NeuralNetwork_pb2
-    fields = message.NeuralNetworkLayer.DESCRIPTOR.oneofs_by_name["layer"].fields
+    message = host.message_class("NeuralNetwork_pb2", "NeuralNetworkLayer")
+    fields = message.DESCRIPTOR.oneofs_by_name["layer"].fields
     return [field.name for field in fields]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
 from milpasses.neuralnetwork.spec.networks import NETWORKS, PIPELINES, submodels
@@ -36,7 +37,7 @@ def is_legacy(model: Any) -> bool:
     """
     if isinstance(model, str | os.PathLike):
         return Path(model).suffix.lower() == ".mlmodel"
-    spec = model if hasattr(model, "specificationVersion") else getattr(model, "_spec", None)
+    spec = model if hasattr(model, "specificationVersion") else host.spec_of(model)
     return spec is not None and spec.WhichOneof("Type") in (*NETWORKS, *PIPELINES)
 
 

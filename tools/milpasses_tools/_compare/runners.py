@@ -10,7 +10,7 @@ import numpy as np
 from milpasses.data.samples import model_inputs
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter, Observer
-from milpasses.program.opening import open_model
+from milpasses.program.opening import open_program
 
 
 class Runner(Protocol):
@@ -91,7 +91,7 @@ def open_runner(model: Any, function: str, runtime: str) -> Runner:
 
     if not isinstance(model, str | os.PathLike | MLModel):
         raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
-    package, _ = open_model(model, None)
+    package = open_program(model).package
     path = str(package.path)
     description = package.spec.description
     several = {one.name: one for one in description.functions}

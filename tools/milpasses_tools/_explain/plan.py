@@ -95,9 +95,9 @@ def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
     except TargetError as error:
         refusals.append(str(error))
         need, since = rewriter.target.missing(decision.scheme), lowest_opset([decision.scheme]).name
-        reason = str(Refusal("target", need=need, since=since, target=rewriter.target.name))
-        return Rewritten(rewriter.record(site, decision, "skipped", reason))
+        refusal = Refusal("target", need=need, since=since, target=rewriter.target.name)
+        return Rewritten(rewriter.record(site, decision, "skipped", refusal))
     except MilpassesError as error:  # a scheme that has to be calibrated
         refusals.append(str(error))
-        return Rewritten(rewriter.record(site, decision, "skipped", str(error)))
+        return Rewritten(rewriter.record(site, decision, "skipped", Refusal("stated", text=str(error))))
     return rewriter.rewrite(site)

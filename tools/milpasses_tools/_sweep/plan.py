@@ -125,10 +125,9 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
 
 
 def _opset(model: Path) -> "Opset":
-    from milpasses.program.opening import open_model
-    from milpasses.program.saved import SavedProgram
+    from milpasses.program.opening import open_program
 
-    return SavedProgram(open_model(model, True)[0]).target
+    return open_program(model).target
 
 
 def _models(

@@ -72,12 +72,21 @@ def _write_statistics(
 ) -> bool:
     """Write what ``compress`` would compute for each recipe; nothing, and False, where it is too much."""
     from milpasses.calibration.ahead import collect_ahead
+    from milpasses.program.opening import open_program
+    from milpasses.program.weights import Site
+    from milpasses.rewrite import Rewriter
 
     def shown(done: int, total: int | None, name: str) -> None:
         if progress is not None:
             progress(done, total or done, f"what flows into the weights: {name}")
 
-    found = collect_ahead(program, recipes, samples, progress=shown)
+    opened = open_program(program)
+    rewriters = [Rewriter(recipe, opened.target) for recipe in recipes]
+
+    def calibrates(site: Site) -> bool:
+        return any(rewriter.calibrates(site) for rewriter in rewriters)
+
+    found = collect_ahead(opened, calibrates, samples, progress=shown)
     if found is not None:
         found.save(path)
     return found is not None
@@ -86,12 +95,11 @@ def _write_statistics(
 def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:
     from milpasses.budget import sensitivity
     from milpasses.budget.candidates import tuned_candidates
-    from milpasses.program.opening import open_model
-    from milpasses.program.saved import SavedProgram
+    from milpasses.program.opening import open_program
 
     names: Sequence[str] | None = None
     if samples.statistics is not None:
-        names = tuned_candidates(SavedProgram(open_model(program, True)[0]).target)
+        names = tuned_candidates(open_program(program).target)
     statistics = _load(samples.statistics)
     found = sensitivity(
         program, samples, candidates=names, statistics=statistics, samples=PROBES, progress=progress

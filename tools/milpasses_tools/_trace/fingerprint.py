@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from milpasses import _coremltools as host
 from milpasses_tools._view.graph import SMALLEST_WEIGHT, literal
 from milpasses_tools._view.program import type_text
 
@@ -130,14 +131,14 @@ class _Printer:
         for op in block.operations:
             if self.const(op):
                 var = op.outputs[0]
-                if var._child_ops and not _is_large(_value(var)):
+                if host.users_of(var) and not _is_large(_value(var)):
                     continue
             yield op
             for nested in op.blocks:
                 yield from self.walk(nested)
 
     def print(self, op: Any) -> _Print:
-        outputs = tuple([(var.name, self.type(var)) for var in op._output_vars])
+        outputs = tuple([(var.name, self.type(var)) for var in host.outputs_of(op)])
         if self.const(op):
             value = _value(op.outputs[0])
             token = self.values.token(value) if _is_large(value) else _token(value)
@@ -145,7 +146,7 @@ class _Printer:
         inputs = tuple(
             [
                 (param, self.operand(bound))
-                for param, bound in op._input_vars.items()
+                for param, bound in host.inputs_of(op).items()
                 if bound is not None and param[0] != "_"
             ]
         )
@@ -153,7 +154,7 @@ class _Printer:
         return op.name, inputs, outputs, blocks, id(op.enclosing_block)
 
     def type(self, var: Any) -> str:
-        kind = var._sym_type
+        kind = host.variable_type(var)
         known = self.values.types.get(id(kind))
         if known is None:
             known = self.values.types[id(kind)] = (kind, type_text(kind))
@@ -162,7 +163,7 @@ class _Printer:
     def operand(self, bound: Any) -> Any:
         if isinstance(bound, list | tuple):
             return tuple([self.operand(one) for one in bound])
-        producer = bound._op
+        producer = host.producer_of(bound)
         if producer is not None and self.const(producer):
             value = _value(bound)
             if not _is_large(value):
@@ -171,7 +172,8 @@ class _Printer:
 
 
 def _value(var: Any) -> Any:
-    return None if var._sym_val is None else var._sym_val.val
+    known = host.known_value(var)
+    return None if known is None else known.val
 
 
 def _is_large(value: Any) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses_tools._view.graph import GraphView
 from milpasses_tools._view.program import view_program
@@ -174,9 +175,9 @@ def build(folder: Path) -> Any:
 
 def rebuild(functions: list[dict[str, Any]], arrays: dict[int, Any]) -> Any:
     """The program of captured ``functions``, whose constants are ``arrays`` by their number."""
-    from coremltools.converters.mil.mil import Builder, Program
+    from coremltools.converters.mil.mil import Program
 
-    Builder.name_count.clear()  # names as they were, not numbered on
+    host.restart_names()  # names as they were, not numbered on
     program: Any = Program()
     building = _Build(arrays)
     for function in functions:
@@ -231,11 +232,6 @@ class _Build:
         block.set_outputs([self.variables[number] for number in content["outputs"]])
 
     def op(self, content: dict[str, Any]) -> None:
-        from coremltools.converters.mil.frontend.milproto.load import (
-            _set_inputs_for_control_flow_op,
-            _set_outer_op_for_nested_blocks,
-        )
-
         blocks: list[tuple[Any, Any]] = []
         if content["type"] == "const":
             made = _builder().const(val=self.value(content["value"]), name=content["name"])
@@ -247,7 +243,7 @@ class _Build:
                 for param, bound in content["inputs"].items()
             }
             blocks = [self.nested(block) for block in content.get("blocks", ())]
-            _set_inputs_for_control_flow_op(inputs, [block for block, _ in blocks], content["type"])
+            host.set_nested_inputs(inputs, [block for block, _ in blocks], content["type"])
             made = getattr(_builder(), content["type"])(**inputs, name=content["name"])
         outputs = list(made) if isinstance(made, tuple | list) else [made]
         if not outputs:
@@ -255,7 +251,7 @@ class _Build:
         op = outputs[0].op
         op.name = content["name"]
         if blocks:
-            _set_outer_op_for_nested_blocks([block for block, _ in blocks], op)
+            host.set_nested_owner([block for block, _ in blocks], op)
             op.enclosing_block.remove_ops([dummy.op for _, dummy in blocks])
         for var, saved in zip(outputs, content["outputs"], strict=True):
             var.name = saved["name"]
@@ -272,7 +268,7 @@ class _Build:
             inputs.append(Var(one["name"], kind, None, op=None, op_output_idx=None))
             self.variables[one["number"]] = inputs[-1]
         dummy = _builder().const(val=0.0)
-        with Block(block_inputs=inputs, outer_op=dummy.op, name=Block._get_new_name()) as block:
+        with Block(block_inputs=inputs, outer_op=dummy.op, name=host.new_block_name()) as block:
             self.body(block, content)
         return block, dummy
 
@@ -284,5 +280,5 @@ class _Build:
             return content["plain"]
         array = self.arrays[content["array"]]
         if "dtype" in content:
-            array = array.view(types.nptype_from_builtin(types.string_to_builtin(content["dtype"])))
+            array = array.view(host.numpy_type_of(types.string_to_builtin(content["dtype"])))
         return array[()] if content["scalar"] else array

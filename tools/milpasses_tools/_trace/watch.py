@@ -5,11 +5,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import attrs
-from coremltools.converters.mil.mil.passes import pass_pipeline
 
+from milpasses import _coremltools as host
 from milpasses_tools._bisect.store import Store
 from milpasses_tools._trace.fingerprint import Snapshot, Values, compare, stale
 from milpasses_tools._trace.keep import Kept, capture
@@ -43,20 +43,8 @@ class Watch:
         for folder in (self.dumps, self.on_failure):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        manager, module = pass_pipeline.PassPipelineManager, cast(Any, pass_pipeline)
-        apply, registry = manager.__dict__["apply_pipeline"], module.PASS_REGISTRY
-        run = apply.__func__
-
-        def watched(prog: Any, pass_pipeline: Any) -> None:
-            self.run(run, prog, pass_pipeline)
-
-        manager.apply_pipeline = staticmethod(watched)
-        module.PASS_REGISTRY = _Registry(registry, self)
-        try:
+        with host.watched_passes(self.run, lambda registry: _Registry(registry, self)):
             yield
-        finally:
-            manager.apply_pipeline = apply
-            module.PASS_REGISTRY = registry
 
     def run(self, apply: Any, program: Any, pipeline: Any) -> None:
         """Run a whole pipeline."""

@@ -80,9 +80,9 @@ def encodings_of(model: Any) -> dict[str, Callable[[], Encoding]]:
     from coremltools.converters.mil.mil import Program
 
     if isinstance(model, Program):
-        from milpasses.program.memory import find_sites
+        from milpasses.program.memory import MemoryProgram
 
-        sites = [found.site for found in find_sites(model)]
+        sites = MemoryProgram(model).sites()
     else:
         from milpasses.program.saved import SavedProgram
         from milpasses_tools._models import open_readable

@@ -8,10 +8,11 @@ from typing import Any
 import attrs
 import numpy as np
 
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.program.package import Package
 from milpasses.program.proto import read_value, stored_bytes
-from milpasses.program.saved import Function as Indexed
+from milpasses.program.saved import SavedFunction as Indexed
 from milpasses.program.saved import SavedProgram, op_name
 from milpasses.report import METADATA_KEY, read_metadata
 from milpasses_tools._view.features import functions_of
@@ -113,9 +114,9 @@ class _Reader:
             return None
         name = op.outputs[0].name
         if name not in self.inlined:
-            value, users = op.attributes["val"], self.indexed.uses.get(name, [])
+            value, users = op.attributes["val"], self.indexed.uses(name)
             inlined = (
-                name not in self.indexed.returned
+                name not in self.indexed.results
                 and bool(users)
                 and (not _is_large(value) or all(user.type.startswith("constexpr_") for user, _ in users))
             )
@@ -158,9 +159,7 @@ _DTYPES: dict[int, str] = {}
 
 def _dtype(number: int) -> str:
     if not _DTYPES:
-        from coremltools import proto
-
-        names: Any = proto.MIL_pb2.DataType  # pyright: ignore[reportAttributeAccessIssue]
+        names = host.message_class("MIL_pb2", "DataType")
         _DTYPES.update({n: name.lower() for name, n in names.items()})
         _DTYPES[names.Value("STRING")] = "str"
     return _DTYPES.get(number, f"type{number}")

@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil.scope import ScopeSource
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic, is_variadic
 
 from milpasses.encoding.storage import STORED_BITS, packed_bytes
-from milpasses.program.memory import compressed_site, gives_weight
+from milpasses.program.memory import gives_weight, program_site
 from milpasses_tools._view.graph import (
     SMALLEST_WEIGHT,
     Block,
@@ -100,7 +100,7 @@ def _weight(op: Any, function: str) -> Weight | None:
         return Weight(op.name, var.val.shape, dtype, f"dense {dtype}", nbytes, partial(_plain, var.val))
     if not op.op_type.startswith("constexpr_") or not gives_weight(op):
         return None
-    return compressed_weight(compressed_site(op, function))
+    return compressed_weight(program_site(op, function))
 
 
 def is_large(var: Any) -> bool:

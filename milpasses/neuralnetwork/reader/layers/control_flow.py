@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import scalar
 from milpasses.neuralnetwork.reader.network import Layer, Network
 from milpasses.neuralnetwork.reader.registry import layer
@@ -178,7 +179,7 @@ def _open(variable: Any) -> Any:
     everything known, gives it again; a value that later iterations change is then refused.
     """
     carried = mb.identity(x=variable)
-    carried._sym_val = None
+    host.hide_value(carried)
     return carried
 
 

@@ -12,10 +12,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration import NORMS, Given, Live, Source, is_norms
+from milpasses.calibration import KnownStatistics, OnlineStatistics, StatisticsSource
 from milpasses.calibration.biases import Bias, biases_of
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
 from milpasses.data.collect import statistics as collect_statistics
+from milpasses.data.norms import NORMS, is_norms
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
@@ -25,7 +26,8 @@ from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
-from milpasses.program.weights import FLOATS, Site
+from milpasses.program.weights import FLOATS, Site, Weight
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
@@ -62,7 +64,7 @@ class Rewriter:
     join: bool = False
     fit_groups: bool = True
     only_if_smaller: bool = True
-    calibration: Source | None = None
+    calibration: StatisticsSource | None = None
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -95,7 +97,7 @@ class Rewriter:
         if weight.rank < 2:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
-            return "skipped", Refusal("stated", text=str(decision.skip))
+            return "skipped", decision.skip
         return None
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
@@ -138,20 +140,20 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Bias | None
+        self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):
             return encoder.encode(value, scheme), {}, None
         inputs = self.calibration.inputs(encoder.weight)
-        if isinstance(inputs, str):
+        if isinstance(inputs, Refusal):
             encoding = encoder.encode(value, scheme)
             encoder.notes.append(f"not calibrated: {inputs}")
             return encoding, {}, None
-        given = bias.weight.value if isinstance(bias, Site) else None if bias is None else str(bias)
+        given = bias.weight.value if isinstance(bias, Site) else bias
         found = encode_calibrated(encoder, value, scheme, inputs, given)
         encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
-        encoder.notes.extend(found.notes)
+        encoder.notes.extend(map(str, found.notes))
         chosen = {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
         return found.encoding, chosen, found.bias
 
@@ -260,7 +262,7 @@ def _source(
     calibration: Any,
     sequential: bool,
     progress: Progress | None,
-) -> Source | None:
+) -> StatisticsSource | None:
     """Where to learn what flows into the weights that the recipe would calibrate."""
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
@@ -271,10 +273,10 @@ def _source(
     if statistics is None and calibration is None:
         return None
     if is_norms(calibration) or is_norms(statistics):
-        return Given(collect_statistics(program, NORMS))
+        return KnownStatistics(collect_statistics(program, NORMS))
     sites = [site for site in program.sites() if rewriter.calibrates(site)]
     if statistics is not None:
-        given = Given(statistics)
+        given = KnownStatistics(statistics)
         given.check([site.weight for site in sites])
         return given
 
@@ -283,7 +285,7 @@ def _source(
             progress(done, total or done, f"running {name}")
 
     biases = [site for site in program.sites() if site.weight.rank == 1]
-    return Live(
+    return OnlineStatistics(
         program,
         calibration,
         [(site.weight, [variable for _, variable in site.places]) for site in sites],
@@ -313,7 +315,7 @@ def write_rewritten(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         rewrite_program(copy, rewriter, report, progress)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
@@ -330,7 +332,7 @@ def write_decompressed(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         decompress_program(copy, report)
         copy.spec.description.metadata.userDefined.pop(METADATA_KEY, None)
         return copy.spec

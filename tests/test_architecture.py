@@ -54,20 +54,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Inside a layer: folders that stand before others. Those of one tuple do not import each other.
 ROOMS = {"milpasses.neuralnetwork": (("spec",), ("reader", "quantize"))}
 KNOWN_BETWEEN_ROOMS: set[str] = set()
-KNOWN_UPWARD: set[str] = {
-    "milpasses.data.collect -> milpasses.calibration",
-    "milpasses.encoding.encoder -> milpasses.program.weights",
-    "milpasses.interpreter.program -> milpasses.neuralnetwork",
-    "milpasses.recipe.op_selector -> milpasses.program.weights",
-    "milpasses.recipe.recipe -> milpasses.budget",
-    "milpasses.recipe.recipe -> milpasses.program.weights",
-}
-KNOWN_CIRCLES: set[str] = {
-    "milpasses.data.image_folder <-> milpasses.data.samples",
-    "milpasses.interpreter.backend <-> milpasses.interpreter.numpy_kernels <-> "
-    "milpasses.interpreter.torch_kernels",
-    "milpasses.program.saved <-> milpasses.program.writer",
-}
+KNOWN_UPWARD: set[str] = set()
+KNOWN_CIRCLES: set[str] = {"milpasses.data.image_folder <-> milpasses.data.samples"}
 
 # What DESIGN.md lists, and what makes it a typed package.
 TOP = {
@@ -95,9 +83,7 @@ KNOWN_IMPORTS_OF_HIDDEN: set[str] = set()
 
 MOST_LINES = 400
 KNOWN_LONG: set[str] = {"milpasses/rewrite.py"}
-KNOWN_REPEATED: set[str] = {
-    "milpasses/interpreter/numpy_kernels.py = milpasses/interpreter/torch_kernels.py",
-}
+KNOWN_REPEATED: set[str] = set()
 
 
 def layer_of(module: str) -> str:

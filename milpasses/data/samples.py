@@ -249,14 +249,14 @@ def _stacked(arrays: Mapping[str, NDArray[Any]], features: Mapping[str, Feature]
 def _rows(feature: Feature, array: NDArray[Any], where: str) -> NDArray[Any]:
     """``array`` with the samples along the first axis."""
     if feature.image is None:
-        one: tuple[Any, ...] = tuple("?" if size is None else size for size in feature.shape)
+        shape: tuple[Any, ...] = tuple("?" if size is None else size for size in feature.shape)
     else:
-        one = ("height", "width") if feature.image.is_gray else ("height", "width", 3)
-    if array.ndim == len(one) + 1:
+        shape = ("height", "width") if feature.image.is_gray else ("height", "width", 3)
+    if array.ndim == len(shape) + 1:
         return array
-    if array.ndim == len(one):
-        return array[:, None] if feature.image is None and one[:1] == (1,) else array[None]
-    alone = f"({', '.join(map(str, one))})"
+    if array.ndim == len(shape):
+        return array[:, None] if feature.image is None and shape[:1] == (1,) else array[None]
+    alone = f"({', '.join(map(str, shape))})"
     raise SampleError(
         f"{where}: input {feature.name} must have the shape (samples, {alone[1:]} or, for one sample, "
         f"{alone}; got {array.shape}"
@@ -282,16 +282,16 @@ def _import(text: str) -> Callable[[], Any]:
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except Exception as error:  # whatever the module does when it is imported
         raise SampleError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(here)
-    if not callable(found):
-        raise SampleError(f"{text}: is no function but {type(found).__name__}")
-    return found
+    if not callable(target):
+        raise SampleError(f"{text}: is no function but {type(target).__name__}")
+    return target
 
 
 def _from_items(items: Any, name: str) -> Iterator[Sample]:

@@ -10,14 +10,15 @@ import pytest
 from coremltools.converters.mil.mil import Builder as mb
 
 import milpasses as mp
-from milpasses.calibration import Inputs, damage
-from milpasses.calibration.feedback import Unsupported, feed_back
+from milpasses.calibration import Inputs, output_error
+from milpasses.calibration.feedback import feed_back
 from milpasses.calibration.matrices import Layout, layout_of
-from milpasses.data.flows import Flow
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Palettized
+from milpasses.errors import Refusal
 from milpasses.interpreter import Interpreter
+from milpasses.program.flows import Flow
 from milpasses.program.weights import Consumer, Weight
 
 WIDTH = 48
@@ -165,7 +166,7 @@ def test_second_moments_by_name(model: str, statistics: mp.Statistics) -> None:
 
 def test_few_samples_are_said_and_do_no_harm(model: str) -> None:
     one = mp.compress(model, "int4-gptq", calibration=lambda: samples(2, 1))
-    assert "16 rows for 48 inputs: few" in one.report["first"].reason
+    assert "only 16 rows reach its 48 inputs: give more samples" in one.report["first"].reason
     assert "nothing held out" in one.report["first"].reason
     two = mp.compress(model, "int4-gptq", calibration=lambda: samples(2, 2))
     assert error(model, two) <= 1.02 * error(model, mp.compress(model, "int4"))
@@ -293,17 +294,17 @@ def full_moments(x: np.ndarray) -> Moments:
     return moments
 
 
-def test_damage_is_the_mean_squared_change_of_the_output() -> None:
+def test_the_output_error_is_the_mean_squared_change_of_the_output() -> None:
     rng = np.random.default_rng(4)
     x, before = rng.normal(0.5, 1, size=(50, 6)), rng.normal(size=(4, 6)).astype(np.float32)
     after = before + 0.1 * rng.normal(size=before.shape).astype(np.float32)
     expected = ((x @ (after - before).T) ** 2).sum() / 50
     moments, consumer = full_moments(x), Consumer("linear", "op", "weight")
-    assert damage(before, after, moments, consumer) == pytest.approx(expected, rel=1e-5)
+    assert output_error(before, after, moments, consumer) == pytest.approx(expected, rel=1e-5)
     moments.gram = None
     change = (after - before).astype(np.float64)
     diagonal = ((change**2) @ x.var(0)).sum() + ((change @ x.mean(0)) ** 2).sum()
-    assert damage(before, after, moments, consumer) == pytest.approx(diagonal, rel=1e-5)
+    assert output_error(before, after, moments, consumer) == pytest.approx(diagonal, rel=1e-5)
 
 
 def test_decibels_over_plain_tables_and_over_the_textbook() -> None:
@@ -316,7 +317,7 @@ def test_decibels_over_plain_tables_and_over_the_textbook() -> None:
     encoder, inputs = Encoder(Weight("w", value.shape, "float16", (consumer,))), Inputs(fit, check)
 
     def decibels(encoding: Any) -> float:
-        return -10 * np.log10(damage(value, encoding.decode(), test, consumer))
+        return -10 * np.log10(output_error(value, encoding.decode(), test, consumer))
 
     from milpasses.calibration.encode import encode_calibrated
 
@@ -363,5 +364,5 @@ def test_vectors_along_the_inputs_have_no_feedback() -> None:
     value = rng.normal(size=(64, 64)).astype(np.float16)
     scheme = mp.Palettize(nbits=4, cluster_dim=2, channel_axis=1)
     encoding = Encoder(Weight("w", value.shape, "float16", ())).encode(value, scheme)
-    with pytest.raises(Unsupported, match="not outputs"):
+    with pytest.raises(Refusal, match="not outputs"):
         feed_back(encoding, value, Layout(value.shape, 1, 64, False), np.eye(64)[None], 0.01)

@@ -19,8 +19,8 @@ from coremltools.optimize.coreml import (
 )
 
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe.recipe import Recipe, Rule
-from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
+from milpasses.recipe import Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule, Scheme
+from milpasses.recipe.coremltools_configs import read_op_config
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_each_weight_gets_what_coremltools_would_give_it(
     weights = weights_of(program)
     assert sorted(weights) == ["big", "conv_w", "w0", "w[0]*"]
     for op, weight in weights.values():
-        expected = Scheme.from_coremltools(config._get_const_op_config(op))
+        expected = read_op_config(config._get_const_op_config(op))
         assert recipe.decide(weight).scheme == expected
     assert Recipe.of(config) == recipe
     assert Recipe.parse(recipe.to_text()) == recipe
@@ -163,7 +163,7 @@ def lut_function(weight: np.ndarray) -> tuple[list[float], list[int]]:
     ],
 )
 def test_op_configs(config: Any, scheme: Scheme) -> None:
-    assert Scheme.from_coremltools(config) == scheme
+    assert read_op_config(config) == scheme
 
 
 def test_every_linear_quantizer_config_converts() -> None:
@@ -174,7 +174,7 @@ def test_every_linear_quantizer_config_converts() -> None:
     )
     for dtype, mode, granularity in options:
         config = OpLinearQuantizerConfig(dtype=dtype, mode=mode, granularity=granularity)
-        scheme = Scheme.from_coremltools(config)
+        scheme = read_op_config(config)
         assert scheme == Quantize(dtype, mode, granularity)
         assert (scheme.nbits, scheme.signed, scheme.method) == (config.nbits, config.signed, "search")
 
@@ -246,7 +246,7 @@ def test_a_config_of_another_kind_lists_what_is_accepted() -> None:
     with pytest.raises(
         RecipeError, match="config: unknown 'SimpleNamespace'; accepted: OpLinearQuantizerConfig"
     ):
-        Scheme.from_coremltools(SimpleNamespace(weight_threshold=0))
+        read_op_config(SimpleNamespace(weight_threshold=0))
 
 
 YAML = """

@@ -11,7 +11,7 @@ from coremltools.converters.mil.mil import types
 from statistics_programs import const, program
 
 from milpasses.data.collect import Statistics, statistics
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, Refusal
 
 
 class TestFiles:
@@ -53,6 +53,22 @@ class TestFiles:
         assert loaded.random
         assert loaded.samples == 3
         assert set(loaded.skipped) == {"c"}
+
+    def test_reasons_are_stored_as_codes_and_older_files_state_them(self, tmp_path: Path):
+        path = tmp_path / "s.npz"
+        self.found().save(path)
+        with np.load(path) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays["about"]))
+        reason = {"code": "no-use-rule", "details": {"op_type": "add", "op": "add_0", "param": "y"}}
+        assert about["skipped"] == {"c": reason}
+        about |= {"milpasses_statistics": 1, "skipped": {"c": "add add_0: add has no rule for its y"}}
+        np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
+        loaded = Statistics.load(path)
+        assert loaded.skipped == {"c": Refusal("stated", text="add add_0: add has no rule for its y")}
+        assert str(loaded.skipped["c"]) == str(self.found().skipped["c"])
+        loaded.save(path)
+        assert Statistics.load(path).skipped == loaded.skipped
 
     def test_merge_is_as_if_run_at_once(self):
         one, other = self.found(seed=1, full=True), self.found(seed=2, full=True)

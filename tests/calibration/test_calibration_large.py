@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import milpasses as mp
-from milpasses.calibration import Inputs, damage
+from milpasses.calibration import Inputs, output_error
 from milpasses.calibration import encode as encoding_module
 from milpasses.calibration.encode import encode_calibrated
-from milpasses.calibration.feedback import feed_back, tried
+from milpasses.calibration.feedback import feed_back, feedback_error
 from milpasses.calibration.matrices import Layout
-from milpasses.data.flows import Flow
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
+from milpasses.program.flows import Flow
 from milpasses.program.weights import Consumer, Weight
 
 OUTPUTS, WIDTH = 1024, 48
@@ -44,10 +44,10 @@ def test_all_outputs_tried_are_feedback_itself(value: np.ndarray, scheme: str) -
         value, mp.Recipe.of(scheme).default
     )
     whole, _ = feed_back(plain, value, layout, fit.gram, 0.01, descents=1)
-    error = damage(value, whole.decode(), check, CONSUMER) * check.rows
-    found = tried(plain, value, layout, fit.gram, 0.01, check.gram, OUTPUTS)
+    error = output_error(value, whole.decode(), check, CONSUMER) * check.rows
+    found = feedback_error(plain, value, layout, fit.gram, 0.01, check.gram, OUTPUTS)
     assert found == pytest.approx(error, rel=0.01)  # decoding rounds to float16
-    part = tried(plain, value, layout, fit.gram, 0.01, check.gram, OUTPUTS // 4)
+    part = feedback_error(plain, value, layout, fit.gram, 0.01, check.gram, OUTPUTS // 4)
     assert part == pytest.approx(found / 4, rel=0.2)
 
 
@@ -63,5 +63,5 @@ def test_the_choice_is_about_as_good_as_trying_all(
     both = encode_calibrated(encoder, value, scheme, inputs)
     assert "gptq" in both.method
     assert some.method == both.method
-    errors = [damage(value, one.encoding.decode(), test, CONSUMER) for one in (some, both)]
+    errors = [output_error(value, one.encoding.decode(), test, CONSUMER) for one in (some, both)]
     assert errors[0] == errors[1]

@@ -13,7 +13,8 @@ from statistics_programs import const, program
 
 import milpasses
 from milpasses.data.collect import Moments, statistics
-from milpasses.errors import MilpassesError
+from milpasses.data.samples import SampleError
+from milpasses.errors import MilpassesError, Refusal
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 
@@ -82,7 +83,7 @@ class TestRows:
     @pytest.mark.parametrize("full", [False, True])
     @pytest.mark.parametrize("case", CONVS)
     def test_conv(self, case: str, full: bool, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("milpasses.data.flows.BLOCK", 64)  # several blocks even here
+        monkeypatch.setattr("milpasses.program.flows.BLOCK", 64)  # several blocks even here
         shape, kernel, options, pads = CONVS[case]
         weight, x = draw(*kernel), [draw(*shape) for _ in range(2)]
         model = program(lambda x0: mb.conv(x=x0, weight=const(weight), **options), shape)
@@ -116,7 +117,7 @@ class TestRows:
         np.testing.assert_allclose(moments.channel_second_moment, (rows**2).mean((0, 2)), rtol=1e-6)
 
     def test_linear_with_batches_and_blocks(self, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr("milpasses.data.flows.BLOCK", 16)
+        monkeypatch.setattr("milpasses.program.flows.BLOCK", 16)
         weight, x = draw(5, 7), draw(2, 3, 7)
         model = program(lambda x0: mb.linear(x=x0, weight=const(weight)), x.shape)
         check(statistics(model, [{"x0": x}], full=True)["weight"], x.reshape(1, -1, 7))
@@ -177,7 +178,7 @@ class TestRows:
         )
         found = statistics(model, [{"x0": x}])
         check(found["ih"], x.reshape(1, -1, 5))
-        assert "hidden states" in found.skipped["hh"]
+        assert "hidden states" in str(found.skipped["hh"])
         assert list(found) == ["ih"]
 
     def test_gather_counts_its_reads(self):
@@ -201,8 +202,9 @@ class TestRows:
         steps: list[Any] = []
         model = program(build, (2, 3), dtypes=(types.int32,))
         found = statistics(model, "random", limit=2, progress=lambda *step: steps.append(step))
-        assert found.skipped["batched"] == "gather many: gather with batch_dims reads a table of each batch"
-        assert found.skipped["table"] == "gather g1 reads it along another axis than g0"
+        reasons = {name: str(refusal) for name, refusal in found.skipped.items()}
+        assert reasons["batched"] == "gather many: gather with batch_dims reads a table of each batch"
+        assert reasons["table"] == "gather g1 reads it along another axis than g0"
         assert found.lookups == {}
         assert steps == [(1, 2, "random[0]"), (2, 2, "random[1]")]
 
@@ -228,7 +230,7 @@ class TestUses:
 
         found = statistics(program(build, (2, 4)), "random", limit=2)
         assert "weight" not in found
-        assert found.skipped["weight"] == "matmul b uses it along other channels than linear a"
+        assert str(found.skipped["weight"]) == "matmul b uses it along other channels than linear a"
 
     def test_what_is_not_covered_says_why(self):
         def build(x0: Any) -> Any:
@@ -243,11 +245,13 @@ class TestUses:
 
         found = statistics(program(build, (4, 4)), "random", limit=1)
         assert list(found) == ["always"]
-        assert found.skipped["never"] == "no sample reached linear dead"
-        assert found.skipped["offset"].endswith("add has no rule for its y")
+        assert str(found.skipped["never"]) == "no sample reached linear dead"
+        assert str(found.skipped["offset"]).endswith("add has no rule for its y")
         assert "vector" not in found.skipped
         dotted = program(lambda x0: mb.matmul(x=x0, y=const(draw(4, 4)), name="dot"), (4,))
-        assert "one side of the matmul is a vector" in statistics(dotted, "random", limit=1).skipped["weight"]
+        refusal = statistics(dotted, "random", limit=1).skipped["weight"]
+        assert refusal == Refusal("vector-operand", op_type="matmul", op="dot")
+        assert str(refusal) == "matmul dot: one side of the matmul is a vector"
         with pytest.raises(KeyError, match="no sample reached"):
             found["never"]
         with pytest.raises(KeyError, match="no such weight"):
@@ -311,6 +315,50 @@ class TestNames:
         for name in by_path:
             np.testing.assert_array_equal(by_path[name].sum, by_model[name].sum)
         assert len(statistics(Interpreter(model), "random", limit=1)) == 3
+
+
+class TestEditedModels:
+    """A model whose specification was edited in memory is run as it is there, not as its file."""
+
+    @pytest.fixture
+    def edited(self, packages: dict[str, Path]) -> Any:
+        model = ct.models.MLModel(str(packages["plain"]), skip_model_load=True)
+        ct.utils.rename_feature(model._spec, "x0", "tokens")
+        return model
+
+    def test_the_new_name_of_an_input_is_what_counts(self, edited: Any, packages: dict[str, Path]):
+        x = [draw(2, 32) for _ in range(3)]
+        known = statistics(packages["plain"], [{"x0": one} for one in x], full=True)
+        found = statistics(edited, [{"tokens": one} for one in x], full=True)
+        assert list(found) == list(known)
+        for name in known:
+            np.testing.assert_array_equal(found[name].gram, known[name].gram)
+        assert ("tokens" in found.ranges, "x0" in found.ranges) == (True, False)
+        assert len(statistics(Interpreter(edited), [{"tokens": x[0]}])) == 3
+        with pytest.raises(SampleError, match="x0"):
+            statistics(edited, [{"x0": x[0]}])
+
+    def test_samples_are_checked_against_it(self, edited: Any):
+        samples = milpasses.Samples.of({"tokens": draw(4, 2, 32)}, edited)
+        assert len(list(samples)) == 4
+        with pytest.raises(SampleError, match="x0 unknown"):
+            milpasses.Samples.of({"x0": draw(4, 2, 32)}, edited)
+
+    def test_an_output_that_was_dropped_is_given_no_more(self):
+        def build(x0: Any) -> Any:
+            return mb.linear(x=x0, weight=const(draw(8, 8), "a"), name="first"), mb.linear(
+                x=x0, weight=const(draw(8, 8), "b"), name="second"
+            )
+
+        model = ct.convert(
+            program(build, (2, 8)), minimum_deployment_target=ct.target.iOS18, skip_model_load=True
+        )
+        (function,) = model._spec.mlProgram.functions.values()
+        (block,) = function.block_specializations.values()
+        del block.outputs[1]
+        del model._spec.description.output[1]
+        assert set(statistics(model, "random", limit=2)) == {"a_to_fp16", "b_to_fp16"}
+        assert len(Interpreter(model).output_names) == 1
 
 
 class TestRanges:

@@ -4,16 +4,17 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_recipe_schemes import schemes
+from scheme_strategies import schemes
 
+from milpasses.errors import Refusal
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe.recipe import Decision, Recipe, Rule
-from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError, Scheme
+from milpasses.recipe import Decision, Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule, Scheme
 
 STEM = Weight("stem.weight", (16, 3, 7, 7), "float16", (Consumer("conv", "stem", "weight"),))
 HEAD = Weight("head.weight", (1000, 512), "float16", (Consumer("linear", "logits", "weight"),))
@@ -166,7 +167,9 @@ def test_reason_names_every_condition() -> None:
 def test_at_the_threshold_a_weight_is_skipped(size: int) -> None:
     weight = Weight("w", (size,), "float16", ())
     skip = Recipe("int8").decide(weight).skip
-    assert skip == ("2,048 elements <= weight_threshold 2,048" if size == 2048 else None)
+    small = Refusal("small", size=2048, which="weight_threshold", limit=2048)
+    assert skip == (small if size == 2048 else None)
+    assert str(small) == "2,048 elements <= weight_threshold 2,048"
     assert Recipe("keep").decide(weight).skip is None
 
 
@@ -174,10 +177,24 @@ def test_min_elements_takes_the_place_of_the_threshold() -> None:
     small = attrs.evolve(STEM, shape=(10, 10))
     recipe = Recipe("int8", [Rule("pal4", min_elements=100)])
     assert recipe.decide(small) == Decision(Palettize(4), 0, 99, "rule 1: min_elements=100")
-    assert recipe.decide(attrs.evolve(small, shape=(9, 11))).skip == "99 elements <= weight_threshold 2,048"
+    skip = recipe.decide(attrs.evolve(small, shape=(9, 11))).skip
+    assert str(skip) == "99 elements <= weight_threshold 2,048"
     assert Recipe("int8", [Rule("pal4", min_elements=0)]).decide(small).threshold == 0
     joint = Recipe("int8", [Rule("sparse50+pal4", op_type="conv")]).decide(small)
-    assert joint.skip == "100 elements <= weight_threshold 2,048"
+    assert str(joint.skip) == "100 elements <= weight_threshold 2,048"
+    empty = Recipe("int8", [Rule("pal4", min_elements=0)]).decide(attrs.evolve(small, shape=(0, 3))).skip
+    assert empty == Refusal("small", size=0, which="min_elements", limit=0)
+
+
+def test_rules_match_whatever_has_what_they_ask_for() -> None:
+    """A recipe takes any object with the members of ``MatchableWeight``."""
+    use = SimpleNamespace(op_type="conv", op_name="stem", param="weight")
+    weight = SimpleNamespace(
+        name="stem.weight", shape=(16, 3), size=48, rank=2, channel_axes=(0, 1), consumers=(use,)
+    )
+    rule = Rule("pal4", op_type="conv", op_name="st*", param="weight", min_elements=9, min_channels=16)
+    assert Recipe("int8", [rule]).decide(weight).rule_index == 0
+    assert Recipe("int8", [attrs.evolve(rule, min_channels=17)]).decide(weight).rule_index is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fitting a recipe to a budget: what it stores, what it damages, and that it can be used again."""
+"""Fitting a recipe to a budget: what it stores, the error it makes, and that it can be used again."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,8 @@ from milpasses.budget.candidates import read_candidates
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.data.samples import Samples
-from milpasses.interpreter import Interpreter
+from milpasses.interpreter import Interpreter, program
+from milpasses.program import opening
 from milpasses.program.opset import opset_of
 from milpasses.program.package import open_package
 
@@ -63,7 +64,7 @@ class TestTable:
             # Up to 63 bytes of padding at the end, and small tables, which the program holds.
             assert 0 <= inline < 64 + 16 * len(table), scheme
 
-    def test_damage_predicts_what_the_model_then_loses(self, digits: Path, table: Sensitivity) -> None:
+    def test_output_error_predicts_what_the_model_then_loses(self, digits: Path, table: Sensitivity) -> None:
         probe = Probe(Interpreter(digits), list(Samples.of(images(0, 16), Interpreter(digits))))
         exact = sensitivity(digits, images(0, 16), samples=16, exact=True, candidates=FEW)
         assert exact.how == "exact"
@@ -73,8 +74,8 @@ class TestTable:
             for option in weight.options[1:]:
                 predicted = table[weight.name].option(option.scheme)
                 assert predicted is not None
-                assert 0.2 < predicted.damage / option.damage < 5
-        assert probe.share({}) == 0
+                assert 0.2 < predicted.output_error / option.output_error < 5
+        assert probe.output_error({}) == 0
 
     def test_a_run_from_the_middle_is_a_whole_run(self, digits: Path) -> None:
         interpreter = Interpreter(digits)
@@ -82,9 +83,9 @@ class TestTable:
         probe = Probe(interpreter, samples)
         value = open_site(digits, "hidden_weight_to_fp16").weight.value
         changed = {"hidden_weight_to_fp16": value * np.float16(0.9)}
-        share = probe.share(changed)
+        share = probe.output_error(changed)
         assert 0 < share < 1
-        assert probe.share({}) == 0
+        assert probe.output_error({}) == 0
         other = Interpreter(digits)
         other.override(changed)
         outputs = [{"scores": other.run(sample.inputs)["scores"].astype(np.float64)} for sample in samples]
@@ -98,7 +99,7 @@ class TestTable:
             assert option is not None
             assert option.sqnr_db is not None
             assert weight.basis == "weight"
-            assert option.damage == pytest.approx(10 ** (-option.sqnr_db / 10), rel=1e-3)
+            assert option.output_error == pytest.approx(10 ** (-option.sqnr_db / 10), rel=1e-3)
 
     def test_full_statistics_give_the_error_of_the_outputs(self, digits: Path) -> None:
         data = images(0, 8)
@@ -121,7 +122,7 @@ class TestTable:
         expected = np.sum((inputs @ error.T) ** 2) / np.sum((inputs @ op.value.astype(np.float64).T) ** 2)
         option = weight.option("pal2")
         assert option is not None
-        assert option.share == pytest.approx(expected, rel=1e-3)
+        assert option.layer_error == pytest.approx(expected, rel=1e-3)
 
     def test_samples_held_out_tell_what_a_layer_loses(self, digits: Path) -> None:
         """A table fitted to a few samples suits them better than others: those are not asked."""
@@ -130,7 +131,7 @@ class TestTable:
         suited = attrs.evolve(found, held_out={})
         shares = {
             name: [
-                o.share
+                o.layer_error
                 for one in sensitivity(digits, statistics=known, candidates=["pal3"])
                 for o in one.options
             ]
@@ -165,10 +166,10 @@ class TestBudget:
     def test_no_worse_than_one_scheme_for_all_at_the_same_bytes(
         self, digits: Path, table: Sensitivity, scheme: str
     ) -> None:
-        asked, damage = fit(digits, 1 << 30, sensitivity=table).uniform[scheme]
+        asked, error = fit(digits, 1 << 30, sensitivity=table).uniform[scheme]
         found = fit(digits, asked, sensitivity=table)
         assert found.used <= asked
-        assert found.damage <= damage
+        assert found.output_error <= error
         best = fit(digits, asked, sensitivity=table, data=images(0, 64), samples=32)
         fitted = mp.compress(digits, best.recipe)
         assert file_bytes(fitted) <= asked
@@ -208,8 +209,8 @@ class TestBudget:
 
     def test_max_loss_takes_the_fewest_bytes(self, digits: Path, table: Sensitivity) -> None:
         loose, tight = (fit(digits, max_loss=loss, sensitivity=table) for loss in ("20 dB", "35 dB"))
-        assert loose.damage <= 0.01
-        assert tight.damage <= 10**-3.5
+        assert loose.output_error <= 0.01
+        assert tight.output_error <= 10**-3.5
         assert loose.used < tight.used
         measured = fit(digits, max_loss="1 %", sensitivity=table, data=images(0, 32), samples=16)
         assert measured.measured is not None
@@ -221,10 +222,10 @@ class TestBudget:
         limit, problem = 1e-3, Problem(table)
 
         def measured(options: tuple[Option, ...]) -> float:
-            return 2 * limit * (sum(one.damage for one in options) / limit) ** exponent
+            return 2 * limit * (sum(one.output_error for one in options) / limit) ** exponent
 
-        choice, damage = choose_measured(problem, None, limit, measured)
-        assert 0.2 * limit < damage <= limit
+        choice, error = choose_measured(problem, None, limit, measured)
+        assert 0.2 * limit < error <= limit
         assert problem.bytes(choice) < 0.6 * problem.bytes_now
 
     def test_both_limits(self, digits: Path, table: Sensitivity) -> None:
@@ -272,9 +273,6 @@ class TestReuse:
         assert mp.Recipe.from_yaml(fitted.recipe.to_yaml()) == fitted.recipe
         assert all(rule.content and rule.name for rule in fitted.recipe.rules)
 
-    def test_recipe_fit_is_the_same(self, digits: Path, table: Sensitivity, fitted: Fit) -> None:
-        assert mp.Recipe.fit(digits, "4 bits", sensitivity=table) == fitted.recipe
-
     def test_a_fine_tuned_model_matches_by_name(self, digits: Path, fitted: Fit) -> None:
         weight = open_site(digits, "hidden_weight_to_fp16").weight
         tuned = attrs.evolve(weight, load=lambda: weight.value * np.float16(1.5))
@@ -298,6 +296,20 @@ class TestReuse:
     def test_content_that_is_none(self) -> None:
         with pytest.raises(mp.RecipeError, match="content: expected a shape and 16 hexadecimal digits"):
             mp.Rule("int8", content="beef")
+
+
+def test_a_model_is_opened_once(digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes, values, statistics and runs are all of one open package."""
+    opened: list[Any] = []
+
+    def counted(path: Any, *more: Any, **options: Any) -> Any:
+        opened.append(path)
+        return open_package(path, *more, **options)
+
+    for module in (opening, program):
+        monkeypatch.setattr(module, "open_package", counted)
+    fit(digits, "6 bits", data=images(0, 8), candidates=["pal4", "int8"])
+    assert opened == [digits]
 
 
 class TestRefusals:
@@ -331,7 +343,7 @@ class TestRefusals:
             plain, fed_back = (weight.option(scheme) for scheme in ("pal4", "pal4-gptq"))
             assert plain is not None
             assert fed_back is not None
-            assert fed_back.share < plain.share
+            assert fed_back.layer_error < plain.layer_error
 
     def test_error_feedback_runs_once_for_each_candidate(
         self, digits: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,8 +16,8 @@ Array = NDArray[Any]
 
 
 @attrs.frozen(eq=False)
-class Meter:
-    """Measures how much of its ops' outputs a weight's error is: noise energy / signal energy.
+class LayerError:
+    """Measures the error of a weight in the outputs of the ops that use it: noise energy / signal energy.
 
     ``basis`` says what that is known from: ``statistics`` (of the input, in the samples held out where some
     were), ``lookups`` (how often gather read each slice; half of the weight goes to slices at large, which
@@ -32,7 +32,7 @@ class Meter:
     signals: tuple[float, ...]
 
     @classmethod
-    def of(cls, weight: Weight, value: Array, statistics: Statistics | None) -> "Meter":
+    def of(cls, weight: Weight, value: Array, statistics: Statistics | None) -> "LayerError":
         """For ``weight`` and its values; raises ``MilpassesError`` if the statistics do not fit its shape."""
         moments = None
         if statistics is not None:  # what suits the samples that it was fitted to may suit no others
@@ -56,35 +56,35 @@ class Meter:
 
     @property
     def basis(self) -> str:
-        """What the damage is known from."""
+        """What the error is known from."""
         if self.moments is not None:
             return "statistics"
         return "weight" if self.reads is None else "lookups"
 
-    def share(self, decoded: Array) -> float:
+    def relative(self, decoded: Array) -> float:
         """Noise energy / signal energy of the outputs, over all kinds of use; 0 where nothing changed."""
         noises = self._energies(decoded)
         return sum(n / s if s else float(n > 0) for n, s in zip(noises, self.signals, strict=True))
 
     def _energies(self, decoded: Array | None = None) -> tuple[float, ...]:
         """The energy of each kind of output that the weight makes, or its error if ``decoded`` is given."""
-        found: list[float] = []
+        energies: list[float] = []
         if self.moments is not None:
             layout = layout_of(self.weight, self.moments)
             other = None if decoded is None else layout.split(decoded)
-            found.append(Loss.of(layout.split(self.value), self.moments, other).error)
+            energies.append(Loss.of(layout.split(self.value), self.moments, other).error)
         if self.reads is not None:
             axes = tuple(axis for axis, size in enumerate(self.reads.shape) if size == 1)
             values = self.value.astype(np.float32)
             values = values if decoded is None else values - decoded
             squares = np.einsum("ij,ij->i", *[_flat(values, axes)] * 2)
-            found.append(float(squares @ self.reads.reshape(-1)))
-        if not found:
+            energies.append(float(squares @ self.reads.reshape(-1)))
+        if not energies:
             from milpasses_kernels.decode import error_sums
 
             signal, noise, _ = error_sums(self.value, self.value if decoded is None else decoded)
-            found.append(signal if decoded is None else noise)
-        return tuple(found)
+            energies.append(signal if decoded is None else noise)
+        return tuple(energies)
 
 
 def _flat(values: Array, axes: tuple[int, ...]) -> Array:

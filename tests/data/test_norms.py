@@ -10,6 +10,7 @@ from coremltools.converters.mil import Builder as mb
 
 import milpasses as mp
 from milpasses.data.moments import Statistics
+from milpasses.errors import Refusal
 from milpasses.interpreter import Interpreter
 
 RNG = np.random.default_rng(0)
@@ -110,7 +111,7 @@ def test_what_stands_behind_no_norm_is_told(tmp_path: Any) -> None:
     )
     found = mp.statistics(model, "norms")
     assert (len(found.weights), len(found.skipped)) == (1, 2)
-    assert set(found.skipped.values()) == {"no normalization before it"}
+    assert set(found.skipped.values()) == {Refusal("no-normalization")}
     report = mp.compress(model, mp.Palettize(nbits=4, weight_threshold=0), calibration="norms").report
     methods = [record.method for record in report if record.status == "compressed"]
     assert sum(bool(method) for method in methods) == 1

@@ -12,11 +12,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration import KnownStatistics, OnlineStatistics, StatisticsSource
 from milpasses.calibration.biases import Bias, biases_of
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.data.collect import statistics as collect_statistics
-from milpasses.data.norms import NORMS, is_norms
+from milpasses.calibration.sources import StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
@@ -251,48 +249,8 @@ def rewriter_for(
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
     rewriter = Rewriter(recipe, program.target, requantize=requantize)
-    source = _source(program, rewriter, statistics, calibration, sequential, progress)
+    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, progress)
     return attrs.evolve(rewriter, calibration=source)
-
-
-def _source(
-    program: SavedProgram,
-    rewriter: Rewriter,
-    statistics: Any,
-    calibration: Any,
-    sequential: bool,
-    progress: Progress | None,
-) -> StatisticsSource | None:
-    """Where to learn what flows into the weights that the recipe would calibrate."""
-    if statistics is not None and calibration is not None:
-        raise MilpassesError("statistics and calibration: give one of the two")
-    if sequential and (calibration is None or is_norms(calibration)):
-        raise MilpassesError(
-            "sequential: only with calibration=data, which the model is run on again and again"
-        )
-    if statistics is None and calibration is None:
-        return None
-    if is_norms(calibration) or is_norms(statistics):
-        return KnownStatistics(collect_statistics(program, NORMS))
-    sites = [site for site in program.sites() if rewriter.calibrates(site)]
-    if statistics is not None:
-        given = KnownStatistics(statistics)
-        given.check([site.weight for site in sites])
-        return given
-
-    def shown(done: int, total: int | None, name: str) -> None:
-        if progress is not None:
-            progress(done, total or done, f"running {name}")
-
-    biases = [site for site in program.sites() if site.weight.rank == 1]
-    return OnlineStatistics(
-        program,
-        calibration,
-        [(site.weight, [variable for _, variable in site.places]) for site in sites],
-        biases=[(site.weight, [variable for _, variable in site.places]) for site in biases],
-        sequential=sequential,
-        progress=shown,
-    )
 
 
 def write_rewritten(

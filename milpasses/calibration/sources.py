@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from milpasses.calibration.matrices import layout_of
 from milpasses.data.collect import collect
+from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Moments, Statistics
+from milpasses.data.norms import NORMS, is_norms
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.interpreter import Interpreter
 from milpasses.program.flows import MatrixLayout
-from milpasses.program.weights import Weight
+from milpasses.program.saved import SavedProgram
+from milpasses.program.weights import Site, Weight
 
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
@@ -225,3 +228,49 @@ def gram_bytes(weight: Weight) -> int:
         return 0
     layout = weight.product.layout(weight.shape)
     return 8 * layout.groups * layout.width**2
+
+
+def source_for(
+    program: SavedProgram,
+    calibrates: Callable[[Site], bool],
+    statistics: Any,
+    calibration: Any,
+    sequential: bool,
+    progress: Callable[[int, int, str], None] | None,
+) -> StatisticsSource | None:
+    """What ``milpasses.compress`` is given by ``statistics``, ``calibration`` and ``sequential``.
+
+    ``calibrates``: the weights of ``program`` that statistics will be asked of. None where neither is given.
+    """
+    if statistics is not None and calibration is not None:
+        raise MilpassesError("statistics and calibration: give one of the two")
+    if sequential and (calibration is None or is_norms(calibration)):
+        raise MilpassesError(
+            "sequential: only with calibration=data, which the model is run on again and again"
+        )
+    if statistics is None and calibration is None:
+        return None
+    if is_norms(calibration) or is_norms(statistics):
+        return KnownStatistics(collect_statistics(program, NORMS))
+    sites = [site for site in program.sites() if calibrates(site)]
+    if statistics is not None:
+        known = KnownStatistics(statistics)
+        known.check([site.weight for site in sites])
+        return known
+
+    def shown(done: int, total: int | None, name: str) -> None:
+        if progress is not None:
+            progress(done, total or done, f"running {name}")
+
+    return OnlineStatistics(
+        program,
+        calibration,
+        _with_variables(sites),
+        biases=_with_variables([site for site in program.sites() if site.weight.rank == 1]),
+        sequential=sequential,
+        progress=shown,
+    )
+
+
+def _with_variables(sites: Sequence[Site]) -> list[tuple[Weight, list[str]]]:
+    return [(site.weight, [variable for _, variable in site.places]) for site in sites]

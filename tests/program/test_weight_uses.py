@@ -10,10 +10,10 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Operation, types
 from coremltools.converters.mil.mil.input_type import InputSpec, TensorInputType
 from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
-from milpasses.budget.damage import Meter
 from statistics_programs import const, program
 
 import milpasses as mp
+from milpasses.budget.layer_error import LayerError
 from milpasses.calibration import KnownStatistics, output_error
 from milpasses.calibration.sources import gram_bytes
 from milpasses.encoding.encoder import Encoder
@@ -142,7 +142,7 @@ class TestAnOpByOneEntry:
         assert calibrated.record.method.startswith("gptq")
         plain = Rewriter(mp.Recipe.of(mp.Palettize(nbits=2, weight_threshold=0)), opset_of(9)).rewrite(site)
         before = site.weight.value
-        meter = Meter.of(site.weight, before, statistics)
+        meter = LayerError.of(site.weight, before, statistics)
         assert meter.basis == "statistics"
         errors = []
         for rewritten in (plain, calibrated):

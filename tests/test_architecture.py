@@ -82,7 +82,7 @@ KNOWN_HIDDEN: set[str] = {
 KNOWN_IMPORTS_OF_HIDDEN: set[str] = set()
 
 MOST_LINES = 400
-KNOWN_LONG: set[str] = {"milpasses/rewrite.py"}
+KNOWN_LONG: set[str] = set()
 KNOWN_REPEATED: set[str] = set()
 
 

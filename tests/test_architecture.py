@@ -213,12 +213,13 @@ def test_source_roots_are_no_packages() -> None:
 
 def test_files_stay_small() -> None:
     long = {
-        str(path.relative_to(ROOT)): count
+        str(path.relative_to(ROOT)): [f"{count} lines, of {MOST_LINES} at most"]
         for package in SOURCES
         for path in modules(package).values()
         if (count := len(path.read_text(encoding="utf-8").splitlines())) > MOST_LINES
     }
-    assert long == {}
+    wrong = differences(long, KNOWN_LONG)
+    assert not wrong, f"\n{wrong}"
 
 
 def test_no_ten_lines_stand_twice() -> None:

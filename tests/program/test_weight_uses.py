@@ -157,7 +157,7 @@ class TestAnOpByOneEntry:
             use = site.weight.consumers[0]
             found = output_error(before, after, statistics.held_out["weight"], use)
             assert found == pytest.approx(noise / rows, rel=1e-3)
-            assert meter.share(after) == pytest.approx(noise / (exact**2).sum(), rel=1e-3)
+            assert meter.relative(after) == pytest.approx(noise / (exact**2).sum(), rel=1e-3)
             errors.append(noise)
         assert errors[1] < 0.8 * errors[0]
 

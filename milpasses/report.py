@@ -19,7 +19,7 @@ def decibels(signal: float, noise: float) -> float:
     """10 log10(signal / noise): infinite without noise, minus infinity without signal."""
     if noise <= 0:
         return math.inf
-    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 else -math.inf
+    return 10 * (math.log10(signal) - math.log10(noise)) if signal > 0 and noise != math.inf else -math.inf
 
 
 @attrs.frozen

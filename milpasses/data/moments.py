@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.errors import MilpassesError, Refusal
+from milpasses.program.files import whole_file
 from milpasses.program.flows import Flow
 
 Array = NDArray[np.float64]
@@ -199,14 +200,8 @@ class Statistics:
             "data": self.data,
             "random": self.random,
         }
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, about=np.array(json.dumps(about)), **arrays)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with whole_file(Path(path)) as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
     def load(cls, path: "str | os.PathLike[str]") -> "Statistics":

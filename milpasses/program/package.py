@@ -7,9 +7,7 @@ libraries, so it works wherever Python does.
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import attrs
 
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError
+from milpasses.program import files
 from milpasses.program.blobfile import BlobReader
 
 MODEL_PATH = "@model_path/"
@@ -97,12 +96,7 @@ def new_message(module: str, name: str, **fields: Any) -> Any:
 
 def check_output(output: Path, force: bool) -> None:
     """Raise ``PackageError`` if ``output`` cannot become a package."""
-    if output.suffix != ".mlpackage":
-        raise PackageError(f"{output}: the output must end in .mlpackage")
-    if output.exists() and not force:
-        raise PackageError(f"{output}: exists already; --force (force=True) replaces it")
-    if not output.parent.is_dir():
-        raise PackageError(f"{output}: the folder {output.parent} does not exist")
+    files.check_output(output, ".mlpackage", force)
 
 
 def write_package(
@@ -111,15 +105,14 @@ def write_package(
     """Write a copy of ``package`` at ``output``, all of it or nothing.
 
     ``write_weights(model_folder)`` writes the weight files and returns the specification; every other file
-    is copied. The copy is made beside ``output`` and renamed at the end.
+    is copied.
     """
     check_output(output, force)
-    with _staging(output) as staged:
+    with files.whole_folder(output) as staged:
         shutil.copytree(package.path, staged, ignore=_ignore_weights(package), dirs_exist_ok=True)
         inside = package.spec_path.relative_to(package.path)
         spec = write_weights((staged / inside).parent)
         (staged / inside).write_bytes(spec.SerializeToString())
-        _replace(staged, output)
 
 
 def _ignore_weights(package: Package) -> Callable[[str, list[str]], list[str]]:
@@ -130,36 +123,3 @@ def _ignore_weights(package: Package) -> Callable[[str, list[str]], list[str]]:
         return [name for name in names if here == weights or here / name == package.spec_path]
 
     return ignore
-
-
-@contextmanager
-def _staging(output: Path) -> Generator[Path]:
-    """A new folder beside ``output``, removed unless renamed away; disk errors become one clear line."""
-    staged: Path | None = None
-    try:
-        staged = Path(tempfile.mkdtemp(prefix=f".{output.stem}-", suffix=".partial", dir=output.parent))
-        staged.chmod(0o755)
-        yield staged
-    except OSError as error:
-        raise PackageError(
-            f"{output}: cannot be written ({error.strerror or error}); nothing was left"
-        ) from error
-    finally:
-        if staged is not None and staged.exists():
-            shutil.rmtree(staged, ignore_errors=True)
-
-
-def _replace(staged: Path, output: Path) -> None:
-    """Rename ``staged`` to ``output``, moving an old package out of the way first."""
-    if not output.exists():
-        staged.rename(output)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.stem}-", suffix=".old", dir=output.parent)) / output.name
-    output.rename(old)
-    try:
-        staged.rename(output)
-    except OSError:
-        old.rename(output)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)

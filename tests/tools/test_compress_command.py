@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from conftest import Run
 from milpasses_tools import digits, explain
-from milpasses_tools.compress import _by_reason, merge_numbers
+from milpasses_tools._reasons import by_reason, merge_numbers
 from test_cli import in_own_process
 from test_explain import disk_bytes
 
 import milpasses
+from milpasses.errors import REASONS, Refusal
 from milpasses.report import Record
 
 
-def record(name: str, status: str, reason: str) -> Record:
-    return Record(name, status, "dense", (10,), "float16", 20, 20, notes=(reason,))  # pyright: ignore
+def record(name: str, status: str, reason: str | Refusal) -> Record:
+    why = {"refusal": reason} if isinstance(reason, Refusal) else {"notes": (reason,)}
+    return Record(name, status, "dense", (10,), "float16", 20, 20, **why)  # pyright: ignore
 
 
 class TestResult:
@@ -178,7 +180,7 @@ class TestReasons:
         assert merge_numbers(["no number"]) == "no number"
 
     def test_groups_keep_status_and_order_apart(self):
-        lines = _by_reason(
+        lines = by_reason(
             [
                 record("a", "skipped", "3 elements"),
                 record("b", "kept", "4 elements"),
@@ -190,6 +192,25 @@ class TestReasons:
             "skipped 2 (40 bytes): 3..5 elements",
             "kept 1 (20 bytes): 4 elements",
             "skipped 1 (20 bytes): 5 channels",
+        ]
+
+    def test_refusals_are_grouped_by_their_codes(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setitem(REASONS, "vectors-not-divisible", "{name}: {wanted}, not of {size}")
+        monkeypatch.setitem(REASONS, "low-sparsity", "{sparsity:.1f} of {minimum}")
+        refusals = [
+            Refusal("vectors-not-divisible", name="conv_1", wanted=2, size=7),
+            Refusal("low-sparsity", sparsity=0.25, minimum=0.5),
+            Refusal("vectors-not-divisible", name="conv_20", wanted=2, size=9),
+            Refusal("low-sparsity", sparsity=0.125, minimum=0.5),
+            Refusal("not-float", dtype="int32"),
+            Refusal("not-float", dtype="int16"),
+        ]
+        records = [record("w", "skipped", refusal) for refusal in refusals]
+        assert [line.partition(": ")[2] for line in by_reason(records)] == [
+            "conv_1 and 1 more: 2, not of 7..9",
+            "0.1..0.2 of 0.5",
+            "int32 constants are not weights",
+            "int16 constants are not weights",
         ]
 
 

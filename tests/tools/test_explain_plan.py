@@ -15,7 +15,7 @@ from milpasses_tools._explain.why import what_would_change
 from models import convert, random, weights_program
 
 import milpasses
-from milpasses.errors import MilpassesError
+from milpasses.errors import REASONS, MilpassesError, Refusal
 from milpasses.program.opset import Opset, opset_of
 from milpasses.program.weights import Consumer, Site, Weight
 from milpasses.recipe.recipe import Recipe
@@ -38,7 +38,7 @@ def fate(one: Site, recipe: str, target: Opset = IOS18, **options: bool) -> tupl
     read = Recipe.of(recipe)
     record = Rewriter(read, target, **options).rewrite(one).record
     assert record.status != "compressed"
-    return record.reason, what_would_change(one, read.decide(one.weight), target, record.reason)
+    return record.reason, what_would_change(one, read.decide(one.weight), target, record.refusal)
 
 
 class TestWhatWouldChange:
@@ -80,6 +80,20 @@ class TestWhatWouldChange:
         assert fate(one, "pal8-g1")[1] == "fewer bits, or fewer scales and tables: larger groups or blocks"
         assert fate(site(), "sparse5")[1].startswith("a higher sparsity")
 
+    def test_no_remedy_hangs_on_the_words_of_a_refusal(self, monkeypatch: pytest.MonkeyPatch):
+        cases = [(site(), "pal4-g48"), (site((99, 64)), "pal4-v2"), (site((8, 512)), "pal8-g1")]
+        cases += [(site(), recipe) for recipe in ("sparse5", "unique")]
+
+        def changes() -> list[str]:
+            return [fate(one, recipe, fit_groups=False)[1] for one, recipe in cases]
+
+        before = changes()
+        assert all(before)
+        for code in REASONS:
+            monkeypatch.setitem(REASONS, code, "because")
+        assert changes() == before
+        assert fate(*cases[0], fit_groups=False)[0] == "because"
+
     def test_values_that_forbid(self):
         assert fate(site(), "unique")[1] == "mode=kmeans (pal8), which makes 256 values of them"
         nan = site()
@@ -90,7 +104,7 @@ class TestWhatWouldChange:
     def test_nothing_would(self):
         assert fate(site((4096,)), "int8")[1] == ""
         assert fate(site((100, 64), "int8"), "int8")[1] == ""
-        unused = site(blocked="no op uses it")
+        unused = site(blocked=Refusal("unused"))
         unused = attrs.evolve(unused, weight=attrs.evolve(unused.weight, consumers=()))
         assert fate(unused, "int8")[1] == "nothing: the model can do without it"
 
@@ -100,7 +114,7 @@ class TestWhatWouldChange:
     )
     def test_the_target(self, recipe: str, target: Opset, expected: str):
         decision = Recipe.of(recipe).decide(site().weight)
-        assert what_would_change(site(), decision, target, "").startswith(expected)
+        assert what_would_change(site(), decision, target, None).startswith(expected)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from conftest import Run
 from milpasses_tools import compare, digits, sweep
-from milpasses_tools._sweep import store
 from milpasses_tools.sweep import Sweep
 from PIL import Image
 from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data, table
@@ -20,6 +19,7 @@ from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data,
 import milpasses
 from milpasses import MilpassesError
 from milpasses.calibration import sources
+from milpasses.program import files
 from milpasses.program.opening import open_program
 
 
@@ -280,7 +280,7 @@ def test_a_full_disk_keeps_what_is_done(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     left = [5]
-    fsync = store.os.fsync
+    fsync = files.os.fsync
 
     def full(handle: int) -> None:
         left[0] -= 1
@@ -290,7 +290,7 @@ def test_a_full_disk_keeps_what_is_done(
 
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(MilpassesError, match=r"disk is full.*--resume"):
             sweep(model, folder, RECIPES, data, samples=5)
     kept = finished(folder)

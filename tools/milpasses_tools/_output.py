@@ -63,8 +63,8 @@ def cell(value: object) -> str:
 
 
 def json_decibels(sqnr_db: float | None) -> float | str | None:
-    """A signal-to-noise ratio for JSON, which has no infinity: ``"inf"``, as in milpasses' reports."""
-    return "inf" if sqnr_db == float("inf") else sqnr_db
+    """A signal-to-noise ratio for JSON, which has no infinity: ``"inf"``, ``"-inf"``."""
+    return str(sqnr_db) if sqnr_db in (float("inf"), float("-inf")) else sqnr_db
 
 
 def print_json(content: Any) -> None:

@@ -1,7 +1,6 @@
 """``milpasses compress``: ``milpasses.compress`` from the command line."""
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from milpasses.report import Record, Report
 
 _COLUMNS = ("weight", "shape", "status", "form", ">bits", ">bytes before", ">after", ">SQNR dB", "note")
-_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 def command(
@@ -115,6 +113,7 @@ def command(
         raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
 
     import milpasses
+    from milpasses.program.files import write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
@@ -148,11 +147,9 @@ def command(
         )
     seconds = time.perf_counter() - began
     if save_recipe is not None:
-        from milpasses_tools.sensitivity import write_text
-
         write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
     if report is not None:
-        report.write_text(compressed.report.to_json(indent=2) + "\n", encoding="utf-8")
+        write_text(report, compressed.report.to_json(indent=2) + "\n")
     found = None
     if compare_on is not None:
         from milpasses_tools.compare import compare
@@ -202,7 +199,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
         print_table(_COLUMNS, map(_row, listed))
         print()
     if not verbose:
-        for line in _by_reason([record for record in report if record.status != "compressed"]):
+        from milpasses_tools._reasons import by_reason
+
+        for line in by_reason([record for record in report if record.status != "compressed"]):
             print(line)
     recipe = report.recipe if len(report.recipe) <= 200 else f"{report.recipe[:197]}..."
     totals = report.totals()
@@ -227,27 +226,3 @@ def _row(record: "Record") -> tuple[object, ...]:
         sqnr_text(record.sqnr_db),
         record.reason,
     )
-
-
-def _by_reason(records: "list[Record]") -> list[str]:
-    """A line for each reason; reasons that differ in their numbers alone are one, with the numbers' range."""
-    groups: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.status, _NUMBER.sub("#", record.reason)), []).append(record)
-    return [
-        f"{status} {len(group):,} ({sum(record.bytes_after for record in group):,} bytes): "
-        + merge_numbers([record.reason for record in group])
-        for (status, _), group in groups.items()
-    ]
-
-
-def merge_numbers(texts: list[str]) -> str:
-    """One text for several that differ in their numbers alone: each number that varies becomes a range."""
-    columns = zip(*(_NUMBER.findall(text) for text in texts), strict=True)
-    merged = iter([_range(set(column)) for column in columns])
-    return _NUMBER.sub(lambda _: next(merged), texts[0])
-
-
-def _range(numbers: set[str]) -> str:
-    ordered = sorted(numbers, key=lambda number: float(number.replace(",", "")))
-    return ordered[0] if len(ordered) == 1 else f"{ordered[0]}..{ordered[-1]}"

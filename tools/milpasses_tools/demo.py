@@ -1,6 +1,5 @@
 """``milpasses demo``: what each recipe does to a small network for handwritten digits."""
 
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +177,7 @@ def _trial(
     after: "list[tuple[bool, NDArray[np.float64]]]",
     data: "Digits",
 ) -> Trial:
+    from milpasses.report import decibels
     from milpasses_tools.explain import explain
 
     nbytes = explain(model).weight_bytes
@@ -194,13 +194,9 @@ def _trial(
         bits=round(8 * nbytes / size, 3),
         ratio=round(2 * size / nbytes, 3),
         accuracy=_accuracy(model, data),
-        sqnr_db=_decibels(signal, noise) if pairs else None,
-        worst_sqnr_db=min((_decibels(*pair) for pair in pairs), default=None),
+        sqnr_db=round(decibels(signal, noise), 2) if pairs else None,
+        worst_sqnr_db=min((round(decibels(*pair), 2) for pair in pairs), default=None),
     )
-
-
-def _decibels(signal: float, noise: float) -> float:
-    return round(10 * math.log10(signal / noise), 2) if noise else math.inf
 
 
 def _accuracy(model: Any, data: "Digits") -> float:

@@ -147,14 +147,15 @@ def _why(site: "Site", target: "Opset", decider: "Decider") -> tuple[str, str]:
     if record.get("status") in ("kept", "skipped"):
         reason = str(record.get("reason") or record["status"])
         decision = decider.decision(site)
-        return reason, "" if decision is None else what_would_change(site, decision, target, reason)
+        if decision is None:
+            return reason, ""
+        return reason, what_would_change(site, decision, target, decider.refusal(site.weight.name))
     usual = Recipe.of("int8")
     decision = usual.decide(site.weight)
     unwanted = Rewriter(usual, target).unwanted(site, decision)
     if unwanted is None:
         return "nothing compressed it yet", ""
-    reason = str(unwanted[1])
-    return reason, what_would_change(site, decision, target, reason)
+    return str(unwanted[1]), what_would_change(site, decision, target, unwanted[1])
 
 
 def command(

@@ -133,6 +133,8 @@ def command(
             model, data, candidates=read_candidate_texts(candidates), statistics=statistics, exact=exact,
             samples=samples, seed=seed, requantize=requantize, progress=step,
         )  # fmt: skip
+    from milpasses.program.files import write_text
+
     if csv_file is not None:
         write_text(csv_file, to_csv(table))
     if plot is not None:
@@ -143,16 +145,6 @@ def command(
         print_json(table.to_dict())
     else:
         print_sensitivity(table, top)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, all of it or nothing."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def to_csv(table: "Sensitivity") -> str:

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from milpasses.report import decibels
+
 
 def output_agreement(before: Any, after: Any, samples: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Signal-to-noise ratio in decibels of each output over all ``samples``, infinite where nothing differs.
@@ -26,7 +28,7 @@ def output_agreement(before: Any, after: Any, samples: Iterable[Mapping[str, Any
                 continue
             signal[name] = signal.get(name, 0.0) + float(np.sum(first**2))
             noise[name] = noise.get(name, 0.0) + float(np.sum((first - second) ** 2))
-    return {name: _decibels(signal[name], noise[name]) for name in signal}
+    return {name: decibels(signal[name], noise[name]) for name in signal}
 
 
 def _numbers(value: Any) -> Any:
@@ -36,9 +38,3 @@ def _numbers(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.astype(np.float64).reshape(-1)
     return None
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal > 0 else float("-inf")

@@ -23,6 +23,7 @@ from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationE
 from milpasses.neuralnetwork.spec.legacy_model import read_specification
 from milpasses.neuralnetwork.spec.networks import scopes, submodels
 from milpasses.neuralnetwork.spec.weight_params import form
+from milpasses.program import files
 from milpasses.program.package import new_message
 from milpasses.report import METADATA_KEY, Report
 
@@ -194,31 +195,13 @@ def quantize_spec(
 
 def check_output(output: Path, force: bool) -> None:
     """Raise ``PackageError`` if ``output`` cannot become a model file."""
-    if output.suffix != ".mlmodel":
-        raise PackageError(f"{output}: the output must end in .mlmodel")
-    if output.exists() and not force:
-        raise PackageError(f"{output}: exists already; --force (force=True) replaces it")
-    if not output.parent.is_dir():
-        raise PackageError(f"{output}: the folder {output.parent} does not exist")
+    files.check_output(output, ".mlmodel", force)
 
 
 def write_model(spec: Any, output: Path) -> None:
     """Write a specification as an ``.mlmodel``, whole or not at all. Raises ``PackageError``."""
-    staged: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.stem}-", suffix=".partial", dir=output.parent)
-        staged = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(spec.SerializeToString())
-        staged.chmod(0o644)
-        staged.replace(output)
-    except OSError as error:
-        raise PackageError(
-            f"{output}: cannot be written ({error.strerror or error}); nothing was left"
-        ) from error
-    finally:
-        if staged is not None:
-            staged.unlink(missing_ok=True)
+    with files.whole_file(output) as file:
+        file.write(spec.SerializeToString())
 
 
 def _folds(settings: Settings) -> bool:

@@ -14,7 +14,7 @@ from milpasses.neuralnetwork.spec.layer_weights import LayerWeight, layer_weight
 from milpasses.neuralnetwork.spec.networks import Scope, nested_scopes, scopes
 from milpasses.neuralnetwork.spec.weight_params import WeightError
 from milpasses.program.package import new_message
-from milpasses.report import Record, Status
+from milpasses.report import Record, Status, decibels
 
 Array = NDArray[Any]
 QUANTIZED = ("linear", "lut", "int8")
@@ -196,7 +196,7 @@ def _encoded(weight: StoredWeight, settings: Settings, values: Array) -> Record:
         f"again: its error is against {before}, what that had lost comes on top" if kind in QUANTIZED else "",
         before,
         size,
-        sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf"),
+        sqnr_db=decibels(signal, noise),
         max_error=largest,
         scheme=str(settings),
     )

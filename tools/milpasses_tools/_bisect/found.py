@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from milpasses_tools._bisect.measure import Damage, decibels_json
+from milpasses_tools._bisect.measure import Damage
+from milpasses_tools._output import json_decibels
 
 if TYPE_CHECKING:
     from milpasses_tools._compare.comparison import NonFinite
@@ -102,7 +103,7 @@ class PassDamage:
             "index": self.index,
             "pass": self.name,
             **({} if self.damage is None else self.damage.to_dict()),
-            "added_db": decibels_json(self.added_db),
+            "added_db": json_decibels(self.added_db),
             "nonfinite": None if self.nonfinite is None else attrs.asdict(self.nonfinite),
             "problem": self.problem,
         }

@@ -27,15 +27,10 @@ class Damage:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity."""
         return {
-            "snr_db": decibels_json(self.snr_db),
+            "snr_db": json_decibels(self.snr_db),
             "max_error": self.max_error if math.isfinite(self.max_error) else str(self.max_error),
             "output": self.output,
         }
-
-
-def decibels_json(snr_db: float | None) -> float | str | None:
-    """Decibels for JSON: ``"inf"``, ``"-inf"``."""
-    return "-inf" if snr_db == -math.inf else json_decibels(snr_db)
 
 
 @attrs.frozen

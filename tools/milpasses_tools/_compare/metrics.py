@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from milpasses.data.samples import Label, Sample
 from milpasses.errors import MilpassesError
+from milpasses.report import decibels
 from milpasses_tools._compare.comparison import Accuracy, ClassAccuracy, Kind, OutputError
 
 Array = NDArray[Any]
@@ -80,15 +81,6 @@ class ErrorSums:
         if self.signal == 0 or self.other == 0:
             return float(self.signal == self.other)
         return self.dot / math.sqrt(self.signal) / math.sqrt(self.other)
-
-
-def decibels(signal: float, noise: float) -> float:
-    """10 log10(signal / noise): infinite without noise, minus infinity without signal."""
-    if noise == 0:
-        return math.inf
-    if signal == 0 or math.isinf(noise):
-        return -math.inf
-    return 10 * (math.log10(signal) - math.log10(noise))
 
 
 def rank(scores: Array, index: Array) -> Array:

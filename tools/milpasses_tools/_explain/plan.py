@@ -74,9 +74,9 @@ def make_plan(
         decision = recipe.decide(site.weight)
         rewritten = _rewrite(rewriter, site, refusals)
         record = rewritten.record
-        change = (
-            "" if record.status == "compressed" else what_would_change(site, decision, target, record.reason)
-        )
+        change = ""
+        if record.status != "compressed":
+            change = what_would_change(site, decision, target, record.refusal)
         planned.append(Planned(record, rule_text(recipe, decision.rule_index), change))
         if look is not None:
             look(site, rewritten.encoding, rewritten.specs[-1].op_type if rewritten.specs else "")

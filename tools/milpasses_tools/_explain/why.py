@@ -1,27 +1,26 @@
 """Why a weight is stored as it is: the rule that decided, and what would change that."""
 
-import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.opset import Opset, lowest_opset
 from milpasses.program.weights import Site
 from milpasses.recipe import Decision, Keep, Palettize, Prune, Recipe, Scheme, literal, short_name
 from milpasses.rewrite import FLOATS
 
-_DIVIDE = re.compile(r"(group_size|block_size|cluster_dim)\b.*?(\d+) does not divide (\d+) channels")
-_REMEDIES = (
-    ("are stored now", "fewer bits, or fewer scales and tables: larger groups or blocks"),
-    ("nothing to gain", "a larger table: more bits, or the table as it is (without the + int8)"),
-    ("minimum_sparsity_percentile", "a lower minimum_sparsity_percentile, or target_sparsity instead"),
-    ("Unique values", "mode=kmeans (pal8), which makes 256 values of them"),
-    ("structured pruning", "target_sparsity without block_size"),
-    ("more than half", "a smaller block_size"),
-    ("at most half", "a smaller m in n_m_ratio"),
-    ("cluster_dim", "cluster_dim=1, or one that divides the channels"),
-)
+_REMEDIES = {
+    "not-smaller": "fewer bits, or fewer scales and tables: larger groups or blocks",
+    "small-table": "a larger table: more bits, or the table as it is (without the + int8)",
+    "few-nonzeros": "a larger table: more bits, or the table as it is (without the + int8)",
+    "low-sparsity": "a lower minimum_sparsity_percentile, or target_sparsity instead",
+    "too-many-unique": "mode=kmeans (pal8), which makes 256 values of them",
+    "unstructured-op": "target_sparsity without block_size",
+    "block-too-wide": "a smaller block_size",
+    "ratio-too-wide": "a smaller m in n_m_ratio",
+}
 
 
 def scheme_text(scheme: Scheme) -> str:
@@ -59,6 +58,12 @@ class Decider:
         """What the report says of a weight; empty if it does not know it."""
         return self.records.get(name, {})
 
+    def refusal(self, name: str) -> Refusal | None:
+        """Why a weight was not compressed, as a code and its details; None where no code was kept."""
+        record = self.record(name)
+        code: Any = record.get("code")
+        return Refusal(code, **record.get("details", {})) if code else None
+
     def decision(self, site: Site) -> Decision | None:
         """The decision of the recipe for a weight that the report knows, None if it cannot be told."""
         record = self.record(site.weight.name)
@@ -83,10 +88,10 @@ class Decider:
         return f"rule {stored}" if isinstance(stored, int) else ""
 
 
-def what_would_change(site: Site, decision: Decision, target: Opset, reason: str) -> str:
+def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Refusal | None) -> str:
     """What to do so that a weight is compressed that was not; empty where nothing would.
 
-    ``reason`` is why it was not, as reports say it. The cases come in the order in which they are checked.
+    ``refusal`` is why it was not, where that is known. The cases come in the order in which they are checked.
     """
     weight, scheme = site.weight, decision.scheme
     name = f"name={literal(weight.name)}"
@@ -107,22 +112,26 @@ def what_would_change(site: Site, decision: Decision, target: Opset, reason: str
     if target.missing(scheme):
         since = lowest_opset([scheme]).name
         return f"--target {since} (minimum_deployment_target=ct.target.{since})"
-    return _remedy(reason, scheme)
+    return _remedy(refusal, scheme)
 
 
-def _remedy(reason: str, scheme: Scheme) -> str:
-    """What helps where the values or the channels of a weight forbade its scheme."""
-    found = _DIVIDE.search(reason)
-    if found is not None:
-        what, wanted, size = found[1], int(found[2]), int(found[3])
-        multiple = scheme.cluster_dim if isinstance(scheme, Palettize) and what != "cluster_dim" else 1
-        return _divisors(what, wanted, size, multiple)
-    if isinstance(scheme, Prune) and "are stored now" in reason:
+def _remedy(refusal: Refusal | None, scheme: Scheme) -> str:
+    """What helps where the values or the channels of a weight forbade its scheme; empty: nothing does."""
+    if refusal is None:
+        return ""
+    if refusal.code == "not-divisible":
+        multiple = scheme.cluster_dim if isinstance(scheme, Palettize) else 1
+        return _divisors(str(refusal.details["what"]), refusal.details, multiple)
+    if refusal.code == "vectors-not-divisible":
+        return _divisors("cluster_dim", refusal.details, 1)
+    if refusal.code == "not-smaller" and isinstance(scheme, Prune):
         return "a higher sparsity: the mask alone takes a bit for each element"
-    return next((remedy for words, remedy in _REMEDIES if words in reason), "")
+    return _REMEDIES.get(refusal.code, "")
 
 
-def _divisors(what: str, wanted: int, size: int, multiple: int) -> str:
+def _divisors(what: str, details: Mapping[str, Any], multiple: int) -> str:
+    """The divisors of ``size`` channels next to the one that was ``wanted``."""
+    wanted, size = int(details["wanted"]), int(details["size"])
     divisors = [d for d in range(2, size + 1) if size % d == 0 and d % multiple == 0]
     below = max((d for d in divisors if d < wanted), default=None)
     above = min((d for d in divisors if d > wanted), default=None)

@@ -13,7 +13,8 @@ import numpy as np
 
 from milpasses.data.samples import Label, Sample, SampleError, Samples
 from milpasses.interpreter import Feature
-from milpasses_tools._sweep.store import content_hash, hash_files, write_json, write_whole
+from milpasses.program.files import whole_file, write_json
+from milpasses_tools._sweep.store import content_hash, hash_files
 
 
 @attrs.frozen
@@ -150,7 +151,8 @@ def _read(
                         np.lib.format.write_array(entry, array, allow_pickle=False)
 
     new = cache / "inputs-new.npz"
-    write_whole(new, write)
+    with whole_file(new) as file:
+        write(file)
     digest = content.hexdigest()
     stem = cache / f"inputs-{digest[:20]}" if stem is None else stem
     path = new.rename(stem.with_suffix(".npz"))

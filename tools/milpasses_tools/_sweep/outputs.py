@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from milpasses_tools._sweep.store import write_whole
+from milpasses.program.files import whole_file
 
 
 @contextmanager
@@ -32,7 +32,8 @@ def references(path: Path, write: bool) -> Generator[tuple[Iterator[dict[str, An
         count += 1
 
     yield iter(()), keep
-    write_whole(path, lambda file: np.savez(file, **arrays))
+    with whole_file(path) as file:
+        np.savez(file, **arrays)
 
 
 def _read_outputs(file: Any) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from milpasses.errors import MilpassesError
+from milpasses.program.files import copy_whole, write_json
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.choice import Choice, Limit, choose
 from milpasses_tools._sweep.data import Prepared, prepare
@@ -21,7 +21,6 @@ from milpasses_tools._sweep.store import (
     file_name,
     hash_model,
     is_full,
-    write_json,
 )
 from milpasses_tools._sweep.tuning import learn
 from milpasses_tools._sweep.variants import (
@@ -101,7 +100,7 @@ def conduct(
             write_json(store.folder / "split.json", data.split(request.seed))
             models = _models(request, store, variants, data, legacy, progress)
             return _measured(request, store, models, data, variants, jobs, executor, progress)
-    except OSError as error:
+    except (OSError, MilpassesError) as error:
         if is_full(error):
             raise MilpassesError(
                 f"{request.output}: the disk is full; what is finished is kept: make room and go on with "
@@ -244,9 +243,8 @@ def _save(
     saved = store.folder / f"chosen{made.suffix}"
     if kept is None:
         return made.rename(saved)
-    partial = store.folder / f".chosen-{os.getpid()}.partial"
-    shutil.copytree(made, partial) if made.is_dir() else shutil.copyfile(made, partial)
-    return partial.rename(saved)
+    copy_whole(made, saved)
+    return saved
 
 
 def _marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[str, Any], ...]:

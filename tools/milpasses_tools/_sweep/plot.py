@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[reportMissingImports]
 from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
+from milpasses.program.files import whole_file
 from milpasses_tools._sweep.choice import SHARES
 from milpasses_tools._sweep.report import measured
-from milpasses_tools._sweep.store import void, write_whole
 
 if TYPE_CHECKING:
     from milpasses_tools.sweep import Sweep
@@ -66,7 +66,8 @@ def draw(found: "Sweep", path: Path) -> None:
     axes.legend(fontsize=9, loc="lower right")
     named = {row["name"]: row for row in (*chosen, rows[0], *reversed(front))}
     _name({name: (row["bytes"] / scale, means[name]) for name, row in named.items()}, axes, canvas)
-    write_whole(path, lambda file: void(canvas.print_png(file)))
+    with whole_file(path) as file:
+        canvas.print_png(file)
 
 
 def _name(points: dict[str, tuple[float, float | None]], axes: Any, canvas: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from milpasses_tools._sweep.store import write_json, write_text
+from milpasses.program.files import write_json, write_text
 
 if TYPE_CHECKING:
     from milpasses_tools.sweep import Sweep

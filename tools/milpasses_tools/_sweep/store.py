@@ -3,14 +3,12 @@
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import attrs
 
@@ -57,36 +55,6 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file beside ``path`` and rename it: ``path`` is whole or as it was, whenever this ends."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """``write_whole`` of a text."""
-    write_whole(path, lambda file: void(file.write(text.encode("utf-8"))))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """``write_whole`` of a value as JSON."""
-    write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def void(_: object) -> None:
-    """For calls whose result is of no use."""
 
 
 @attrs.frozen

@@ -7,10 +7,11 @@ from typing import Any
 import attrs
 
 from milpasses.data.samples import Sample, Samples
+from milpasses.program.files import write_json
 from milpasses.recipe.recipe import Recipe
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.data import Prepared
-from milpasses_tools._sweep.store import content_hash, hash_model, write_json
+from milpasses_tools._sweep.store import content_hash, hash_model
 from milpasses_tools._sweep.work import one_thread
 
 PROBES = 4  # samples to see each scheme's error on; whole choices run on four times as many

@@ -12,12 +12,13 @@ from typing import Any
 import attrs
 
 from milpasses.data.samples import Sample
+from milpasses.program.files import write_json
 from milpasses_tools._compare.comparison import Kind, _plain
 from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
 from milpasses_tools._output import folder_bytes
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.outputs import references
-from milpasses_tools._sweep.store import is_full, write_json
+from milpasses_tools._sweep.store import is_full
 from milpasses_tools._sweep.variants import Models, Original, Variant
 from milpasses_tools._sweep.weights import weight_figures
 

@@ -23,6 +23,7 @@ from bench import (
     interpreter,
     kernels,
     neuralnetwork,
+    pass_memory,
     quality,
     quality_calibrated,
     tasks,
@@ -33,7 +34,12 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.packing()],
     "quality": [quality.quality],
     "speed": [calls.speed],
-    "costs": [lambda _: costs.start(), lambda _: costs.memory(), costs.growth],
+    "costs": [
+        lambda _: costs.start(),
+        lambda _: costs.memory(),
+        lambda _: pass_memory.passes(),
+        costs.growth,
+    ],
     "interpreter": [lambda _: interpreter.speed(), lambda _: interpreter.memory()],
     "neuralnetwork": [lambda _: neuralnetwork.kmeans()],
     "calibrated": [

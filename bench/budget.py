@@ -24,7 +24,7 @@ from milpasses.budget.allocation import Allocation
 from milpasses.budget.candidates import DEFAULT, tuned_candidates
 from milpasses.budget.fitting import FEWEST
 from milpasses.budget.probe import Probe, noise_share
-from milpasses.calibration import Given
+from milpasses.calibration import KnownStatistics
 from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
 from milpasses.program.package import open_package
@@ -110,8 +110,8 @@ def against_uniform(name: str) -> Table:
             uniform_file=weight_bytes(uniform),
             fitted_file=weight_bytes(fitted),
             predicted_uniform_dB=-10 * math.log10(found.uniform[scheme][1]),
-            metric_no_worse=fit(path, budget, sensitivity=costs).damage <= found.uniform[scheme][1],
-            predicted_dB=-10 * math.log10(found.damage),
+            metric_no_worse=fit(path, budget, sensitivity=costs).output_error <= found.uniform[scheme][1],
+            predicted_dB=-10 * math.log10(found.output_error),
             uniform_dB=snr[0],
             fitted_dB=snr[1],
             by_layers_dB=snr[2],
@@ -164,7 +164,7 @@ def cost_calibrated(name: str) -> Table:
     start = time.perf_counter()
     program = SavedProgram(open_package(path))
     candidates = tuned_candidates(program.target)
-    calibration = Given(statistics)
+    calibration = KnownStatistics(statistics)
     rewriters = [Rewriter(mp.Recipe.of(c), program.target, calibration=calibration) for c in candidates]
     for site in program.sites():
         for rewriter in rewriters:
@@ -180,10 +180,10 @@ def cost_calibrated(name: str) -> Table:
 
 
 def gap(table: Sensitivity) -> float:
-    """Worst excess of damage over exhaustive search, in percent, on the first weights at 20 budgets."""
+    """Worst excess of output error over exhaustive search, in percent, on the first weights at 20 budgets."""
     some = list(table)[:4]
     prices = [np.array([float(o.nbytes) for o in one.options]) for one in some]
-    costs = [np.array([o.damage for o in one.options]) for one in some]
+    costs = [np.array([o.output_error for o in one.options]) for one in some]
     problem = Allocation(prices, costs)
     every = list(itertools.product(*(range(len(one)) for one in prices)))
     totals = np.array([[sum(p[i] for p, i in zip(prices, c, strict=True)),

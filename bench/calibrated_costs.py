@@ -28,8 +28,8 @@ IMAGES = 16
 
 
 def layer() -> Table:
-    """One linear of 4096 x 4096, its second moments given: all candidates made and judged."""
-    note = "Seconds; feedback: GPTQ, descent and refit; calibrated: all candidates made and judged."
+    """One linear of 4096 x 4096, its second moments given: all candidates made and validated."""
+    note = "Seconds; feedback: GPTQ, descent and refit; calibrated: all candidates made and validated."
     table = Table(f"Calibrating {WIDTH} x {WIDTH}", f"{note} Wanted of feedback: at most 20.")
     rng = np.random.default_rng(0)
     mixing = 0.02 * rng.normal(size=(WIDTH, WIDTH)) + np.eye(WIDTH)

@@ -15,14 +15,13 @@ def _layer(model: Path | None) -> Any:
     """The largest weights of ``model``; without it, as many random ones as its 3x3 convolutions have."""
     if model is None or not model.is_file():
         return (np.random.default_rng(0).standard_normal((256, 64, 3, 3)) * 0.05).astype(np.float32)
-    from milpasses.neuralnetwork.quantize.models import read_model
-    from milpasses.neuralnetwork.spec.sites import scopes, sites
+    from milpasses.neuralnetwork.quantize.quantized_model import read_model
+    from milpasses.neuralnetwork.spec.layer_weights import layer_weights
+    from milpasses.neuralnetwork.spec.networks import scopes
     from milpasses.neuralnetwork.spec.weight_params import decode
 
-    found = [
-        site for scope in scopes(read_model(model)) for layer in scope.network.layers for site in sites(layer)
-    ]
-    largest = max(found, key=lambda site: site.size)
+    layers = [layer for scope in scopes(read_model(model)) for layer in scope.network.layers]
+    largest = max((weight for layer in layers for weight in layer_weights(layer)), key=lambda w: w.size)
     return decode(largest.params, largest.shape, largest.axis)
 
 
@@ -30,19 +29,19 @@ def kmeans(model: Path | None = None) -> Table:
     """k-means of one layer in float32: ours is the optimum, coremltools calls scikit-learn."""
     from coremltools.models.neural_network.quantization_utils import _get_kmeans_lookup_table_and_weight
 
-    from milpasses.neuralnetwork.quantize import fitting
+    from milpasses.neuralnetwork.quantize import code_fitting
 
     weights = _layer(model)
     shape = "x".join(map(str, weights.shape))
     table = Table("Neural networks: k-means", f"One layer of {shape} float32 weights; wanted at 8 bits: 50.")
     for nbits in (4, 8):
-        ours = best(lambda nbits=nbits: fitting.kmeans(weights.reshape(-1), nbits), 10, 3)
+        ours = best(lambda nbits=nbits: code_fitting.kmeans(weights.reshape(-1), nbits), 10, 3)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = time.perf_counter()
             lut, codes = _get_kmeans_lookup_table_and_weight(nbits, weights)
             theirs = time.perf_counter() - start
-        found = fitting.kmeans(weights.reshape(-1), nbits)
+        found = code_fitting.kmeans(weights.reshape(-1), nbits)
         costs = [
             float(np.sum((entries[index] - weights.reshape(-1).astype(np.float64)) ** 2))
             for entries, index in ((found.table, found.codes), (np.asarray(lut).reshape(-1), codes))

@@ -22,13 +22,13 @@ from bench.calls import P, Q
 from bench.models import convert, traced
 from bench.networks import heavy_tailed
 from bench.table import Table
-from milpasses.calibration import Inputs, damage
+from milpasses.calibration import Inputs, output_error
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.feedback import feed_back
 from milpasses.calibration.matrices import layout_of
-from milpasses.data.flows import Flow
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
+from milpasses.program.flows import Flow
 from milpasses.program.weights import Consumer, Weight
 from milpasses.recipe.schemes import Scheme
 
@@ -59,10 +59,10 @@ def layers() -> Table:
     consumer = Consumer("linear", "layer", "weight")
     weight = Weight("weight", value.shape, "float16", (consumer,))
     layout = layout_of(weight, fit)
-    signal = damage(value, np.zeros_like(value), test, consumer)
+    signal = output_error(value, np.zeros_like(value), test, consumer)
 
     def sqnr(encoding: Any) -> float:
-        return 10 * math.log10(signal / damage(value, encoding.decode(), test, consumer))
+        return 10 * math.log10(signal / output_error(value, encoding.decode(), test, consumer))
 
     note = "A linear of 512 x 512, correlated inputs. SQNR of its outputs in dB, on inputs that nothing saw."
     table = Table("Calibrated layers", note)

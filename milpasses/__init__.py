@@ -5,19 +5,22 @@
 >>> small = mp.compress("model.mlpackage", "int8")                            # or afterwards
 """
 
+from importlib.metadata import version
+from typing import Any
+
 from milpasses import coreml, passes
 from milpasses.compress import CompressedModel, compress, decompress
 from milpasses.data.collect import Statistics, statistics
-from milpasses.data.samples import Sample, SampleError, Samples
-from milpasses.errors import MilpassesError, PackageError, TargetError
+from milpasses.data.samples import Sample, Samples
+from milpasses.errors import MilpassesError, PackageError, SampleError, TargetError
 from milpasses.passes._reporting import register as _register
 from milpasses.pipeline import pipeline
+from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe.recipe import Recipe, Rule
-from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, RecipeError
+from milpasses.recipe import Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
 from milpasses.report import Record, Report
 
-__version__ = "0.1.0"
+__version__ = version("milpasses")
 
 __all__ = [
     "CompressedModel",
@@ -47,4 +50,12 @@ __all__ = [
     "statistics",
 ]
 
+
+def _read_neural_network(model: Any) -> ReadModel:
+    from milpasses.neuralnetwork import read  # only who has a legacy model pays for it
+
+    return read(model)
+
+
 _register()
+register_reader("neuralnetwork", _read_neural_network)

@@ -21,6 +21,10 @@ class JointError(MilpassesError, NotImplementedError):
     """Two forms cannot be joined in the way that was asked for."""
 
 
+class SampleError(MilpassesError):
+    """Data that cannot be fed to the model; the message names the file or sample and what would fit."""
+
+
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
 
@@ -66,6 +70,7 @@ REASONS = {
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
     "stated": "{text}",
+    "small": "{size:,} elements <= {which} {limit:,}",
     "target": "{need} needs {since}; this model targets {target}",
     # Why a bias does not take up what its op's weight loses on average.
     "bias-shared": "{name} has other uses",
@@ -81,11 +86,11 @@ REASONS = {
     "vectors-not-divisible": "The `cluster_dim` is invalid for {name}: {wanted} does not divide {size} "
     "channels. Skipped this op.",
     "too-many-unique": "Unique values in weight cannot be represented by 8 bits palettization.",
-    "table-size": "lut_function gave {shape} entries; a table has one of {sizes}",
+    "table-size": "lut_function gave a table of shape {shape}; a table is a vector of {sizes} entries",
     "small-table": "a look-up table of {size} entries: nothing to gain",
     "few-nonzeros": "{count} non-zero values: nothing to gain",
-    "masked-vectors": "a mask over vectors of a look-up table is not made",
-    "masked-tables": "pruned weights take scalar look-up tables without a channel scale",
+    "masked-vectors": "a mask goes only with look-up tables of scalars, not of vectors",
+    "masked-tables": "pruned weights take look-up tables of scalars without per-channel scales",
     "not-joinable": "{form} cannot be joined with {scheme}",
     "unstructured-op": "structured pruning is for the weights of conv and linear ops",
     "ratio-too-wide": "n_m_ratio {n}:{m} needs m at most half of the {size} channels",
@@ -93,4 +98,30 @@ REASONS = {
     "low-sparsity": "sparsity {sparsity:.3f} < minimum_sparsity_percentile {minimum}",
     "nonfinite": "{nans} NaN and {infinities} infinite values: not a weight to compress",
     "not-smaller": "{form} would take {nbytes} bytes, {stored} are stored now",
+    # What is known of a weight's inputs.
+    "not-reached": "no sample reached {op_type} {op}",
+    "no-use-rule": "{op_type} {op}: {op_type} has no rule for its {param}",
+    "hidden-states": "{op_type} {op}: the hidden states that it meets stay inside the op",
+    "vector-operand": "{op_type} {op}: one side of the matmul is a vector",
+    "batched-lookup": "{op_type} {op}: {op_type} with batch_dims reads a table of each batch",
+    "other-lookup-axis": "{op_type} {op} reads it along another axis than {first}",
+    "other-channels": "{op_type} {op} uses it along other channels than {others}",
+    "no-normalization": "no normalization before it",
+    "no-statistics": "no statistics of it",
+    "lookup-table": "a table that gather reads has no second moment",
+    "only-held-out": "only held-out samples reached it",
+    "not-selected": "not to be calibrated",
+    # What calibration leaves undone.
+    "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
+    "nothing-held-out": "nothing held out",
+    "bias-not-corrected": "bias not corrected: {reason}",
+    "no-full-moment": "no error feedback: the statistics hold no full second moment (full=True)",
+    "feedback-form": "plain rounding: no error feedback into {form}",
+    "feedback-integer-vectors": "plain rounding: no error feedback into integer tables of vectors",
+    "feedback-vector-axis": "plain rounding: no error feedback into vectors along axis {axis}, which are not "
+    "outputs",
+    "moment-nonfinite": "plain rounding: the second moment holds NaN or infinity",
+    "moment-zero": "plain rounding: the second moment is zero: no input was ever anything else",
+    "moment-indefinite": "plain rounding: the second moment is not positive, even with a damping of "
+    "{damping:g}",
 }

@@ -12,10 +12,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration import NORMS, Given, Live, Source, is_norms
 from milpasses.calibration.biases import Bias, biases_of
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.data.collect import statistics as collect_statistics
+from milpasses.calibration.sources import StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
@@ -25,7 +24,8 @@ from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
-from milpasses.program.weights import FLOATS, Site
+from milpasses.program.weights import FLOATS, Site, Weight
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
@@ -62,7 +62,7 @@ class Rewriter:
     join: bool = False
     fit_groups: bool = True
     only_if_smaller: bool = True
-    calibration: Source | None = None
+    calibration: StatisticsSource | None = None
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -95,7 +95,7 @@ class Rewriter:
         if weight.rank < 2:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
-            return "skipped", Refusal("stated", text=str(decision.skip))
+            return "skipped", decision.skip
         return None
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
@@ -138,20 +138,20 @@ class Rewriter:
         return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
 
     def _encode(
-        self, encoder: Encoder, value: NDArray[Any], scheme: Scheme, bias: Bias | None
+        self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
     ) -> tuple[Encoding, dict[str, Any], NDArray[Any] | None]:
         """The encoding, by its outputs where statistics tell, what a record says of how, and the bias."""
         if self.calibration is None or not can_calibrate(scheme):
             return encoder.encode(value, scheme), {}, None
         inputs = self.calibration.inputs(encoder.weight)
-        if isinstance(inputs, str):
+        if isinstance(inputs, Refusal):
             encoding = encoder.encode(value, scheme)
             encoder.notes.append(f"not calibrated: {inputs}")
             return encoding, {}, None
-        given = bias.weight.value if isinstance(bias, Site) else None if bias is None else str(bias)
+        given = bias.weight.value if isinstance(bias, Site) else bias
         found = encode_calibrated(encoder, value, scheme, inputs, given)
         encoder.notes.append(f"{found.method}: outputs {found.output_sqnr_db:.1f} dB")
-        encoder.notes.extend(found.notes)
+        encoder.notes.extend(map(str, found.notes))
         chosen = {"method": found.method, "output_sqnr_db": found.output_sqnr_db}
         return found.encoding, chosen, found.bias
 
@@ -249,48 +249,8 @@ def rewriter_for(
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
     rewriter = Rewriter(recipe, program.target, requantize=requantize)
-    source = _source(program, rewriter, statistics, calibration, sequential, progress)
+    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, progress)
     return attrs.evolve(rewriter, calibration=source)
-
-
-def _source(
-    program: SavedProgram,
-    rewriter: Rewriter,
-    statistics: Any,
-    calibration: Any,
-    sequential: bool,
-    progress: Progress | None,
-) -> Source | None:
-    """Where to learn what flows into the weights that the recipe would calibrate."""
-    if statistics is not None and calibration is not None:
-        raise MilpassesError("statistics and calibration: give one of the two")
-    if sequential and (calibration is None or is_norms(calibration)):
-        raise MilpassesError(
-            "sequential: only with calibration=data, which the model is run on again and again"
-        )
-    if statistics is None and calibration is None:
-        return None
-    if is_norms(calibration) or is_norms(statistics):
-        return Given(collect_statistics(program, NORMS))
-    sites = [site for site in program.sites() if rewriter.calibrates(site)]
-    if statistics is not None:
-        given = Given(statistics)
-        given.check([site.weight for site in sites])
-        return given
-
-    def shown(done: int, total: int | None, name: str) -> None:
-        if progress is not None:
-            progress(done, total or done, f"running {name}")
-
-    biases = [site for site in program.sites() if site.weight.rank == 1]
-    return Live(
-        program,
-        calibration,
-        [(site.weight, [variable for _, variable in site.places]) for site in sites],
-        biases=[(site.weight, [variable for _, variable in site.places]) for site in biases],
-        sequential=sequential,
-        progress=shown,
-    )
 
 
 def write_rewritten(
@@ -313,7 +273,7 @@ def write_rewritten(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         rewrite_program(copy, rewriter, report, progress)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
@@ -330,7 +290,7 @@ def write_decompressed(
     report = Report()
 
     def write_weights(folder: Path) -> Any:
-        copy = program.into(folder)
+        copy = SavedCopy(program, folder)
         decompress_program(copy, report)
         copy.spec.description.metadata.userDefined.pop(METADATA_KEY, None)
         return copy.spec

@@ -14,10 +14,11 @@ import milpasses as mp
 from milpasses.calibration import Inputs
 from milpasses.calibration.encode import encode_calibrated
 from milpasses.calibration.outputs import Loss, correct, difference
-from milpasses.data.flows import Flow
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
+from milpasses.errors import Refusal
 from milpasses.interpreter import Interpreter
+from milpasses.program.flows import Flow
 from milpasses.program.package import open_package
 from milpasses.program.proto import read_value
 from milpasses.program.saved import SavedProgram, walk
@@ -57,7 +58,7 @@ def test_the_shift_and_what_remains_are_those_of_the_outputs(groups: int, full: 
     consumer = Consumer("conv" if groups > 1 else "linear", "op", "weight", groups=groups)
     inputs = Inputs(moments(fit, full), moments(check, full))
     change = difference(value, decoded, inputs.fit, consumer)
-    found = correct(bias, change, Loss.of(change, inputs.judge), inputs)
+    found = correct(bias, change, Loss.of(change, inputs.validation), inputs)
     assert found is not None
 
     lost = value.astype(np.float64) - decoded
@@ -67,10 +68,10 @@ def test_the_shift_and_what_remains_are_those_of_the_outputs(groups: int, full: 
     outputs = np.concatenate([x @ part.T for x, part in zip(check, parts, strict=True)], axis=1)
     remains = ((outputs - (found.bias.astype(np.float64) - bias)) ** 2).sum(1).mean()
     assert found.error == pytest.approx(remains, rel=1e-4)
-    assert Loss.of(change, inputs.judge).error == pytest.approx((outputs**2).sum(1).mean(), rel=1e-4)
+    assert Loss.of(change, inputs.validation).error == pytest.approx((outputs**2).sum(1).mean(), rel=1e-4)
 
 
-def test_what_was_fitted_is_judged_as_if_it_met_other_rows() -> None:
+def test_what_was_fitted_is_validated_as_if_it_met_other_rows() -> None:
     """With nothing held out, the mean of a few rows suits them better than those that come."""
     rng = np.random.default_rng(1)
     change, bias = rng.normal(size=(1, 5, 12)).astype(np.float32), np.zeros(5, np.float32)
@@ -107,11 +108,12 @@ def test_kept_only_where_the_held_out_error_falls() -> None:
     turned = calibrated(value, Inputs(fit, moments(-rows(2))), bias)
     assert turned.bias is None
     assert "bias" not in turned.method
-    told = calibrated(value, Inputs(fit, moments(rows(2))), "shared")
+    shared = Refusal("bias-shared", name="b")
+    told = calibrated(value, Inputs(fit, moments(rows(2))), shared)
     assert (told.bias, told.method) == (None, without.method)
     assert told.output_sqnr_db == without.output_sqnr_db
-    assert "bias not corrected: shared" in told.notes
-    assert calibrated(value, Inputs(fit, moments(-rows(2))), "shared").notes == ()
+    assert Refusal("bias-not-corrected", reason="b has other uses") in told.notes
+    assert calibrated(value, Inputs(fit, moments(-rows(2))), shared).notes == ()
 
 
 def test_a_bias_that_would_overflow_stays() -> None:
@@ -282,7 +284,7 @@ def test_functions_that_share_a_bias_get_the_same(model: Any, tmp_path: Any) -> 
 
 
 def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statistics) -> None:
-    from milpasses.calibration import Given
+    from milpasses.calibration import KnownStatistics
     from milpasses.program.memory import MemoryProgram
     from milpasses.program.opset import opset_of
     from milpasses.rewrite import Rewriter, rewrite_program
@@ -294,7 +296,7 @@ def test_the_pass_keeps_a_weight_id_of_biases(model: Any, statistics: mp.Statist
             if op.op_type == "const" and isinstance(op.val.val, np.ndarray) and op.val.val.size >= 10:
                 op.weight_id = op.name
     report = mp.Report()
-    rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(statistics))
+    rewriter = Rewriter(SMALL, opset_of(9), calibration=KnownStatistics(statistics))
     rewrite_program(MemoryProgram(program), rewriter, report)
     program.validate()
     assert report["one_bias"].functions == ("main", "second")
@@ -343,7 +345,7 @@ def test_a_fitted_recipe_is_corrected_when_applied(model: Any) -> None:
 
 
 def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
-    from milpasses.calibration import Given
+    from milpasses.calibration import KnownStatistics
     from milpasses.program.opset import opset_of
     from milpasses.program.weights import Site
     from milpasses.rewrite import PairedRewriter, Rewriter
@@ -355,7 +357,7 @@ def test_ops_that_cannot_be_told_apart_by_name_are_left_alone() -> None:
 
     fit, check = moments(rows(1)), moments(rows(2))
     found = mp.Statistics({"w": fit, "v": fit}, held_out={"w": check, "v": check})
-    rewriter = Rewriter(SMALL, opset_of(9), calibration=Given(found))
+    rewriter = Rewriter(SMALL, opset_of(9), calibration=KnownStatistics(found))
 
     def corrected(*sites: Site) -> list[bool]:
         rewriting = PairedRewriter(rewriter, sites)

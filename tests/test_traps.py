@@ -152,7 +152,7 @@ def test_a_custom_table_of_a_wrong_size() -> None:
         half(random((64, 64))), mp.Palettize(mode="custom", lut_function=lambda w: np.zeros(10))
     )
     assert record.status == "skipped"
-    assert "entries; a table has one of 2, 4, 8, 16, 64, 256" in record.reason
+    assert "a table is a vector of 2, 4, 8, 16, 64 or 256 entries" in record.reason
 
 
 def test_big_tables_need_no_big_memory() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._gptq_grids import AffineGrid, Codes, Floats, Mask, TableGrid, VectorGrid
-from ._gptq_product import energy
+from ._gptq_product import energy, product
 from ._jit import njit
 
 _ROWS = 1024  # of those that share parameters: more tell the same
@@ -65,7 +65,7 @@ def _solve(
     def dot(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.bincount(owner, a * b, islands).astype(np.float64)
 
-    image = errors @ hessian
+    image = product(errors, hessian)
     before = float(np.einsum("ij,ij->i", image, errors).sum(dtype=np.float64))
     change, residual = np.zeros(size), gathered(image)
     direction = inverse * residual
@@ -73,7 +73,7 @@ def _solve(
     spread = np.empty(index.shape, np.float32)
     for _ in range(_ROUNDS):
         _scatter(index, basis, mask, direction, spread)
-        image = gathered(spread @ hessian)
+        image = gathered(product(spread, hessian))
         curved = dot(direction, image)
         alpha = np.where(curved > 0, length / np.where(curved > 0, curved, 1), 0)
         change += alpha[owner] * direction

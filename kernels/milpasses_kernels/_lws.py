@@ -166,6 +166,8 @@ def cheapest_cut(
                     high = middle
                 else:
                     low = middle
+        elif high > m:
+            continue  # rounding: ahead at an end before the last, but not at the last
         tail += 1
         queue[tail], since[tail] = j, high
     pieces, j = 0, m

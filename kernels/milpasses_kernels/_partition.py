@@ -66,7 +66,7 @@ def optimal_partition(values: Floats, weights: Floats, bounds: Bounds) -> int:
 
     coarse = np.empty(m + 1, np.int32)
     cells, penalty = _companding(values, weight, k, coarse)
-    if 2 * cells < m:
+    if k < cells and 2 * cells < m:
         coarse_weight, coarse_moment = np.empty(cells + 1), np.empty(cells + 1)
         for i in range(cells + 1):
             coarse_weight[i], coarse_moment[i] = weight[coarse[i]], moment[coarse[i]]

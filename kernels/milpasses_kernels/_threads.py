@@ -1,13 +1,18 @@
 """Plain threads over independent groups: the kernels release the interpreter lock.
 
 Each group is computed by one thread from its own input alone, so the bits that come out do not depend on
-how many threads there are.
+how many threads there are. Where kernels multiply matrices, BLAS has one thread and ours share the rows.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cache
+from threading import Lock
+
+from threadpoolctl import ThreadpoolController
 
 
 def thread_count() -> int:
@@ -23,6 +28,33 @@ def thread_count() -> int:
 _pools: dict[int, ThreadPoolExecutor] = {}  # by their number of threads, kept: starting one costs 0.1 ms
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pools.clear)  # threads do not outlive a fork
+
+
+_limiting = Lock()  # held by whoever limits BLAS at the moment
+
+
+@contextmanager
+def one_blas_thread() -> Generator[None]:
+    """NumPy's matrix products take one thread inside.
+
+    BLAS' own threads keep looking for work for a while after a product, on the processors that ours need; and
+    how they share a product may change its last bits. The limit holds for the whole process, until the
+    outermost call that set it returns.
+    """
+    if not _limiting.acquire(blocking=False):  # by a call around this one, or in another thread
+        yield
+        return
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        _limiting.release()
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    """What controls NumPy's BLAS, which is loaded by now: finding it costs a millisecond."""
+    return ThreadpoolController()
 
 
 def for_ranges(count: int, work: Callable[[int, int], None], grain: int = 1) -> None:

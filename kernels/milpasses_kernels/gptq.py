@@ -8,15 +8,15 @@ lost: the recursion of GPTQ (Frantar et al., 2023), in the form without an inver
 which never raises the cost, and the least-squares refit of scales and tables.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._gptq_grids import NO_MASK, AffineGrid, Block, FloatGrid, Floats, Grid, Mask, TableGrid, VectorGrid
-from ._gptq_product import energy
+from ._gptq_product import energy, product
 from ._gptq_refit import refit
-from ._threads import for_ranges
+from ._threads import for_ranges, one_blas_thread
 
 __all__ = [
     "AffineGrid",
@@ -36,7 +36,17 @@ _ROWS = 256  # a task of a thread: fixed, so that the bits do not depend on the 
 
 
 class NotPositive(ValueError):  # noqa: N818 (what the matrix is)
-    """The second moment is no covariance that can be factored: zero, not finite, or not positive."""
+    """The second moment is no covariance that can be factored.
+
+    ``cause`` says why; of an indefinite one, ``damping`` is the largest with which it was tried.
+    """
+
+    def __init__(
+        self, message: str, cause: Literal["nonfinite", "zero", "indefinite"], damping: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.damping = damping
 
 
 class Feedback(NamedTuple):
@@ -60,6 +70,7 @@ class Rerounded(NamedTuple):
     errors: Floats
 
 
+@one_blas_thread()
 def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
     """Factor the second moment ``gram`` (K, K) of a layer's inputs.
 
@@ -74,10 +85,10 @@ def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
         raise ValueError(f"gram must be (K, K), but got {gram.shape}")
     diagonal = np.diagonal(gram)
     if not np.isfinite(gram).all():
-        raise NotPositive("the second moment holds NaN or infinity")
+        raise NotPositive("the second moment holds NaN or infinity", "nonfinite")
     mean = float(diagonal.mean()) if diagonal.size else 0.0
     if not mean > 0:
-        raise NotPositive("the second moment is zero: no input was ever anything else")
+        raise NotPositive("the second moment is zero: no input was ever anything else", "zero")
     order = np.argsort(-diagonal, kind="stable")
     ordered = gram[order][:, order]
     ordered /= mean
@@ -89,7 +100,9 @@ def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
         except np.linalg.LinAlgError:
             if damping >= 1:
                 raise NotPositive(
-                    f"the second moment is not positive, even with a damping of {damping:g}"
+                    f"the second moment is not positive, even with a damping of {damping:g}",
+                    "indefinite",
+                    damping,
                 ) from None
             damping = min(10 * damping, 1.0) if damping > 0 else 0.01
             continue
@@ -99,6 +112,7 @@ def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
     return Feedback(order, upper.astype(np.float32), ordered.astype(np.float32), damping)
 
 
+@one_blas_thread()
 def reround(
     weights: NDArray[np.float32],
     feedback: Feedback,
@@ -154,11 +168,10 @@ def _sweep(
     for left in range(0, weights.shape[1], _COLUMNS):
         columns = slice(left, left + _COLUMNS)
         feedback = matrix[columns, columns].copy()
-        # One product over all rows: NumPy's own threads would get in the way of ours.
         if diagonal is None:
-            lost = errors[:, :left] @ matrix[:left, columns]
+            lost = product(errors[:, :left], matrix[:left, columns])
         else:
-            lost = errors @ matrix[:, columns]
+            lost = product(errors, matrix[:, columns])
             lost /= diagonal[columns]
             lost -= errors[:, columns]
             feedback /= diagonal[columns]

@@ -28,7 +28,7 @@ class Allocation:
     costs: Sequence[Array]
 
     def __attrs_post_init__(self) -> None:
-        sizes = np.array([len(one) for one in self.prices])
+        sizes = np.array([len(prices) for prices in self.prices])
         self._owner = np.repeat(np.arange(len(sizes)), sizes)
         self._place = np.concatenate([np.arange(size) for size in sizes]) if len(sizes) else np.zeros(0, int)
         self._price = np.concatenate(self.prices) if len(sizes) else np.zeros(0)
@@ -44,7 +44,7 @@ class Allocation:
     @property
     def least(self) -> float:
         """The least total price."""
-        return float(sum(one.min() for one in self.prices))
+        return float(sum(prices.min() for prices in self.prices))
 
     def price(self, choice: Choice) -> float:
         """The total price of a choice of an option for each weight."""
@@ -73,10 +73,10 @@ class Allocation:
     def _relaxed(self, limit: float) -> Choice:
         """Lagrange's solution: the hulls' steps, steepest first, as far as the limit goes."""
         hulls = [hull(price, cost) for price, cost in zip(self.prices, self.costs, strict=True)]
-        choice = np.array([one[0] for one in hulls], np.intp)
+        choice = np.array([options[0] for options in hulls], np.intp)
         steps: list[tuple[float, int, int]] = []
-        for index, (one, price, cost) in enumerate(zip(hulls, self.prices, self.costs, strict=True)):
-            for before, after in pairwise(one):
+        for index, (options, price, cost) in enumerate(zip(hulls, self.prices, self.costs, strict=True)):
+            for before, after in pairwise(options):
                 slope = (cost[before] - cost[after]) / (price[after] - price[before])
                 steps.append((-slope, index, after))
         left = limit - self.price(choice)
@@ -162,8 +162,8 @@ class Allocation:
         move = int(np.argmin(total)) if total.size else -1
         if move < 0 or not total[move] < -1e-12 * abs(self.cost(choice)):
             return False
-        for one in (move, int(partner[move])):
-            choice[self._owner[one]] = self._place[one]
+        for option in (move, int(partner[move])):
+            choice[self._owner[option]] = self._place[option]
         return True
 
 
@@ -187,7 +187,7 @@ def _two_best(change: Array, owner: NDArray[np.intp]) -> tuple[NDArray[np.intp],
 
 
 def pareto(price: Array, cost: Array) -> list[int]:
-    """The options than which none is both cheaper and no worse, by rising price."""
+    """The Pareto-optimal options, by rising price: no other is both cheaper and no worse."""
     kept: list[int] = []
     for index in np.lexsort((cost, price)).tolist():
         if not kept or cost[index] < cost[kept[-1]]:

@@ -1,4 +1,4 @@
-"""Every candidate tried on every weight, one at a time: what it stores, and what it damages."""
+"""Every candidate tried on every weight, one at a time: what it stores, and the error that it makes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.budget.damage import Meter
+from milpasses.budget.layer_error import LayerError
 from milpasses.budget.probe import Probe
 from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
-from milpasses.calibration import Given
+from milpasses.calibration import KnownStatistics
 from milpasses.calibration.encode import feedback_method
 from milpasses.data.moments import Statistics
 from milpasses.encoding.encodings import Encoding
@@ -31,8 +31,8 @@ DEFAULT = ("pal2", "pal3", "pal4", "pal6", "pal8", "pal2-g16", "pal3-g16", "pal4
 _FINE = ("pal8", "int8")  # as good as it gets
 # Shares of error to probe at: far above rounding but in the linear range, and where that may have ended.
 _PROBE_AT = (0.002, 0.05)
-_LINEAR = 0.03  # damage to which it is taken to be in proportion to the error: the second probe is left out
-Curve = tuple[tuple[float, float], ...]  # (share of error, damage), rising
+_LINEAR = 0.03  # output error up to which it is in proportion to the layers' error: no second probe is needed
+Curve = tuple[tuple[float, float], ...]  # (layer error, output error), rising
 
 
 def tuned_candidates(target: Opset) -> list[str]:
@@ -45,24 +45,24 @@ def _defaults(target: Opset) -> list[str]:
     return [name for name in DEFAULT if target.missing(Scheme.of(name)) is None]
 
 
-def read_candidates(given: Any, target: Opset) -> dict[str, Scheme]:
+def read_candidates(candidates: Any, target: Opset) -> dict[str, Scheme]:
     """Candidates by their text, from schemes or texts; None gives those that the target has.
 
     Raises ``RecipeError`` for a text that is no scheme, ``TargetError`` for what the target lacks.
     """
-    if given is None:
-        given = _defaults(target)
-    if isinstance(given, str | Scheme):
-        given = [given]
-    found: dict[str, Scheme] = {}
-    for one in given:
-        scheme = Scheme.of(one)
-        if not isinstance(scheme, Keep):  # every weight has it as it is
+    if candidates is None:
+        candidates = _defaults(target)
+    if isinstance(candidates, str | Scheme):
+        candidates = [candidates]
+    schemes: dict[str, Scheme] = {}
+    for candidate in candidates:
+        scheme = Scheme.of(candidate)
+        if not isinstance(scheme, Keep):  # every weight may stay as it is
             check_target(scheme, target, "--candidates")
-            found[scheme_text(scheme)] = scheme
-    if not found:
+            schemes[scheme_text(scheme)] = scheme
+    if not schemes:
         raise MilpassesError("no candidates: name schemes such as pal4, pal6, int8")
-    return found
+    return schemes
 
 
 def scheme_text(scheme: Scheme) -> str:
@@ -71,8 +71,12 @@ def scheme_text(scheme: Scheme) -> str:
 
 
 @attrs.define(eq=False)
-class Trial:
-    """Tries ``candidates`` on the weights of ``program``; see ``run``."""
+class SensitivityBuilder:
+    """Makes the sensitivity table of ``program``: encodes its weights with ``candidates``; see ``build``.
+
+    ``pins``: rules of weights that get one scheme for certain. ``probe``: runs the model; without, the errors
+    are those of layers. ``exact``: run it with each candidate. ``function``: the one that the probe runs.
+    """
 
     program: SavedProgram
     candidates: dict[str, Scheme]
@@ -83,14 +87,14 @@ class Trial:
     requantize: bool = False
     function: str = "main"
     _pinned: Rewriter = attrs.field(init=False)
-    _tried: dict[str, Rewriter] = attrs.field(init=False)
+    _rewriters: dict[str, Rewriter] = attrs.field(init=False)
     _others: dict[str, Rewriter] = attrs.field(factory=dict)  # of schemes that only rules name
     _kept: dict[tuple[int, str], Encoding] = attrs.field(factory=dict)  # of error feedback, which takes long
     _room: int = 1 << 28  # bytes of encodings to keep
 
     def __attrs_post_init__(self) -> None:
         self._pinned = self.rewriter(Recipe(Keep(), self.pins))
-        self._tried = {text: self.rewriter(Recipe(one)) for text, one in self.candidates.items()}
+        self._rewriters = {text: self.rewriter(Recipe(scheme)) for text, scheme in self.candidates.items()}
 
     def rewriter(self, recipe: Recipe) -> Rewriter:
         """What encodes, as ``compress`` would: with the statistics where a method needs them."""
@@ -103,7 +107,7 @@ class Trial:
                     f"{named}: needs to know what flows into the weights: give data, or "
                     "statistics=milpasses.statistics(model, data, full=True)"
                 )
-            calibration = Given(self.statistics)
+            calibration = KnownStatistics(self.statistics)
         target = self.program.target
         return Rewriter(recipe, target, requantize=self.requantize, calibration=calibration)
 
@@ -112,12 +116,12 @@ class Trial:
         kept = self._kept.get((index, text))
         if kept is not None:
             return kept
-        rewriter = self._tried.get(text) or self._others.get(text)
+        rewriter = self._rewriters.get(text) or self._others.get(text)
         if rewriter is None:
             rewriter = self._others[text] = self.rewriter(Recipe.of(text))
         return rewriter.rewrite(site).encoding
 
-    def run(self, progress: Progress | None = None) -> Sensitivity:
+    def build(self, progress: Progress | None = None) -> Sensitivity:
         """Encode each weight once with each candidate; one weight's values are in memory at a time."""
         sites = self.program.sites()
         self._check_statistics(sites)
@@ -126,27 +130,27 @@ class Trial:
         weights: list[tuple[WeightOptions, Curve | None]] = []
         decided: dict[tuple[str, int], int] = {}
         for index, site in enumerate(sites):
-            mine = site_blobs(self.program, site)
-            one = self._weight(index, site, sum(mine.values()))
-            if one is not None:
-                weights.append(one)
-                decided |= mine
+            stored = site_blobs(self.program, site)
+            weight = self._weight(index, site, sum(stored.values()))
+            if weight is not None:
+                weights.append(weight)
+                decided |= stored
             self.program.package.release()
             if progress is not None:
                 progress(index + 1, len(sites), site.weight.name)
         return Sensitivity(
-            weights=tuple(_on_curves(weights) if self._probes else [one for one, _ in weights]),
+            weights=tuple(_on_curves(weights) if self._probes else [weight for weight, _ in weights]),
             candidates=tuple(self.candidates),
-            elements=sum(one.weight.size for one in sites),
+            elements=sum(site.weight.size for site in sites),
             fixed_bytes=sum(blobs.values()) - sum(decided.values()) + 64,  # the file's own header
             how="layers" if self.probe is None else "exact" if self.exact else "probed",
             data="" if self.statistics is None else self.statistics.data,
         )
 
     def _check_statistics(self, sites: Sequence[Site]) -> None:
-        found = self.statistics
-        names = {one.weight.name for one in sites}
-        if found is not None and not names & (found.weights.keys() | found.lookups.keys()):
+        known = self.statistics
+        names = {site.weight.name for site in sites}
+        if known is not None and not names & (known.weights.keys() | known.lookups.keys()):
             raise MilpassesError(
                 f"{self.program.package.path}: the statistics know none of its weights: they come from "
                 "another model"
@@ -157,17 +161,18 @@ class Trial:
         return self.probe is not None and not self.exact
 
     def _weight(self, index: int, site: Site, nbytes: int) -> tuple[WeightOptions, Curve | None] | None:
-        """The options of one weight, and how damage grows with error; None if nothing is to be decided."""
+        """One weight's options, and how its errors reach the outputs; None if nothing is to be decided."""
         pinned = self._pinned.recipe.decide(site.weight).rule_index is not None
-        tried = {"": self._pinned} if pinned else self._tried
-        wanted = {text: one for text, one in tried.items() if not _refused(one, site)}
+        rewriters = {"": self._pinned} if pinned else self._rewriters
+        wanted = {text: rewriter for text, rewriter in rewriters.items() if not _refused(rewriter, site)}
         if not wanted:
             return None
         value = site.weight.value
-        meter = Meter.of(site.weight, value, self.statistics)
+        layer_error = LayerError.of(site.weight, value, self.statistics)
         options: list[Option] = [] if pinned else [Option("keep", "as it is", nbytes, 0.0, 0.0)]
         refused: dict[str, str] = {}
-        runs = _Runs(self.probe, [variable for name, variable in site.places if name == self.function])
+        variables = [variable for name, variable in site.places if name == self.function]
+        probing = _WeightProbe(self.probe, variables)
         for text, rewriter in wanted.items():
             rewritten = rewriter.rewrite(site)
             if rewritten.encoding is None or rewritten.specs is None:
@@ -181,11 +186,11 @@ class Trial:
                 self._room -= value.size  # about the bytes of its codes
                 self._kept[index, text] = rewritten.encoding
             decoded = rewritten.encoding.decode()
-            share = meter.share(decoded)
-            damage = runs.damage(decoded) if self.exact else None
+            error = layer_error.relative(decoded)
+            measured = probing.output_error(decoded) if self.exact else None
             if self._probes:
-                runs.offer(decoded, share)
-            options.append(_option(text, rewritten, share, damage))
+                probing.offer(decoded, error)
+            options.append(_option(text, rewritten, error, measured))
         if not options or (len(options) == 1 and not pinned):
             return None
         weight = WeightOptions(
@@ -195,33 +200,36 @@ class Trial:
             dtype=site.weight.dtype,
             nbytes=nbytes,
             options=tuple(options),
-            basis="measured" if self.exact and runs.possible else meter.basis,
+            basis="measured" if self.exact and probing.possible else layer_error.basis,
             pinned=pinned,
             refused=refused,
         )
-        return weight, runs.curve() if self._probes else None
+        return weight, probing.curve() if self._probes else None
 
 
 def _refused(rewriter: Rewriter, site: Site) -> bool:
     return rewriter.unwanted(site, rewriter.recipe.decide(site.weight)) is not None
 
 
-def _option(text: str, rewritten: Rewritten, share: float, damage: float | None) -> Option:
+def _option(text: str, rewritten: Rewritten, layer_error: float, output_error: float | None) -> Option:
     assert rewritten.specs is not None
     record = rewritten.record
     return Option(
         scheme=text or record.scheme,
         form=record.form,
         nbytes=specs_bytes(rewritten.specs),
-        damage=share if damage is None else damage,
-        share=share,
+        output_error=layer_error if output_error is None else output_error,
+        layer_error=layer_error,
         sqnr_db=None if record.sqnr_db == np.inf else record.sqnr_db,
     )
 
 
 @attrs.define(eq=False)
-class _Runs:
-    """The runs of the model for one weight: one for each option, or two, with little and with much error."""
+class _WeightProbe:
+    """Runs the model for one weight: with each option, or twice, with little and with much error in it.
+
+    ``variables``: those of the weight in the function that runs.
+    """
 
     probe: Probe | None
     variables: list[str]
@@ -232,54 +240,55 @@ class _Runs:
         """The model can run, and what runs uses the weight."""
         return self.probe is not None and bool(self.variables)
 
-    def damage(self, decoded: Array) -> float | None:
-        """What the model's outputs lose with these values; None if that cannot be known."""
+    def output_error(self, decoded: Array) -> float | None:
+        """The error of the model's outputs with these values; None if that cannot be known."""
         if self.probe is None or not self.variables:
             return None
-        return self.probe.share(dict.fromkeys(self.variables, decoded))
+        return self.probe.output_error(dict.fromkeys(self.variables, decoded))
 
-    def offer(self, decoded: Array, share: float) -> None:
+    def offer(self, decoded: Array, layer_error: float) -> None:
         """Keep the values whose error is nearest to what a probe should have."""
-        for wanted in _PROBE_AT if self.possible and share > 0 else ():
+        for wanted in _PROBE_AT if self.possible and layer_error > 0 else ():
             held = self._offers.get(wanted)
-            if held is None or _distance(share, wanted) < _distance(held[0], wanted):
-                self._offers[wanted] = share, decoded
+            if held is None or _distance(layer_error, wanted) < _distance(held[0], wanted):
+                self._offers[wanted] = layer_error, decoded
 
     def curve(self) -> Curve | None:
-        """Damage by share of error, from the values that were kept; None if nothing could be run."""
+        """Output error by layer error, from the values that were kept; None if nothing could be run."""
         points: list[tuple[float, float]] = []
-        for share, decoded in sorted(dict(self._offers.values()).items()):
-            if points and points[0][1] / points[0][0] * share < _LINEAR:
+        for layer_error, decoded in sorted(dict(self._offers.values()).items()):
+            if points and points[0][1] / points[0][0] * layer_error < _LINEAR:
                 break
-            damage = self.damage(decoded)
-            if damage is not None and damage > 0:
-                points.append((share, damage))
+            output_error = self.output_error(decoded)
+            if output_error is not None and output_error > 0:
+                points.append((layer_error, output_error))
         return tuple(points) or None
 
 
-def _distance(share: float, wanted: float) -> float:
-    return abs(np.log(share / wanted))
+def _distance(error: float, wanted: float) -> float:
+    return abs(np.log(error / wanted))
 
 
-def on_curve(curve: Curve, share: float) -> float:
-    """The damage at a share of error: in proportion below the first point, then straight in logarithms.
+def on_curve(curve: Curve, layer_error: float) -> float:
+    """The output error at a layer error: in proportion below the first point, then straight in logarithms.
 
-    Beyond a network's linear range damage grows more slowly than the error, never faster.
+    Beyond a network's linear range the outputs' error grows more slowly than the layers', never faster.
     """
-    if share <= curve[0][0] or len(curve) == 1:
-        return share * curve[0][1] / curve[0][0]
+    if layer_error <= curve[0][0] or len(curve) == 1:
+        return layer_error * curve[0][1] / curve[0][0]
     (x0, y0), (x1, y1) = curve
     slope = min(max(np.log(y1 / y0) / np.log(x1 / x0), 0.0), 1.0)
-    return float(y0 * (share / x0) ** slope)
+    return float(y0 * (layer_error / x0) ** slope)
 
 
 def _on_curves(weights: list[tuple[WeightOptions, Curve | None]]) -> list[WeightOptions]:
-    """Options with their damages; a weight that could not be probed has the median gain of the others."""
+    """Options with their output errors; a weight without a curve has the median gain of the others."""
     gains = [curve[0][1] / curve[0][0] for _, curve in weights if curve]
     median = float(np.median(gains)) if gains else 1.0
-    found: list[WeightOptions] = []
-    for one, curve in weights:
+    predicted: list[WeightOptions] = []
+    for weight, curve in weights:
         known = curve or ((1.0, median),)
-        options = [attrs.evolve(o, damage=on_curve(known, o.share) if o.share else 0.0) for o in one.options]
-        found.append(attrs.evolve(one, gain=known[0][1] / known[0][0], options=tuple(options)))
-    return found
+        options = [attrs.evolve(o, output_error=on_curve(known, o.layer_error)) for o in weight.options]
+        gain = known[0][1] / known[0][0]
+        predicted.append(attrs.evolve(weight, gain=gain, options=tuple(options)))
+    return predicted

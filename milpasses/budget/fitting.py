@@ -1,7 +1,8 @@
-"""Fits a recipe: least damage within a budget of bytes, or least bytes within a loss.
+"""Fits a recipe: least output error within a budget of bytes, or least bytes within a loss.
 
-Each weight is encoded once with each candidate, as ``compress`` would, which gives its (bytes, damage) pairs;
-``Allocation`` chooses among them. What comes out is a recipe, to be read, edited, kept and used again.
+Each weight is encoded once with each candidate, as ``compress`` would, which gives its pairs of bytes and
+output error; ``Allocation`` chooses among them. What comes out is a recipe, to be read, edited, kept and used
+again.
 """
 
 import math
@@ -11,12 +12,12 @@ from typing import Any
 import attrs
 import numpy as np
 
-from milpasses.budget.candidates import Progress, Trial, read_candidates
-from milpasses.budget.finalists import Finals
+from milpasses.budget.candidates import Progress, SensitivityBuilder, read_candidates
+from milpasses.budget.finalists import MeasuredChoices
 from milpasses.budget.probe import Probe
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
-from milpasses.budget.text import BUDGET, LOSS, decibels, read_budget, read_loss
+from milpasses.budget.text import BUDGET, LOSS, read_budget, read_loss
 from milpasses.calibration.encode import feedback_method
 from milpasses.calibration.sources import HELD_OUT
 from milpasses.data.collect import collect
@@ -26,8 +27,8 @@ from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 from milpasses.program.saved import SavedProgram
-from milpasses.recipe.recipe import Recipe, Rule, literal
-from milpasses.recipe.schemes import Keep
+from milpasses.recipe import Keep, Recipe, Rule, literal
+from milpasses.report import decibels
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
 NUMBERS = 100  # outputs to probe with, at least; more samples where one has few
@@ -39,18 +40,18 @@ _LARGE = 1 << 27  # bytes of weights above which no decoded copy of them is kept
 class Fit:
     """A recipe that fits, and how well.
 
-    ``asked``: bytes of the weight file, if a budget was given; ``limit``: the largest damage, if
+    ``asked``: bytes of the weight file, if a budget was given; ``limit``: the largest output error, if
     ``max_loss`` was. ``used``: bytes that the weight file will have, within 63. ``chosen``: the option of
-    each weight. ``damage``: their sum, a share of the energy of the model's outputs as in ``Sensitivity``;
-    ``measured``: that of all of them together, where there was data to run the model on.
-    ``uniform``: for each candidate used for every weight that takes it, (bytes, damage).
+    each weight. ``output_error``: the sum of theirs, a share of the energy of the model's outputs as in
+    ``Sensitivity``; ``measured``: that of all of them together, where there was data to run the model on.
+    ``uniform``: for each candidate used for every weight that takes it, (bytes, output error).
     """
 
     recipe: Recipe
     table: Sensitivity
     chosen: dict[str, Option]
     used: int
-    damage: float
+    output_error: float
     asked: int | None = None
     limit: float | None = None
     measured: float | None = None
@@ -64,17 +65,17 @@ class Fit:
     @property
     def snr_db(self) -> float:
         """Signal-to-noise ratio of the outputs in dB: measured, else predicted."""
-        return decibels(self.damage if self.measured is None else self.measured)
+        return decibels(1.0, self.output_error if self.measured is None else self.measured)
 
     def distribution(self) -> dict[str, tuple[int, int, int]]:
         """For each scheme that was chosen: weights, elements, bytes; most elements first."""
-        found: dict[str, list[int]] = {}
+        totals: dict[str, list[int]] = {}
         for weight in self.table:
             option = self.chosen[weight.name]
-            counts = found.setdefault(option.scheme, [0, 0, 0])
+            counts = totals.setdefault(option.scheme, [0, 0, 0])
             for place, more in enumerate((1, weight.size, option.nbytes)):
                 counts[place] += more
-        ordered = sorted(found.items(), key=lambda item: -item[1][1])
+        ordered = sorted(totals.items(), key=lambda item: -item[1][1])
         return {scheme: (weights, size, nbytes) for scheme, (weights, size, nbytes) in ordered}
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,17 +84,17 @@ class Fit:
             "asked_bytes": self.asked,
             "used_bytes": self.used,
             "bits_per_weight": round(self.bits_per_weight, 4),
-            "damage": self.damage,
-            "measured_damage": self.measured,
+            "output_error": self.output_error,
+            "measured_output_error": self.measured,
             "snr_db": None if math.isinf(self.snr_db) else round(self.snr_db, 3),
             "how": self.table.how,
-            "max_damage": self.limit,
+            "max_output_error": self.limit,
             "distribution": {
                 scheme: dict(zip(("weights", "elements", "bytes"), counts, strict=True))
                 for scheme, counts in self.distribution().items()
             },
             "uniform": {
-                s: {"bytes": nbytes, "damage": damage} for s, (nbytes, damage) in self.uniform.items()
+                s: {"bytes": nbytes, "output_error": error} for s, (nbytes, error) in self.uniform.items()
             },
             "recipe": self.recipe.to_text(),
         }
@@ -106,7 +107,7 @@ class Fit:
     def __str__(self) -> str:
         kind = "summed over layers" if self.table.how == "layers" else "predicted"
         if self.measured is not None:
-            kind = f"measured; {decibels(self.damage):.1f} dB predicted"
+            kind = f"measured; {decibels(1.0, self.output_error):.1f} dB predicted"
         asked = "" if self.asked is None else f" of {self.asked:,}"
         lines = [
             f"{self.used:,}{asked} bytes, {self.bits_per_weight:.2f} bits a weight, "
@@ -131,12 +132,12 @@ def sensitivity(
     requantize: bool = False,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Encode every weight once with every candidate, and tell what each stores and damages.
+    """Encode every weight once with every candidate, and tell what each stores and what error it makes.
 
     Args:
         model: path of an ``.mlpackage``, or ``MLModel``.
         data: whatever ``Samples.of`` takes. With it the model runs, once or twice for each weight, or with
-            ``exact`` once for each weight and candidate. Without, damages are those of single layers; see
+            ``exact`` once for each weight and candidate. Without, errors are those of single layers; see
             ``Sensitivity``.
         samples: use the first so many of the data; by default 2 for statistics and 1 to run each weight
             with, up to 16 for both where a sample has few outputs. Error feedback learns from four times
@@ -145,7 +146,7 @@ def sensitivity(
         candidates: schemes or their texts; the default is a dozen of what the target has. Those with error
             feedback (``pal4-gptq``) take the statistics; so must ``compress`` then.
         statistics: of the weights' inputs, of this model; computed from ``data`` if not given. Without
-            either, a layer's damage is its weight's own error.
+            either, a layer's error is its weight's own.
         rules: rules, or mappings of their fields, of weights that get one scheme for certain.
         requantize: try weights that are compressed already, too.
         progress: called with (done, total, weight's name).
@@ -155,9 +156,11 @@ def sensitivity(
     """
     if exact and data is None:
         raise MilpassesError("exact: the model has to run: give data")
-    run = None if data is None else Run.of(model, data, samples, seed, function)
-    trial = _trial(model, run, candidates, statistics, rules, exact, requantize, function)
-    return trial.run(progress)
+    program = open_program(model)
+    loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
+    return _builder(program, loaded, candidates, statistics, rules, exact, requantize, function).build(
+        progress
+    )
 
 
 def fit(
@@ -177,12 +180,12 @@ def fit(
     requantize: bool = False,
     progress: Progress | None = None,
 ) -> Fit:
-    """Choose a scheme for each weight: least damage within a budget, or least bytes within a loss.
+    """Choose a scheme for each weight: least output error within a budget, or least bytes within a loss.
 
-    With ``data`` the choice is run as a whole, on four times the samples that each weight was run with:
-    against the two best single schemes for all weights and what the layers alone would suggest, unless they
-    are predicted to be far worse, and the best is taken; for ``max_loss`` the prediction is corrected until
-    what is measured keeps it.
+    With ``data`` the model is run with the whole choice, on four times the samples that each weight was run
+    with: against the two best single schemes for all weights and what the layers alone would suggest, unless
+    they are predicted to be far worse, and the best is taken; for ``max_loss`` the prediction is corrected
+    until what is measured keeps it.
 
     Args:
         model, data, candidates, statistics, rules, samples, seed, function, requantize, progress: as
@@ -191,8 +194,8 @@ def fit(
             ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
             codes, tables, scales, masks, each blob's record and padding, and what is not compressed.
         max_loss: ``"30 dB"``: signal-to-noise ratio of the outputs at least; ``"1 %"`` or ``0.01``: share of
-            their energy that may become error at most. Damage as ``Sensitivity`` defines it: measured with
-            data, else predicted. With a budget as well, both must be kept.
+            their energy that may become error at most. Output error as ``Sensitivity`` defines it: measured
+            with data, else predicted. With a budget as well, both must be kept.
         validation: other data, to run whole choices on: what is fitted to some samples suits them better
             than others. By default ``data``; where it is this that error feedback learns from, what of it
             was held out.
@@ -211,42 +214,47 @@ def fit(
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:
         raise MilpassesError("validation: the model has to run: give data, too")
-    run = None if data is None else Run.of(model, data, samples, seed, function)
-    trial = _trial(model, run, candidates, statistics, rules, False, requantize, function)
+    program = open_program(model)
+    loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
+    builder = _builder(program, loaded, candidates, statistics, rules, False, requantize, function)
     if sensitivity is None:
-        table = trial.run(progress)
+        table = builder.build(progress)
     else:
-        table = _of_model(Sensitivity.of(sensitivity), trial.program)
-        if candidates is not None or trial.pins:
+        table = _of_program(Sensitivity.of(sensitivity), program)
+        if candidates is not None or builder.pins:
             raise MilpassesError("candidates and rules go into the sensitivity table: compute it with them")
     if not table.weights:
         raise MilpassesError("no candidate applies to any weight: there is nothing to choose")
     problem = Problem(table)
     asked = read_budget(budget, table.elements, problem.bytes_now)
-    if run is None:
+    if loaded is None:
         choice, measured = problem.solve(asked, limit), None
     else:
-        if validation is None and statistics is None and trial.statistics and trial.statistics.held_out:
-            validation = run.source.apart(HELD_OUT)
-        finals = Finals(trial, run.judge(validation), table)
-        choice, measured = choose_measured(problem, asked, limit, finals.damage)
+        if validation is None and statistics is None and builder.statistics and builder.statistics.held_out:
+            validation = loaded.source.apart(HELD_OUT)
+        choices = MeasuredChoices(builder, loaded.validation_probe(validation), table)
+        choice, measured = choose_measured(problem, asked, limit, choices.output_error)
     chosen = problem.options(choice)
+    uniform = {name: (problem.bytes(c), problem.output_error(c)) for name, c in problem.uniform.items()}
     return Fit(
-        recipe=Recipe(Keep(), [*trial.pins, *_rules(table, chosen)]),
+        recipe=Recipe(Keep(), [*builder.pins, *_rules(table, chosen)]),
         table=table,
         chosen=chosen,
         used=problem.bytes(choice),
-        damage=problem.damage(choice),
+        output_error=problem.output_error(choice),
         asked=asked,
         limit=limit,
         measured=measured,
-        uniform={name: (problem.bytes(c), problem.damage(c)) for name, c in problem.uniform.items()},
+        uniform=uniform,
     )
 
 
 @attrs.frozen(eq=False)
-class Run:
-    """A loaded model and the data to run it on: ``samples`` for statistics, ``probed`` for each weight."""
+class LoadedModel:
+    """An interpreter and the data to run it on.
+
+    ``samples``: how many of the data statistics are taken of; ``probed``: how many each weight is run with.
+    """
 
     interpreter: Interpreter
     source: Samples
@@ -254,11 +262,12 @@ class Run:
     probed: int
 
     @classmethod
-    def of(cls, model: Any, data: Any, samples: int | None, seed: int, function: str) -> "Run":
-        """Load ``model``; a large one without a second, decoded copy of its weights."""
-        package = open_program(model).package
-        keep = sum(file.stat().st_size for file in package.path.rglob("*.bin")) < _LARGE
-        interpreter = Interpreter(model, function, keep_weights=keep)
+    def of(
+        cls, program: SavedProgram, data: Any, samples: int | None, seed: int, function: str
+    ) -> "LoadedModel":
+        """Load ``program``; a large one without a second, decoded copy of its weights."""
+        keep = sum(file.stat().st_size for file in program.package.path.rglob("*.bin")) < _LARGE
+        interpreter = Interpreter(program, function, keep_weights=keep)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
         enough = _enough(interpreter, source)
         return cls(interpreter, source, samples or max(enough, FEWEST), samples or enough)
@@ -267,8 +276,8 @@ class Run:
         """So many samples."""
         return Samples.of(self.source, self.interpreter, limit=count)
 
-    def judge(self, validation: Any) -> Probe:
-        """What measures whole choices: on more samples than each weight was probed with."""
+    def validation_probe(self, validation: Any) -> Probe:
+        """What measures whole choices: on more samples than each weight was run with."""
         data = self.source if validation is None else validation
         return Probe(self.interpreter, list(Samples.of(data, self.interpreter, limit=4 * self.probed)))
 
@@ -277,56 +286,56 @@ def _enough(interpreter: Interpreter, source: Samples) -> int:
     """So many samples that their outputs are ``NUMBERS``."""
     first = next(iter(source))
     outputs = interpreter.run(first.inputs, interpreter.make_state())
-    count = sum(len(one) if isinstance(one, Mapping) else np.size(one) for one in outputs.values())
+    count = sum(len(value) if isinstance(value, Mapping) else np.size(value) for value in outputs.values())
     return min(math.ceil(NUMBERS / max(count, 1)), MOST)
 
 
-def _trial(
-    model: Any,
-    run: Run | None,
+def _builder(
+    program: SavedProgram,
+    loaded: LoadedModel | None,
     candidates: Any,
     statistics: Statistics | None,
     rules: Sequence[Any],
     exact: bool,
     requantize: bool,
     function: str,
-) -> Trial:
-    program = open_program(model)
+) -> SensitivityBuilder:
     schemes = read_candidates(candidates, program.target)
     pins = Recipe(Keep(), list(rules)).rules
     probe = None
-    if run is not None:
+    if loaded is not None:
         if statistics is None:
             full = any(map(feedback_method, (*schemes.values(), *(rule.scheme for rule in pins))))
-            statistics = _statistics(run, program, function, full)
-        probe = Probe(run.interpreter, list(run.first(run.samples if exact else run.probed)))
-    return Trial(program, schemes, pins, statistics, probe, exact, requantize, function)
+            statistics = _statistics(loaded, program, function, full)
+        count = loaded.samples if exact else loaded.probed
+        probe = Probe(loaded.interpreter, list(loaded.first(count)))
+    return SensitivityBuilder(program, schemes, pins, statistics, probe, exact, requantize, function)
 
 
 def _rules(table: Sensitivity, chosen: Mapping[str, Option]) -> list[Rule]:
     """A rule for each weight that is not pinned; by content alone where several have one name."""
-    names = [one.name for one in table]
+    names = [weight.name for weight in table]
     return [
         Rule(
-            Keep() if chosen[one.name].scheme == "keep" else chosen[one.name].scheme,
-            name=literal(one.name) if names.count(one.name) == 1 else None,
-            content=one.content,
+            Keep() if chosen[weight.name].scheme == "keep" else chosen[weight.name].scheme,
+            name=literal(weight.name) if names.count(weight.name) == 1 else None,
+            content=weight.content,
         )
-        for one in table
-        if not one.pinned
+        for weight in table
+        if not weight.pinned
     ]
 
 
-def _of_model(table: Sensitivity, program: SavedProgram) -> Sensitivity:
+def _of_program(table: Sensitivity, program: SavedProgram) -> Sensitivity:
     """``table`` if it is of ``program``, as far as names and shapes tell."""
-    shapes = {one.weight.name: one.weight.shape for one in program.sites()}
-    other = next((one.name for one in table if shapes.get(one.name) != one.shape), None)
+    shapes = {site.weight.name: site.weight.shape for site in program.sites()}
+    other = next((weight.name for weight in table if shapes.get(weight.name) != weight.shape), None)
     if other is not None:
         raise MilpassesError(f"the table is of another model: this one has no weight {other} of its shape")
     return table
 
 
-def _statistics(run: Run, program: SavedProgram, function: str, full: bool) -> Statistics:
+def _statistics(loaded: LoadedModel, program: SavedProgram, function: str, full: bool) -> Statistics:
     """What flows into the weights; with ``full``, for error feedback, of more samples, some held out."""
     names = {
         variable: site.weight.name
@@ -335,5 +344,5 @@ def _statistics(run: Run, program: SavedProgram, function: str, full: bool) -> S
         if owner == function
     }
     if full:
-        return collect(run.interpreter, run.source, names, full=True, held_out=HELD_OUT)
-    return collect(run.interpreter, run.first(run.samples), names)
+        return collect(loaded.interpreter, loaded.source, names, full=True, held_out=HELD_OUT)
+    return collect(loaded.interpreter, loaded.first(loaded.samples), names)

@@ -9,15 +9,12 @@ from numpy.typing import NDArray
 
 from milpasses.data.samples import Sample
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import Interpreter
-from milpasses.interpreter.engine import _Run
-from milpasses.interpreter.io import feed, fetch
+from milpasses.interpreter import Interpreter, Observer, Snapshot
 
 Outputs = dict[str, NDArray[np.float64]]
 # Ops between a softmax and the output that it makes, which keep its values.
 _PASSING = ("classify", "identity", "cast", "reshape", "squeeze", "expand_dims", "transpose")
 _SCORES = "scores of "
-_ROOM = 1 << 28  # bytes of activations to keep
 _MOST = 1e6  # what is worse cannot be told apart, and sums must stay finite
 
 
@@ -28,123 +25,89 @@ class Probe:
     Where an output is made by a softmax, what is measured are the scores that softmax takes, less their mean:
     probabilities near 0 and 1 hide what is lost, and small changes near a tie look like large ones.
 
+    ``room``: bytes of activations to keep, with which a changed model runs from the changed weight on.
     ``executions`` counts the runs over all samples, the first included. Raises ``MilpassesError`` for a
     model whose outputs hold no numbers.
     """
 
     interpreter: Interpreter
     samples: list[Sample]
+    room: int = 1 << 28
     executions: int = 0
     reference: list[Outputs] = attrs.field(init=False)
     _softmaxes: dict[str, Any] = attrs.field(init=False)  # output -> the op that makes it
-    _kept: list[dict[Any, Any]] = attrs.field(
-        factory=list
-    )  # of each sample, every value, while there is room
+    _snapshots: list[Snapshot | None] = attrs.field(factory=list)  # of each sample, where there was room
 
     def __attrs_post_init__(self) -> None:
-        outputs = self.interpreter._loaded.function.outputs
-        made = {var.name: _softmax_of(var) for var in outputs}
-        self._softmaxes = {name: op for name, op in made.items() if op is not None}
+        softmaxes = {name: _softmax_at(op) for name, op in self.interpreter.output_ops.items()}
+        self._softmaxes = {name: op for name, op in softmaxes.items() if op is not None}
         self.interpreter.override({})
-        self.reference = [self._whole(sample) for sample in self.samples]
+        self.reference = [self._run_reference(sample) for sample in self.samples]
         self.executions += 1
         if not self.reference or not self.reference[0]:
             raise MilpassesError("the model has no output of numbers to measure")
 
-    def share(self, values: Mapping[str, Any]) -> float:
+    def output_error(self, values: Mapping[str, Any]) -> float:
         """Noise energy / signal energy of the outputs, with constants changed: variable -> values.
 
         Of each output over all samples; the mean of the outputs. A million where one is not finite.
         """
         self.executions += 1
         self.interpreter.override(values)  # in place of those of the call before
-        start = self._first_step(values)
-        changed = [self._from(start, index) for index in range(len(self.samples))]
+        start = self.interpreter.first_reader(values)
+        changed = [self._run_changed(index, start) for index in range(len(self.samples))]
         return min(noise_share(self.reference, changed), _MOST)
 
-    def _whole(self, sample: Sample) -> Outputs:
+    def _run_reference(self, sample: Sample) -> Outputs:
         """Run a sample; what every op gave is kept while there is room: later runs start in the middle."""
-        values: dict[Any, Any] = {}
+        scores: Outputs = {}
+        observers = [self._scores_into(scores)]
+        snapshot = None
+        if self.interpreter.resumable and self.room > 0:
+            outputs, snapshot = self.interpreter.record(sample.inputs, observers, limit=self.room)
+        else:
+            outputs = self.interpreter.run(sample.inputs, self.interpreter.make_state(), observers)
+        if snapshot is not None:
+            self.room -= snapshot.nbytes
+        self._snapshots.append(snapshot)
+        return self._measured(outputs, scores)
 
-        def keep(op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-            values.update(zip(op.outputs, outputs, strict=True))
-
-        found: Outputs = {}
-        state = self.interpreter.make_state()
-        watch = [keep] if not state.values and not self._random and self._room(values) else []
-        made = self.interpreter.run(sample.inputs, state, [*watch, self._scores_into(found)])
-        if watch and self._room(values):
-            arrays = feed(
-                self.interpreter.inputs, sample.inputs, None, self.interpreter.precision == "declared"
+    def _run_changed(self, index: int, start: int) -> Outputs:
+        """Run a sample from an op on, with what those before gave in the reference; whole without."""
+        snapshot, reference = self._snapshots[index], self.reference[index]
+        if snapshot is None:
+            scores: Outputs = {}
+            outputs = self.interpreter.run(
+                self.samples[index].inputs, self.interpreter.make_state(), [self._scores_into(scores)]
             )
-            values.update((var, arrays[var.name]) for var in self.interpreter._main.inputs)
-            self._kept.append(values)
-        return self._outputs(made, found)
+        else:  # a softmax that does not run again took the scores that it took in the reference
+            scores = {name: reference[name] for name in reference if name.startswith(_SCORES)}
+            outputs = self.interpreter.resume(snapshot, start, [self._scores_into(scores)])
+        return self._measured(outputs, scores)
 
-    def _from(self, start: int, index: int) -> Outputs:
-        """Run a sample from a step on, with what the steps before gave in the reference."""
-        if index >= len(self._kept):
-            return self._whole_again(index)
-        owner, plan = self.interpreter, self.interpreter._main
-        found = {
-            name: self.reference[index][name] for name in self.reference[index] if name.startswith(_SCORES)
-        }
-        run = _Run(owner, owner.make_state(), [self._scores_into(found)])
-        run.values = dict(self._kept[index])
-        with np.errstate(all="ignore"):
-            for step in plan.steps[start:]:
-                run.step(step)
-        results = [run.value(var) for var in plan.outputs]
-        return self._outputs(fetch(owner._loaded, results, owner.precision == "declared"), found)
-
-    def _whole_again(self, index: int) -> Outputs:
-        found: Outputs = {}
-        owner = self.interpreter
-        made = owner.run(self.samples[index].inputs, owner.make_state(), [self._scores_into(found)])
-        return self._outputs(made, found)
-
-    def _first_step(self, values: Mapping[str, Any]) -> int:
-        """The first step of the main block that reads one of the constants, or has blocks, which may."""
-        for place, step in enumerate(self.interpreter._main.steps):
-            read = [argument for _, argument in (*step.constant, *step.live)]
-            flat = [var for one in read for var in (one if isinstance(one, list | tuple) else [one])]
-            if step.op.blocks or any(var.name in values for var in flat):
-                return place
-        return 0
-
-    @property
-    def _random(self) -> bool:
-        """Some op draws numbers, which depend on those drawn before it."""
-        return any(step.op.op_type.startswith("random_") for step in self.interpreter._main.steps)
-
-    def _room(self, more: Mapping[Any, Any]) -> bool:
-        held = [*self._kept, more]
-        return sum(getattr(value, "nbytes", 0) for one in held for value in one.values()) <= _ROOM
-
-    def _scores_into(self, found: Outputs) -> Any:
-        """An observer that puts what the softmaxes at the outputs take into ``found``."""
+    def _scores_into(self, scores: Outputs) -> Observer:
+        """An observer that puts what the softmaxes at the outputs take into ``scores``."""
         wanted = set(self._softmaxes.values())
 
         def see(op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
             if op in wanted:
-                scores = np.asarray(inputs["x"], np.float64)
+                values = np.asarray(inputs["x"], np.float64)
                 axis = int(inputs.get("axis", -1))
-                found[f"{_SCORES}{op.name}"] = scores - scores.mean(axis=axis, keepdims=True)
+                scores[f"{_SCORES}{op.name}"] = values - values.mean(axis=axis, keepdims=True)
 
         return see
 
-    def _outputs(self, made: Mapping[str, Any], found: Outputs) -> Outputs:
-        """``found`` with the outputs that are numbers, but for those that a softmax makes."""
-        for name, value in made.items():
+    def _measured(self, outputs: Mapping[str, Any], scores: Outputs) -> Outputs:
+        """``scores`` with the outputs that are numbers, but for those that a softmax makes."""
+        for name, value in outputs.items():
             array = np.asarray(list(value.values()) if isinstance(value, Mapping) else value)
             if name not in self._softmaxes and array.dtype.kind in "fiu" and array.size:
-                found[name] = array.astype(np.float64)
-        return found
+                scores[name] = array.astype(np.float64)
+        return scores
 
 
-def _softmax_of(var: Any) -> Any:
-    """The softmax that makes an output, or None."""
-    op = var.op
+def _softmax_at(op: Any) -> Any:
+    """The softmax that makes what ``op``, an output's, gives; or None."""
     while op is not None and op.op_type in _PASSING:
         source = op.inputs["probabilities" if op.op_type == "classify" else "x"]
         op = source.op

@@ -30,31 +30,31 @@ def specs_bytes(specs: Iterable[OpSpec]) -> int:
 
 def program_blobs(program: SavedProgram) -> dict[Blob, int]:
     """Every blob that the program uses, with its bytes."""
-    found: dict[Blob, int] = {}
+    blobs: dict[Blob, int] = {}
     for function in program.functions:
         for op in walk(function.block):
-            found |= _blobs(program, op)
-    return found
+            blobs |= _blobs(program, op)
+    return blobs
 
 
 def site_blobs(program: SavedProgram, site: Site) -> dict[Blob, int]:
     """The blobs that a rewritten site no longer uses, with their bytes."""
-    found: dict[Blob, int] = {}
+    blobs: dict[Blob, int] = {}
     functions = {function.name: function for function in program.functions}
     for name, variable in site.places:
         function = functions[name]
         op = function.producers[variable]
         for part in [op] if op.type == "const" else program.chain(function, op):
-            found |= _blobs(program, part)
-    return found
+            blobs |= _blobs(program, part)
+    return blobs
 
 
 def _blobs(program: SavedProgram, op: Any) -> dict[Blob, int]:
-    bound = [one.value for argument in op.inputs.values() for one in argument.arguments]
-    found: dict[Blob, int] = {}
+    bound = [binding.value for argument in op.inputs.values() for binding in argument.arguments]
+    blobs: dict[Blob, int] = {}
     for value in (*op.attributes.values(), *bound):
         if value.WhichOneof("value") == "blobFileValue":
             blob = value.blobFileValue
             raw = program.package.reader(blob.fileName).raw(blob.offset)[1]
-            found[blob.fileName, blob.offset] = blob_bytes(raw.size)
-    return found
+            blobs[blob.fileName, blob.offset] = blob_bytes(raw.size)
+    return blobs

@@ -1,8 +1,9 @@
-"""What each candidate costs each weight, in bytes and in damage: the table that a budget is fitted from."""
+"""What each candidate stores of each weight, and the error that it makes: what a budget is fitted from."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import attrs
 
 from milpasses.errors import MilpassesError
 
-_VERSION = 1
+_VERSION = 2
 
 
 @attrs.frozen
@@ -18,16 +19,16 @@ class Option:
     """One form that a weight may get.
 
     ``scheme`` is its text (``pal4-g16``; ``keep`` leaves the weight as it is). ``nbytes``: what the weight
-    file pays for it, records and padding included. ``damage``: the share of the energy of the model's outputs
-    that becomes error if this weight alone has the form; see ``Sensitivity``. ``share``: the same of the
-    outputs of the ops that use the weight. ``sqnr_db``: of the weight; None where nothing is lost.
+    file pays for it, records and padding included. ``output_error``: the share of the energy of the model's
+    outputs that becomes error if this weight alone has the form; see ``Sensitivity``. ``layer_error``: the
+    same of the outputs of the ops that use the weight. ``sqnr_db``: of the weight; None if nothing is lost.
     """
 
     scheme: str
     form: str
     nbytes: int
-    damage: float
-    share: float
+    output_error: float
+    layer_error: float
     sqnr_db: float | None = None
 
 
@@ -36,8 +37,8 @@ class WeightOptions:
     """A weight and its options; the first is how it is now, unless a rule pins it to one.
 
     ``content``: its shape and a digest of its values. ``basis``: ``measured`` (the model ran with each
-    option), ``statistics``, ``lookups`` or ``weight``: what the options' ``share`` comes from. ``gain``:
-    damage / share. ``refused``: candidates that do not apply, and why.
+    option), ``statistics``, ``lookups`` or ``weight``: what the options' ``layer_error`` comes from.
+    ``gain``: output error / layer error. ``refused``: candidates that do not apply, and why.
     """
 
     name: str
@@ -61,15 +62,15 @@ class WeightOptions:
 
     def option(self, scheme: str) -> Option | None:
         """The option of a candidate, or None if it was refused."""
-        return next((one for one in self.options if one.scheme == scheme), None)
+        return next((option for option in self.options if option.scheme == scheme), None)
 
 
 @attrs.frozen
 class Sensitivity:
     """The options of every weight that has any.
 
-    A damage d is a share of the energy of the model's outputs: -10 log10(d) is their signal-to-noise ratio
-    in dB. Errors of different weights are taken to be uncorrelated, so that damages add up.
+    An output error e is a share of the energy of the model's outputs: -10 log10(e) is their signal-to-noise
+    ratio in dB. Errors of different weights are taken to be uncorrelated, so that they add up.
     ``how``: ``exact`` (the model ran once for each weight and candidate), ``probed`` (once for each weight;
     the other candidates in proportion to the error of the ops that use it), or ``layers`` (not at all: the
     sum over the weights of the share of error in the outputs of the ops that use each: a ranking, and an
@@ -93,9 +94,9 @@ class Sensitivity:
         return len(self.weights)
 
     def __getitem__(self, name: str) -> WeightOptions:
-        for one in self.weights:
-            if one.name == name:
-                return one
+        for weight in self.weights:
+            if weight.name == name:
+                return weight
         raise KeyError(f"no weight {name!r} in the table")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -109,8 +110,8 @@ class Sensitivity:
                 "bytes": option.nbytes,
                 "saved": weight.nbytes - option.nbytes,
                 "bits": round(8 * option.nbytes / max(weight.size, 1), 4),
-                "damage": option.damage,
-                "share": option.share,
+                "output_error": option.output_error,
+                "layer_error": option.layer_error,
                 "sqnr_db": option.sqnr_db,
                 "gain": weight.gain,
                 "basis": weight.basis,
@@ -122,22 +123,28 @@ class Sensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which ``from_dict`` reads back."""
-        return {"milpasses_sensitivity": _VERSION, **attrs.asdict(self)}
+        return {"milpasses_sensitivity": _VERSION, **_converter().unstructure(self)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Sensitivity":
         """Read what ``to_dict`` gave; raises ``MilpassesError`` if it is something else."""
+        import cattrs
+
         try:
-            if content["milpasses_sensitivity"] != _VERSION:
-                raise MilpassesError(
-                    f"a sensitivity table of version {content['milpasses_sensitivity']}; this milpasses "
-                    f"reads version {_VERSION}: compute it again"
-                )
-            weights = tuple(_weight(**one) for one in content["weights"])
-            rest = {name: content[name] for name in ("elements", "fixed_bytes", "how", "data")}
-            return cls(weights, tuple(content["candidates"]), **rest)
-        except (KeyError, TypeError, AttributeError) as error:
+            version = content["milpasses_sensitivity"]
+        except (KeyError, TypeError) as error:
             raise MilpassesError(f"not a sensitivity table, or damaged ({error})") from None
+        if version != _VERSION:
+            raise MilpassesError(
+                f"a sensitivity table of version {version}; this milpasses reads version {_VERSION}: "
+                "compute it again"
+            )
+        try:
+            fields = {name: value for name, value in content.items() if name != "milpasses_sensitivity"}
+            return _converter().structure(fields, cls)
+        except cattrs.BaseValidationError as error:
+            faults = "; ".join(cattrs.transform_error(error))
+            raise MilpassesError(f"not a sensitivity table, or damaged ({faults})") from None
 
     @classmethod
     def of(cls, value: Any) -> "Sensitivity":
@@ -155,5 +162,9 @@ class Sensitivity:
             raise MilpassesError(f"{path}: {error}") from None
 
 
-def _weight(shape: Iterable[int], options: Iterable[Mapping[str, Any]], **fields: Any) -> WeightOptions:
-    return WeightOptions(shape=tuple(shape), options=tuple(Option(**one) for one in options), **fields)
+@cache
+def _converter() -> Any:
+    """To and from JSON's values: a field is a key of its own name, and every key a field."""
+    from cattrs.preconf.json import make_converter  # not before a table is read or written
+
+    return make_converter(forbid_extra_keys=True)

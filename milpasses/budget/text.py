@@ -19,41 +19,35 @@ BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes n
 LOSS = 'such as "30 dB" (of the outputs\' signal-to-noise ratio at least), "1 %" or 0.01 (of their energy)'
 
 
-def read_budget(given: Any, elements: int, now: int) -> int | None:
+def read_budget(budget: Any, elements: int, now: int) -> int | None:
     """A budget in bytes, of a model of so many elements and bytes; raises ``MilpassesError``."""
-    if given is None:
+    if budget is None:
         return None
-    if isinstance(given, int | np.integer) and not isinstance(given, bool) and given > 0:
-        return int(given)
-    found = (
-        re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", given.lower()) if isinstance(given, str) else None
-    )
-    if found and float(found[1]) > 0:
-        number, unit = float(found[1]), found[2]
+    if isinstance(budget, int | np.integer) and not isinstance(budget, bool) and budget > 0:
+        return int(budget)
+    text = budget.lower() if isinstance(budget, str) else ""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", text)
+    if match and float(match[1]) > 0:
+        number, unit = float(match[1]), match[2]
         if unit in ("bit", "bits"):
             return math.floor(number * elements / 8)
         if unit == "%":
             return math.floor(number * now / 100)
         if unit in _UNITS or (not unit and number.is_integer()):
             return math.floor(number * _UNITS.get(unit, 1))
-    raise MilpassesError(f"budget: expected one {BUDGET}, not {given!r}")
+    raise MilpassesError(f"budget: expected one {BUDGET}, not {budget!r}")
 
 
-def read_loss(given: Any) -> float:
+def read_loss(loss: Any) -> float:
     """A loss as a share of energy; raises ``MilpassesError``."""
     share = math.nan
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        share = float(given)
-    elif isinstance(given, str):
-        found = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)\s*(db|%|)\s*", given.lower())
-        if found:
-            number = float(found[1])
-            share = {"db": 10 ** (-number / 10), "%": number / 100, "": number}[found[2]]
+    if isinstance(loss, int | float) and not isinstance(loss, bool):
+        share = float(loss)
+    elif isinstance(loss, str):
+        match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)\s*(db|%|)\s*", loss.lower())
+        if match:
+            number = float(match[1])
+            share = {"db": 10 ** (-number / 10), "%": number / 100, "": number}[match[2]]
     if 0 <= share < 1:
         return share
-    raise MilpassesError(f"max_loss: expected one {LOSS}, not {given!r}")
-
-
-def decibels(share: float) -> float:
-    """A share of the outputs' energy that is error, as their signal-to-noise ratio."""
-    return -10 * math.log10(share) if share > 0 else math.inf
+    raise MilpassesError(f"max_loss: expected one {LOSS}, not {loss!r}")

@@ -5,17 +5,24 @@ chooses among a weight's encodings, ``feedback`` chooses codes and tables anew, 
 does to the outputs and corrects biases, ``matrices`` shows a weight as the matrices that its inputs meet.
 """
 
-from milpasses.calibration.outputs import damage
+from milpasses.calibration.outputs import output_error
 from milpasses.calibration.sources import (
+    BATCHES,
     HELD_OUT,
     MEMORY,
-    NORMS,
-    WAVES,
-    Given,
     Inputs,
-    Live,
-    Source,
-    is_norms,
+    KnownStatistics,
+    OnlineStatistics,
+    StatisticsSource,
 )
 
-__all__ = ["HELD_OUT", "MEMORY", "NORMS", "WAVES", "Given", "Inputs", "Live", "Source", "damage", "is_norms"]
+__all__ = [
+    "BATCHES",
+    "HELD_OUT",
+    "MEMORY",
+    "Inputs",
+    "KnownStatistics",
+    "OnlineStatistics",
+    "StatisticsSource",
+    "output_error",
+]

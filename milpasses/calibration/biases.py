@@ -11,7 +11,6 @@ from milpasses.program.weights import FLOATS, Site
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.schemes import Keep
 
-_OPS = ("conv", "linear")  # a conv_transpose's taps are not told apart, so its mean output is not known
 Bias = Site | Refusal  # a bias that may be corrected, or why it may not
 
 
@@ -20,8 +19,7 @@ def biases_of(calibrated: Sequence[Site], sites: Sequence[Site], recipe: Recipe)
     users: dict[tuple[str, str, str], list[Site]] = {}
     for site in sites:
         for use in site.weight.consumers:
-            if use.op_type in _OPS:
-                users.setdefault((use.op_type, use.op_name, use.param), []).append(site)
+            users.setdefault((use.op_type, use.op_name, use.param), []).append(site)
 
     def given(weight: Site, param: str) -> list[Site]:
         """What the one op that uses ``weight`` takes as ``param``; several if its name is no name."""
@@ -31,10 +29,12 @@ def biases_of(calibrated: Sequence[Site], sites: Sequence[Site], recipe: Recipe)
 
     pairs: dict[Site, Bias] = {}
     for site in calibrated:
-        if len(site.weight.consumers) == 1 and given(site, "weight") == [site]:
-            biases = given(site, "bias")
-            if len(biases) == 1:
-                pairs[site] = _refusal(recipe, site, biases[0]) or biases[0]
+        if len(site.weight.consumers) != 1:
+            continue
+        use = site.weight.consumers[0]
+        bias = use.weight_use.bias
+        if bias and given(site, use.param) == [site] and len(biases := given(site, bias)) == 1:
+            pairs[site] = _refusal(recipe, site, biases[0]) or biases[0]
     return pairs
 
 

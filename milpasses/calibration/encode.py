@@ -2,8 +2,8 @@
 
 Candidates, in order: the plain encoding; the same with each weight's error counted by E[x^2] of its input;
 for a scheme that asks for it, error feedback into that; and each of these with the op's bias corrected. The
-one that damages the outputs least on held-out inputs wins, so that no step is kept that only suits the
-samples it was fitted to.
+one whose outputs change least on held-out inputs wins, so that no step is kept that only suits the samples
+it was fitted to.
 """
 
 import math
@@ -11,14 +11,17 @@ from typing import Any
 
 import attrs
 import numpy as np
+from milpasses_kernels._threads import one_blas_thread
 from numpy.typing import NDArray
 
 from milpasses.calibration.matrices import Layout, layout_of
-from milpasses.calibration.outputs import Loss, correct, damage, difference
+from milpasses.calibration.outputs import Loss, correct, difference, output_error
 from milpasses.calibration.sources import Inputs
 from milpasses.data.moments import Moments
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding, Sparse
+from milpasses.errors import Refusal
+from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
@@ -30,7 +33,7 @@ _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 
 @attrs.frozen(eq=False)
 class Calibrated:
-    """The encoding that won, the method that made it, and its output error on the judging inputs.
+    """The encoding that won, the method that made it, and its output error on the validation inputs.
 
     ``output_sqnr_db``: 10 log10 of E|W x|^2 / E|(W - W') x|^2, over the outputs, less what ``bias`` takes up:
     the op's bias corrected for the encoding, where that won.
@@ -39,7 +42,7 @@ class Calibrated:
     encoding: Encoding
     method: str
     output_sqnr_db: float
-    notes: tuple[str, ...]
+    notes: tuple[Refusal, ...]
     bias: Array | None = None
 
 
@@ -74,18 +77,26 @@ def can_calibrate(scheme: Scheme) -> bool:
     return isinstance(scheme, Prune) and scheme.method == "obs"
 
 
+@one_blas_thread()
 def encode_calibrated(
-    encoder: Encoder, value: Array, scheme: Scheme, inputs: Inputs, bias: Array | str | None = None
+    encoder: Encoder[Weight],
+    value: Array,
+    scheme: Scheme,
+    inputs: Inputs,
+    bias: Array | Refusal | None = None,
 ) -> Calibrated:
     """The best encoding of ``value`` for the outputs; raises ``Refusal`` as ``Encoder.encode``.
 
     ``bias``: of the op, float16 or float32 (outputs,), where it may be corrected for what the weight loses;
-    a text says why it may not.
+    a refusal says why it may not.
     """
     weight = encoder.weight
     layout = layout_of(weight, inputs.fit)
-    consumer = next(use for use in weight.consumers if use.op_type != "gather")
-    notes = [f"{inputs.fit.rows} rows for {layout.width} inputs: few"] if _few(inputs.fit, layout) else []
+    consumer = weight.product
+    assert consumer is not None
+    notes: list[Refusal] = []
+    if _few(inputs.fit, layout):
+        notes.append(Refusal("few-rows", rows=inputs.fit.rows, width=layout.width))
     method = plain_method(scheme)
     plain = encoder.encode(value, scheme)
     candidates = [(method, plain)]
@@ -95,33 +106,34 @@ def encode_calibrated(
     candidates.append((f"weighted {method}", weighted))
     if feedback_method(scheme):
         feeding = _Feeding(weighing, value, scheme, layout, notes)
-        candidates += feeding.candidates(weighted, inputs)
-    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, str) else bias
-    judged: list[_Judged] = []
-    corrected: list[_Judged] = []
+        candidates += feeding.encodings(weighted, inputs)
+    correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal) else bias
+    validation = inputs.validation
+    validated: list[_Candidate] = []
+    corrected: list[_Candidate] = []
     for name, encoding in candidates:
-        change = difference(value, encoding.decode(), inputs.judge, consumer, weight.name)
-        loss = Loss.of(change, inputs.judge)
-        judged.append(_Judged(loss.error, name, encoding))
+        change = difference(value, encoding.decode(), validation, consumer, weight.name)
+        loss = Loss.of(change, validation)
+        validated.append(_Candidate(loss.error, name, encoding))
         correction = None if correctable is None else correct(correctable, change, loss, inputs)
         if correction is not None:
-            corrected.append(_Judged(correction.error, f"{name} + bias", encoding, correction.bias))
-    best = min(judged, key=_error)  # of equals the first
+            corrected.append(_Candidate(correction.error, f"{name} + bias", encoding, correction.bias))
+    best = min(validated, key=_error)  # of equals the first
     if corrected and (with_bias := min(corrected, key=_error)).error < _CLEARLY * best.error:
-        if isinstance(bias, str):
-            notes.append(f"bias not corrected: {bias}")
+        if isinstance(bias, Refusal):
+            notes.append(Refusal("bias-not-corrected", reason=str(bias)))
         else:
             best = with_bias
-    if inputs.check is None and inputs.fit.rows > 1:
-        notes.append("nothing held out")
-    signal = damage(value, np.zeros_like(value), inputs.judge, consumer, weight.name)
+    if inputs.held_out is None and inputs.fit.rows > 1:
+        notes.append(Refusal("nothing-held-out"))
+    signal = output_error(value, np.zeros_like(value), validation, consumer, weight.name)
     sqnr = 10 * math.log10(signal / best.error) if best.error > 0 < signal else math.inf
     return Calibrated(best.encoding, best.method, sqnr, tuple(notes), best.bias)
 
 
 @attrs.frozen(eq=False)
-class _Judged:
-    """A candidate and its output error, with the bias that belongs to it."""
+class _Candidate:
+    """An encoding and its output error, with the bias that belongs to it."""
 
     error: float
     method: str
@@ -129,8 +141,8 @@ class _Judged:
     bias: Array | None = None
 
 
-def _error(one: _Judged) -> float:
-    return one.error
+def _error(candidate: _Candidate) -> float:
+    return candidate.error
 
 
 def _few(moments: Moments, layout: Layout) -> bool:
@@ -151,52 +163,46 @@ def _importance(moments: Moments) -> Array:
 class _Feeding:
     """Error feedback for one weight; ``notes`` takes why it could not be."""
 
-    encoder: Encoder
+    encoder: Encoder[Weight]
     value: Array
     scheme: Scheme
     layout: Layout
-    notes: list[str]
+    notes: list[Refusal]
 
-    def candidates(self, weighted: Encoding, inputs: Inputs) -> list[tuple[str, Encoding]]:
+    def encodings(self, weighted: Encoding, inputs: Inputs) -> list[tuple[str, Encoding]]:
         """Feedback into ``weighted`` by each second moment that is worth trying."""
-        from milpasses_kernels.gptq import NotPositive
-
-        from milpasses.calibration.feedback import Unsupported
-
         if inputs.fit.gram is None:
-            self.notes.append("no error feedback: the statistics hold no full second moment (full=True)")
+            self.notes.append(Refusal("no-full-moment"))
             return []
-        found: list[tuple[str, Encoding]] = []
+        encodings: list[tuple[str, Encoding]] = []
         few = _few(inputs.fit, self.layout)
         # Held-out rows tell how far few rows can be trusted; without them ten times the damping stands in.
-        damping = 10 * _DAMPING if few and inputs.check is None else _DAMPING
+        damping = 10 * _DAMPING if few and inputs.held_out is None else _DAMPING
         for note, gram in self._grams(weighted, inputs, few, damping):
             try:
                 encoding, used = self._fed(weighted, gram, damping)
-            except (NotPositive, Unsupported) as reason:
-                self.notes.append(f"plain rounding: {reason}")
+            except Refusal as refusal:
+                self.notes.append(refusal)
                 break
             damped = "" if used == _DAMPING else f", damping {used:g}"
-            found.append((feedback_method(self.scheme) + note + damped, encoding))
-        return found
+            encodings.append((feedback_method(self.scheme) + note + damped, encoding))
+        return encodings
 
     def _grams(
         self, weighted: Encoding, inputs: Inputs, few: bool, damping: float
     ) -> list[tuple[str, Array]]:
         """What ``_grams`` gives; for a large weight the one that is better for some of its outputs."""
-        from milpasses_kernels.gptq import NotPositive
-
-        from milpasses.calibration.feedback import Unsupported, tried
+        from milpasses.calibration.feedback import feedback_error
 
         grams = _grams(inputs, few)
         if len(grams) == 1 or self.layout.outputs < 4 * _TRIED or isinstance(self.scheme, Joint):
             return grams
-        assert inputs.check is not None
-        assert inputs.check.gram is not None
-        judge, found = inputs.check.gram, (weighted, self.value, self.layout)
+        assert inputs.held_out is not None
+        assert inputs.held_out.gram is not None
+        known, held_out = (weighted, self.value, self.layout), inputs.held_out.gram
         try:
-            errors = [tried(*found, gram, damping, judge, _TRIED) for _, gram in grams]
-        except (NotPositive, Unsupported):
+            errors = [feedback_error(*known, gram, damping, held_out, _TRIED) for _, gram in grams]
+        except Refusal:
             return grams
         return [grams[int(np.argmin(errors))]]
 
@@ -217,15 +223,15 @@ def _grams(inputs: Inputs, few: bool) -> list[tuple[str, Array]]:
     """The second moment as it is, where rows abound, and shrunk, where held-out rows do not confirm it."""
     assert inputs.fit.gram is not None
     plain = ("", inputs.fit.gram)
-    if inputs.check is None or inputs.check.gram is None:
+    if inputs.held_out is None or inputs.held_out.gram is None:
         return [plain]
-    share, shrunk = _shrunk(inputs.fit.gram, inputs.check.gram)
+    share, shrunk = _shrunk(inputs.fit.gram, inputs.held_out.gram)
     if share >= _CONFIRMED:
         return [plain]
     return [*([] if few else [plain]), (", shrunk", shrunk)]
 
 
-def _shrunk(gram: Array, check: Array) -> tuple[float, Array]:
+def _shrunk(gram: Array, held_out: Array) -> tuple[float, Array]:
     """What share of its correlations the held-out rows confirm, and ``gram`` with that share of them.
 
     Correlations found in few rows are partly noise, which feedback would fit. The share that predicts those
@@ -233,7 +239,7 @@ def _shrunk(gram: Array, check: Array) -> tuple[float, Array]:
     as Ledoit and Wolf's, 2004, with the share measured).
     """
     both = own = 0.0
-    for first, second in zip(gram, check, strict=True):
+    for first, second in zip(gram, held_out, strict=True):
         scale = np.sqrt(np.maximum(np.diagonal(first), np.finfo(np.float64).tiny))
         inverse = np.where(np.diagonal(first) > 0, 1 / scale, 0)
         ratio = np.trace(first) / max(np.trace(second), np.finfo(np.float64).tiny)

@@ -12,6 +12,7 @@ from milpasses_kernels.gptq import (
     Feedback,
     FloatGrid,
     Grid,
+    NotPositive,
     Rerounded,
     TableGrid,
     VectorGrid,
@@ -24,13 +25,10 @@ from numpy.typing import NDArray
 from milpasses.calibration.matrices import Layout
 from milpasses.encoding.blocks import Shape
 from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Sparse
+from milpasses.errors import Refusal
 
 Array = NDArray[Any]
 _LARGEST_HALF = 65519.996  # what is below 65,520 rounds to a finite float16
-
-
-class Unsupported(Exception):  # noqa: N818 (an answer: it becomes a note of the report)
-    """There is no error feedback into this form; the message says why."""
 
 
 def feed_back(
@@ -45,32 +43,38 @@ def feed_back(
     """``encoding`` with its codes chosen by error feedback, and the largest damping that it took.
 
     ``gram`` [groups, inputs, inputs]: the second moment of the inputs, of any scale. Tables and scales are
-    refitted where the weight has one group; ``descents`` as in the kernel. Raises ``Unsupported``, and the
-    kernel's ``NotPositive``.
+    refitted where the weight has one group; ``descents`` as in the kernel. Raises ``Refusal`` where there is
+    no error feedback into the form, or by this second moment.
     """
     mask, target = _target(encoding, layout)
-    found, used = _rerounded(target, mask, value, layout, gram, damping, refitted, descents, None)
+    rerounded, used = _rerounded(target, mask, value, layout, gram, damping, refitted, descents, None)
     weights = layout.split(value)
     back = [
         np.argsort(rows) if (rows := target.row_order(g)) is not None else slice(None)
-        for g in range(len(found))
+        for g in range(layout.groups)
     ]
-    codes = layout.join(np.stack([one.codes[back[g]] for g, one in enumerate(found)]))
-    decoded = layout.join(np.stack([weights[g] - one.errors[back[g]] for g, one in enumerate(found)]))
-    changed: Any = target.result(codes, decoded, found[-1].grid, mask)
+    codes = layout.join(np.stack([group.codes[back[g]] for g, group in enumerate(rerounded)]))
+    decoded = layout.join(np.stack([weights[g] - group.errors[back[g]] for g, group in enumerate(rerounded)]))
+    changed: Any = target.result(codes, decoded, rerounded[-1].grid, mask)
     return (changed if mask is None else Sparse(mask, changed)), used
 
 
-def tried(
-    encoding: Encoding, value: Array, layout: Layout, gram: Array, damping: float, judge: Array, outputs: int
+def feedback_error(
+    encoding: Encoding,
+    value: Array,
+    layout: Layout,
+    gram: Array,
+    damping: float,
+    validation: Array,
+    outputs: int,
 ) -> float:
-    """The output error, by the second moment ``judge``, that feedback leaves in the first ``outputs``.
+    """The output error, by the second moment ``validation``, that feedback leaves in the first ``outputs``.
 
     Raises as ``feed_back``, of which it takes the share of the time that the outputs are of all.
     """
     mask, target = _target(encoding, layout)
-    found, _ = _rerounded(target, mask, value, layout, gram, damping, True, 1, outputs)
-    return sum(output_error(one.errors, part) for one, part in zip(found, judge, strict=True))
+    rerounded, _ = _rerounded(target, mask, value, layout, gram, damping, True, 1, outputs)
+    return sum(output_error(group.errors, part) for group, part in zip(rerounded, validation, strict=True))
 
 
 def _target(encoding: Encoding, layout: Layout) -> "tuple[Array | None, _Target]":
@@ -85,7 +89,7 @@ def _target(encoding: Encoding, layout: Layout) -> "tuple[Array | None, _Target]
         return mask, _Vectors(form, layout)
     if isinstance(form, Palettized) and form.cluster_dim == 1 and form.table.dtype.kind == "f":
         return mask, _Tables(form)
-    raise Unsupported(f"no error feedback into {encoding.form}")
+    raise Refusal("feedback-form", form=encoding.form)
 
 
 def _rerounded(
@@ -105,10 +109,10 @@ def _rerounded(
     places = None
     if target.counts is not None:
         places = layout.split(_block_numbers(value.shape, target.counts))
-    found: list[Rerounded] = []
+    rerounded: list[Rerounded] = []
     used = damping
     for g in range(layout.groups):
-        feedback: Feedback = prepare(gram[g], damping)
+        feedback = _prepared(gram[g], damping)
         used = max(used, feedback.damping)
         order = target.row_order(g)
         order = slice(outputs) if order is None else order[:outputs]
@@ -119,8 +123,18 @@ def _rerounded(
         own = None if masks is None else masks[g][order]
         grid = target.grid(rows, columns)
         refit = refitted and target.refits and layout.groups == 1
-        found.append(reround(part, feedback, grid, own, descents, refit))
-    return found, used
+        rerounded.append(reround(part, feedback, grid, own, descents, refit))
+    return rerounded, used
+
+
+def _prepared(gram: Array, damping: float) -> Feedback:
+    try:
+        return prepare(gram, damping)
+    except NotPositive as error:
+        if error.cause == "indefinite":
+            raise Refusal("moment-indefinite", damping=error.damping) from None
+        refusal = Refusal("moment-zero") if error.cause == "zero" else Refusal("moment-nonfinite")
+        raise refusal from None
 
 
 def _block_numbers(shape: Shape, counts: Shape) -> NDArray[np.int32]:
@@ -232,7 +246,7 @@ class _Vectors(_Target):
         assert form.vector_axis is not None
         self.form, self.axis = form, form.vector_axis % len(form.shape)
         if not isinstance(form.lut, np.ndarray):
-            raise Unsupported("no error feedback into integer tables of vectors")
+            raise Refusal("feedback-integer-vectors")
         dims = form.cluster_dim
         numbers = np.arange(form.codes.size, dtype=np.int32).reshape(form.codes.shape)
         vectors = layout.split(np.repeat(numbers, dims, self.axis))
@@ -245,7 +259,7 @@ class _Vectors(_Target):
         if places.shape[1] % dims or any(
             (places[g][rows] != expected).any() for g, rows in enumerate(self.orders)
         ):
-            raise Unsupported(f"no error feedback into vectors along axis {self.axis}, which are not outputs")
+            raise Refusal("feedback-vector-axis", axis=self.axis)
         self.counts = form.lut.shape[:-2]
         self.tables = np.ascontiguousarray(form.lut.reshape(-1, *form.lut.shape[-2:]), np.float32)
 

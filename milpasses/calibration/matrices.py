@@ -54,26 +54,14 @@ class Layout:
 def layout_of(weight: Weight, moments: Moments) -> Layout:
     """The layout in which ``moments`` meet ``weight``; ``MilpassesError`` where they cannot be its own."""
     groups, width, axis, _ = moments.layout
-    expected = _expected(weight, axis) if -1 < axis < weight.rank else None
-    if expected is None or (groups, width) != expected[:2]:
-        wanted = f"{expected[0]} x {expected[1]} inputs" if expected else "other axes"
+    use = weight.product
+    expected = None if use is None else use.layout(weight.shape)
+    if expected is None or (groups, width, axis) != (expected.groups, expected.width, expected.axis):
+        wanted = "no inputs"
+        if expected is not None:
+            wanted = f"along axis {expected.axis} {expected.groups} x {expected.width} inputs"
         raise MilpassesError(
             f"{weight.name}: these statistics are of {groups} x {width} inputs along axis {axis}, the weight "
             f"{'x'.join(map(str, weight.shape))} has {wanted}: they belong to another model"
         )
-    return Layout(weight.shape, groups, width, expected[2])
-
-
-def _expected(weight: Weight, axis: int) -> tuple[int, int, bool] | None:
-    """(groups, inputs of a group, inputs first) as the ops that use the weight say."""
-    shape = weight.shape
-    use = next((c for c in weight.consumers if c.op_type != "gather"), None)
-    if use is None:
-        return None
-    if use.op_type == "matmul":
-        return prod(shape[:-2]), shape[axis], axis == weight.rank - 2
-    if use.op_type == "conv_transpose":
-        return use.groups, shape[0] // use.groups, True
-    if use.op_type == "conv":
-        return use.groups, prod(shape[1:]), False
-    return 1, shape[-1], False
+    return Layout(weight.shape, groups, width, expected.inputs_first)

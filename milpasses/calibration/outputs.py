@@ -14,7 +14,9 @@ from milpasses.program.weights import Consumer, Weight
 Array = NDArray[Any]
 
 
-def damage(value: Array, decoded: Array, moments: Moments, consumer: Consumer, name: str = "weight") -> float:
+def output_error(
+    value: Array, decoded: Array, moments: Moments, consumer: Consumer, name: str = "weight"
+) -> float:
     """Mean squared change of an op's output, summed over its channels: E|dW x|^2 = tr(dW H dW').
 
     ``value`` and ``decoded``: the weight before and after, float16 or float32, shaped alike. ``moments``: of
@@ -29,7 +31,10 @@ def damage(value: Array, decoded: Array, moments: Moments, consumer: Consumer, n
 def difference(
     value: Array, decoded: Array, moments: Moments, consumer: Consumer, name: str = "weight"
 ) -> Array:
-    """dW = W - W' as the matrices that the inputs meet, float32 (groups, outputs, inputs); as ``damage``."""
+    """dW = W - W' as the matrices that the inputs meet, float32 (groups, outputs, inputs).
+
+    Arguments and errors as ``output_error``'s.
+    """
     layout = layout_of(Weight(name, value.shape, value.dtype.name, (consumer,)), moments)
     return layout.split(value.astype(np.float32) - decoded.astype(np.float32))
 
@@ -44,7 +49,7 @@ class Loss:
     @classmethod
     def of(cls, matrices: Array, moments: Moments, decoded: Array | None = None) -> "Loss":
         """From ``difference``, or the weight and what it decodes to as matrices, and the inputs' moments."""
-        from milpasses_kernels.gptq import output_error
+        from milpasses_kernels.gptq import output_error as moment_error
         from milpasses_kernels.outputs import output_loss
 
         mean = moments.mean
@@ -53,7 +58,7 @@ class Loss:
         if moments.gram is not None:
             change = matrices if decoded is None else matrices.astype(np.float32) - decoded
             about = moments.gram - moments.sum[:, :, None] * mean[:, None]
-            total = sum(output_error(part, gram) for part, gram in zip(change, about, strict=True))
+            total = sum(moment_error(part, gram) for part, gram in zip(change, about, strict=True))
             spread = max(total, 0.0) / moments.rows
         return cls(lost.reshape(-1), spread)
 
@@ -72,7 +77,7 @@ def mean_loss(matrices: Array, moments: Moments) -> Array:
 
 @attrs.frozen(eq=False)
 class Correction:
-    """A bias that makes up for ``dW E[x]``, and the output error that remains on the judging inputs."""
+    """A bias that makes up for ``dW E[x]``, and the output error that remains on the validation inputs."""
 
     bias: Array
     error: float
@@ -81,7 +86,7 @@ class Correction:
 def correct(bias: Array, matrices: Array, loss: Loss, inputs: Inputs) -> Correction | None:
     """The bias b' = b + dW E[x], in its own type, float16 or float32; E[x] of the inputs to fit to.
 
-    ``loss``: of the inputs to judge with, where E|dW (x - E[x])|^2 + |dW E[x] - (b' - b)|^2 remains. Where
+    ``loss``: of the inputs to validate with, where E|dW (x - E[x])|^2 + |dW E[x] - (b' - b)|^2 remains. Where
     nothing was held out, b' suits these inputs better than others: the first term then counts
     (n + 1) / (n - 1) times, as when the mean of n rows meets another row. None where the bias would stay as
     it is, or overflow, or all that is known is one row. The method: bias correction, Nagel et al.,
@@ -92,7 +97,7 @@ def correct(bias: Array, matrices: Array, loss: Loss, inputs: Inputs) -> Correct
     if not np.isfinite(moved).all() or np.array_equal(moved, bias):
         return None
     spread, rows = loss.spread, inputs.fit.rows
-    if inputs.check is None:
+    if inputs.held_out is None:
         if rows == 1:
             return None
         spread *= (rows + 1) / (rows - 1)

@@ -6,21 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.calibration import NORMS, is_norms
-from milpasses.data.flows import flow, is_constant, lookups
 from milpasses.data.moments import Moments, Range, Statistics
-from milpasses.data.norms import norm_statistics
+from milpasses.data.norms import NORMS, is_norms, norm_statistics
 from milpasses.data.samples import Samples
 from milpasses.encoding.lowering import base_name
-from milpasses.errors import MilpassesError
-from milpasses.interpreter import Interpreter
-from milpasses.interpreter.engine import Precision
+from milpasses.encoding.storage import SMALLEST_IN_FILE
+from milpasses.errors import MilpassesError, Refusal
+from milpasses.interpreter import Interpreter, Precision
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.program import load
+from milpasses.program.flows import OpCall
 from milpasses.program.opening import open_program
+from milpasses.program.weight_uses import flow_of, reads_of, weight_use
+from milpasses.program.weights import is_constant
 
 __all__ = ["Moments", "Range", "Statistics", "statistics"]
-_SMALLEST = 10  # smaller constants stay in the program itself and are never compressed
 _FLOATS = (np.float16, np.float32)
 
 
@@ -64,7 +64,7 @@ def statistics(
         raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
     if is_norms(data):
-        loaded = model._loaded if isinstance(model, Interpreter) else load(model, function)
+        loaded = model if isinstance(model, Interpreter) else load(model, function)
         return without_data(loaded.function, names)
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     return collect(
@@ -74,14 +74,14 @@ def statistics(
 
 def without_data(function: Any, names: Mapping[str, str]) -> Statistics:
     """Statistics of ``"norms"``, of a function in memory; ``names`` of weights by variable."""
-    found = norm_statistics(
+    statistics = norm_statistics(
         function, lambda var: names.get(var.name) or base_name(var.op.name) if _is_weight(var) else None
     )
-    if not found.weights:
+    if not statistics.weights:
         raise MilpassesError(
             f"{NORMS!r}: no weight of this model stands behind a normalization: run it on data instead"
         )
-    return found
+    return statistics
 
 
 def collect(
@@ -102,18 +102,19 @@ def collect(
     """
     samples = Samples.of(data, interpreter, limit=limit, seed=seed)
     collector = _Collector(interpreter, names, full, only)
-    found = collector.found
-    found.data, found.random = samples.description, samples.random
+    statistics = collector.statistics
+    statistics.data, statistics.random = samples.description, samples.random
     for sample in samples:
         collector.sample = sample.name
-        collector.weights = found.held_out if held_out and found.samples % held_out == 1 else found.weights
+        held = held_out and statistics.samples % held_out == 1
+        collector.weights = statistics.held_out if held else statistics.weights
         interpreter.run(sample.inputs, interpreter.make_state(), [collector])
-        found.samples += 1
+        statistics.samples += 1
         if progress is not None:
-            progress(found.samples, samples.count, sample.name)
-    seen = found.weights.keys() | found.lookups.keys()
-    found.skipped = {name: why for name, why in found.skipped.items() if name not in seen}
-    return found
+            progress(statistics.samples, samples.count, sample.name)
+    seen = statistics.weights.keys() | statistics.lookups.keys()
+    statistics.skipped = {name: why for name, why in statistics.skipped.items() if name not in seen}
+    return statistics
 
 
 def _names(model: Any, function: str) -> dict[str, str]:
@@ -121,7 +122,9 @@ def _names(model: Any, function: str) -> dict[str, str]:
     if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
         return {}
     sites = open_program(model).sites()
-    return {variable: one.weight.name for one in sites for owner, variable in one.places if owner == function}
+    return {
+        variable: site.weight.name for site in sites for owner, variable in site.places if owner == function
+    }
 
 
 class _Collector:
@@ -134,22 +137,23 @@ class _Collector:
         full: "bool | Collection[str]",
         only: Collection[str] | None = None,
     ) -> None:
-        self.found = Statistics()
+        self.statistics = Statistics()
         self.sample = ""
-        self.weights = self.found.weights  # or those of the samples held out
+        self.weights = self.statistics.weights  # or those of the samples held out
         self._full = full
         self._names = names
         self._only = only
         self._matmul = interpreter.backend.matmul
         self._conflicts: set[str] = set()
-        self._axes: dict[str, tuple[str, int]] = {}  # of tables: the first gather and its axis
+        self._axes: dict[str, tuple[str, int]] = {}  # of look-up tables: the op that first read it, its axis
         self._uses: dict[Any, list[tuple[str, str]]] = {}  # op -> (parameter, weight)
-        self._index(interpreter._loaded.function)
+        self._index(interpreter.function)
         if not isinstance(full, bool):
-            unknown = sorted(set(full) - self.found.skipped.keys())
+            known = self.statistics.skipped
+            unknown = sorted(set(full) - known.keys())
             if unknown:
                 raise MilpassesError(
-                    f"no weight {', '.join(unknown)}; the model has {', '.join(self.found.skipped) or 'none'}"
+                    f"no weight {', '.join(unknown)}; the model has {', '.join(known) or 'none'}"
                 )
 
     def _index(self, block: Any) -> None:
@@ -166,14 +170,14 @@ class _Collector:
                         if self._only is not None and name not in self._only:
                             continue
                         self._uses.setdefault(op, []).append((param, name))
-                        self.found.skipped[name] = f"no sample reached {op.op_type} {op.name}"
+                        self.statistics.skipped[name] = Refusal("not-reached", op_type=op.op_type, op=op.name)
 
     def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
         if self._only is None:
             self._ranges(op, inputs, outputs)
         for param, name in self._uses.get(op, ()):
-            if op.op_type == "gather" and param == "x":
-                self._lookup(op, name, inputs)
+            if weight_use(op.op_type, param).is_lookup:
+                self._lookup(op, param, name, inputs)
             else:
                 self._moments(op, param, name, inputs)
 
@@ -193,38 +197,44 @@ class _Collector:
             nonfinite = value.size - finite.size
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
         span = Range(low, high, nonfinite)
-        known = self.found.ranges.get(name)
-        self.found.ranges[name] = span if known is None else known | span
+        known = self.statistics.ranges.get(name)
+        self.statistics.ranges[name] = span if known is None else known | span
 
-    def _lookup(self, op: Any, name: str, inputs: Mapping[str, Any]) -> None:
-        counts, axis = lookups(inputs), int(inputs.get("axis", 0))
-        first, known = self._axes.setdefault(name, (op.name, axis)), self.found.lookups.get(name)
-        if isinstance(counts, str):
-            self.found.skipped[name] = f"gather {op.name}: {counts}"
-        elif first[1] != axis:
+    def _lookup(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
+        lookups, skipped = self.statistics.lookups, self.statistics.skipped
+        reads = reads_of(OpCall(op.op_type, op.name, inputs), param)
+        if isinstance(reads, Refusal):
+            skipped[name] = reads
+            return
+        axis, counts = reads
+        first = self._axes.setdefault(name, (op.name, axis))
+        if first[1] != axis:
             self._conflicts.add(name)
-            self.found.skipped[name] = f"gather {op.name} reads it along another axis than {first[0]}"
-            self.found.lookups.pop(name, None)
+            skipped[name] = Refusal("other-lookup-axis", op_type=op.op_type, op=op.name, first=first[0])
+            lookups.pop(name, None)
         elif name not in self._conflicts:
-            self.found.lookups[name] = counts if known is None else known + counts
+            lookups[name] = lookups[name] + counts if name in lookups else counts
 
     def _moments(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
-        use = f"{op.op_type} {op.name}"
-        found = flow(op.op_type, param, inputs)
         if name in self._conflicts:
             return
-        if isinstance(found, str):
-            self.found.skipped[name] = f"{use}: {found}"
+        use = f"{op.op_type} {op.name}"
+        flow = flow_of(OpCall(op.op_type, op.name, inputs), param)
+        if isinstance(flow, Refusal):
+            self.statistics.skipped[name] = flow
             return
         full = self._full if isinstance(self._full, bool) else name in self._full
-        moments = self.weights.get(name) or Moments.empty(found, full, use)
-        if moments.layout != found.layout:
+        moments = self.weights.get(name) or Moments.empty(flow, full, use)
+        if moments.layout != flow.layout:
             self._conflicts.add(name)
-            self.found.skipped[name] = f"{use} uses it along other channels than {', '.join(moments.used_by)}"
-            self.found.weights.pop(name, None)
-            self.found.held_out.pop(name, None)
+            others = ", ".join(moments.used_by)
+            self.statistics.skipped[name] = Refusal(
+                "other-channels", op_type=op.op_type, op=op.name, others=others
+            )
+            self.statistics.weights.pop(name, None)
+            self.statistics.held_out.pop(name, None)
             return
-        moments.add(found, sampled=self._only is not None, matmul=self._matmul)
+        moments.add(flow, sampled=self._only is not None, matmul=self._matmul)
         if use not in moments.used_by:
             moments.used_by = (*moments.used_by, use)
         if not np.isfinite(moments.square_sum).all():
@@ -238,4 +248,4 @@ class _Collector:
 def _is_weight(var: Any) -> bool:
     if numpy_type(var.sym_type) not in _FLOATS or len(var.shape) < 2:
         return False
-    return int(np.prod(var.shape)) >= _SMALLEST
+    return int(np.prod(var.shape)) >= SMALLEST_IN_FILE

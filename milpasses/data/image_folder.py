@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.data.samples import SampleError
+from milpasses.errors import SampleError
 from milpasses.interpreter import Feature
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -60,11 +60,11 @@ def _files(folder: Path) -> Files:
         )
     if not direct and not classes:
         raise SampleError(f"{folder}: holds no image ({', '.join(SUFFIXES)})")
-    found = [[(path, name.name) for path in _images_in(name)] for name in classes]
-    for name, files in zip(classes, found, strict=True):
+    by_class = [[(path, name.name) for path in _images_in(name)] for name in classes]
+    for name, files in zip(classes, by_class, strict=True):
         if not files:
             raise SampleError(f"{name}: a class folder without an image ({', '.join(SUFFIXES)})")
-    turns = chain.from_iterable(zip_longest(*found))
+    turns = chain.from_iterable(zip_longest(*by_class))
     return [(path, None) for path in direct] or [entry for entry in turns if entry is not None]
 
 

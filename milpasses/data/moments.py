@@ -11,13 +11,14 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.data.flows import Flow
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.files import whole_file
+from milpasses.program.flows import Flow
 
 Array = NDArray[np.float64]
 Matmul = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
-_VERSION = 1
+_VERSION = 2
+_STATED = 1  # the version whose reasons are texts
 
 
 @attrs.define(eq=False)
@@ -120,19 +121,19 @@ class Range:
 
 @attrs.define(eq=False)
 class Statistics:
-    """What ``statistics`` found, by the weights' names as in reports (``Site.weight.name``).
+    """What flows into the weights of a model, by the weights' names as in reports (``Site.weight.name``).
 
     ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
     ``lookups``: for a table that gather reads, how often each slice was read (int64).
     ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more dimensions of
-    which nothing is known, and why. ``samples``: runs. ``data`` says what was run, ``random`` that it means
-    nothing.
+    which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
+    says what was run, ``random`` that it means nothing.
     """
 
     weights: dict[str, Moments] = attrs.field(factory=dict)
     lookups: dict[str, NDArray[np.int64]] = attrs.field(factory=dict)
     ranges: dict[str, Range] = attrs.field(factory=dict)
-    skipped: dict[str, str] = attrs.field(factory=dict)
+    skipped: dict[str, Refusal] = attrs.field(factory=dict)
     samples: int = 0
     data: str = ""
     random: bool = False
@@ -153,9 +154,6 @@ class Statistics:
 
     def __len__(self) -> int:
         return len(self.weights)
-
-    def _of(self, held_out: bool) -> dict[str, Moments]:
-        return self.held_out if held_out else self.weights
 
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both runs together; raises ``MilpassesError`` if the models differ."""
@@ -180,11 +178,14 @@ class Statistics:
         """Write an ``.npz`` file, without pickles, all of it or nothing."""
         arrays: dict[str, Any] = {}
         entries: list[dict[str, Any]] = []
-        named = [(name, one, held) for held in (False, True) for name, one in self._of(held).items()]
-        for index, (name, one, held) in enumerate(named):
-            fields = {"axis": one.axis, "taps": one.taps, "rows": one.rows, "used_by": one.used_by}
+        named = [(name, moments, False) for name, moments in self.weights.items()]
+        named += [(name, moments, True) for name, moments in self.held_out.items()]
+        for index, (name, moments, held) in enumerate(named):
+            fields = {
+                "axis": moments.axis, "taps": moments.taps, "rows": moments.rows, "used_by": moments.used_by,
+            }  # fmt: skip
             entries.append({"name": name, **fields} | ({"held_out": True} if held else {}))
-            parts = {"sum": one.sum, "square_sum": one.square_sum, "gram": one.gram}
+            parts = {"sum": moments.sum, "square_sum": moments.square_sum, "gram": moments.gram}
             arrays.update({f"{index}.{key}": part for key, part in parts.items() if part is not None})
         arrays.update({f"lookups.{index}": counts for index, counts in enumerate(self.lookups.values())})
         about = {
@@ -192,7 +193,9 @@ class Statistics:
             "weights": entries,
             "lookups": list(self.lookups),
             "ranges": {name: attrs.astuple(span) for name, span in self.ranges.items()},
-            "skipped": self.skipped,
+            "skipped": {
+                name: {"code": why.code, "details": dict(why.details)} for name, why in self.skipped.items()
+            },
             "samples": self.samples,
             "data": self.data,
             "random": self.random,
@@ -215,10 +218,10 @@ class Statistics:
         try:
             about = json.loads(str(arrays["about"]))
             version = about["milpasses_statistics"]
-            if version != _VERSION:
+            if version not in (_STATED, _VERSION):
                 raise MilpassesError(
-                    f"{path}: statistics of version {version}; this milpasses reads version {_VERSION}: "
-                    "compute them again"
+                    f"{path}: statistics of version {version}; this milpasses reads versions {_STATED} and "
+                    f"{_VERSION}: compute them again"
                 )
             return cls._from(about, arrays)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -226,9 +229,9 @@ class Statistics:
 
     @classmethod
     def _from(cls, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "Statistics":
-        found: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
+        parts: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
         for index, entry in enumerate(about["weights"]):
-            found[entry.get("held_out", False)][entry["name"]] = Moments(
+            parts[entry.get("held_out", False)][entry["name"]] = Moments(
                 entry["axis"],
                 entry["taps"],
                 entry["rows"],
@@ -239,9 +242,17 @@ class Statistics:
             )
         tables = {name: arrays[f"lookups.{index}"] for index, name in enumerate(about["lookups"])}
         ranges = {name: Range(*span) for name, span in about["ranges"].items()}
-        weights, held_out = found
-        run = about["skipped"], about["samples"], about["data"], about["random"]
-        return cls(weights, tables, ranges, *run, held_out)
+        weights, held_out = parts
+        skipped = {name: _read_refusal(why) for name, why in about["skipped"].items()}
+        run = about["samples"], about["data"], about["random"]
+        return cls(weights, tables, ranges, skipped, *run, held_out)
+
+
+def _read_refusal(written: Any) -> Refusal:
+    """A reason as a file has it: code and details, or the text of an older version."""
+    if isinstance(written, str):
+        return Refusal("stated", text=written)
+    return Refusal(written["code"], **written["details"])
 
 
 def _sample(block: NDArray[Any]) -> NDArray[Any]:

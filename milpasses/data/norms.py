@@ -6,7 +6,6 @@ norm, which MIL has no op for, is known by its parts: x * rsqrt(mean(x^2) + eps)
 """
 
 from collections.abc import Callable, Mapping
-from math import prod
 from statistics import NormalDist
 from typing import Any
 
@@ -14,17 +13,25 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.data.flows import is_constant
 from milpasses.data.moments import Moments, Statistics
+from milpasses.errors import Refusal
 from milpasses.interpreter.registry import rule
+from milpasses.program.weight_uses import weight_use
+from milpasses.program.weights import is_constant
 
 Array = NDArray[np.float64]
+NORMS = "norms"  # instead of data: what the normalizations before weights tell
 DESCRIPTION = "norms (no data)"
 _POINTS = 64  # equally probable values of a channel
 _ACTIVATIONS = frozenset(
     ("clamped_relu", "elu", "gelu", "leaky_relu", "linear_activation", "prelu", "relu", "relu6",
      "scaled_tanh", "sigmoid", "sigmoid_hard", "silu", "softplus", "softsign", "tanh", "thresholded_relu")
 )  # fmt: skip
+
+
+def is_norms(data: Any) -> bool:
+    """``NORMS`` stands where statistics or data could."""
+    return isinstance(data, str) and data == NORMS
 
 
 @attrs.frozen(eq=False)
@@ -50,21 +57,23 @@ def norm_statistics(function: Any, name_of: Callable[[Any], str | None]) -> Stat
     ``skipped``: weights that stand behind no normalization.
     """
     known: dict[Any, _Channels] = {}
-    found: dict[str, list[Moments | None]] = {}
+    moments: dict[str, list[Moments | None]] = {}
     for op in function.operations:
         for param, bound in op.inputs.items():
             for var in bound if isinstance(bound, list | tuple) else [bound]:
                 name = name_of(var) if var is not None and is_constant(var) else None
-                if name is not None and op.op_type != "gather" and not op.op_type.startswith("const"):
-                    found.setdefault(name, []).append(_moments(op, param, known))
+                if name is None or op.op_type.startswith("const"):
+                    continue
+                if not weight_use(op.op_type, param).is_lookup:
+                    moments.setdefault(name, []).append(_moments(op, param, known))
         after = _after(op, known)
         if after is not None:
             known[op.outputs[0]] = after
     statistics = Statistics(data=DESCRIPTION)
-    for name, uses in found.items():
+    for name, uses in moments.items():
         first = uses[0]
         if first is None or any(use is None or use.layout != first.layout for use in uses):
-            statistics.skipped[name] = "no normalization before it"
+            statistics.skipped[name] = Refusal("no-normalization")
         else:
             first.square_sum = np.mean([use.square_sum for use in uses if use is not None], axis=0)
             statistics.weights[name] = first
@@ -180,9 +189,9 @@ def _uncast(var: Any) -> Any:
 
 def _with_constant(op: Any, known: Mapping[Any, _Channels]) -> _Channels | None:
     """A constant for all channels, or one for each, added, multiplied with and so on."""
-    for var, other, turned in ((op.x, op.y, False), (op.y, op.x, True)):
+    for var, other, swapped in ((op.x, op.y, False), (op.y, op.x, True)):
         before = known.get(var)
-        if before is None or other.val is None or (turned and op.op_type in ("sub", "real_div")):
+        if before is None or other.val is None or (swapped and op.op_type in ("sub", "real_div")):
             continue
         value, rank = np.asarray(other.val, np.float64), len(var.shape)
         shape = (1,) * (rank - value.ndim) + value.shape
@@ -237,38 +246,23 @@ _MOVES: dict[str, Callable[[Any, int], int | None]] = {
 
 
 def _moments(op: Any, param: str, known: Mapping[Any, _Channels]) -> Moments | None:
-    """The second moments of the rows that meet the weight ``param`` of ``op``, laid out as in ``_flows``."""
-    weight, kind = op.inputs[param], op.op_type
-    other = "x" if param != "x" else "y"
-    if (kind, param) not in _USES or op.inputs.get(other) is None:
+    """The second moments of the rows that meet the weight ``param`` of ``op``, laid out as its flow."""
+    use = weight_use(op.op_type, param)
+    entering = op.inputs.get(use.input)
+    if use.rows is None or entering is None:
         return None
-    before, groups = known.get(op.inputs[other]), 1
-    if before is None:
+    channels = known.get(entering)
+    transposed = bool(_constant(op, use.input_flag, False))
+    if channels is None or channels.axis != use.input_axis(len(entering.shape), transposed):
         return None
-    squares, rank = np.mean(before.values**2, axis=2), len(op.inputs[other].shape)
-    axis, taps = 1, 1
-    if kind in ("conv", "conv_transpose"):
-        wanted, groups = 1, 1 if op.groups is None else int(op.groups.val)
-        taps = prod(weight.shape[2:]) if kind == "conv" else 1
-        axis = 1 if kind == "conv" else 0
-    elif kind == "matmul":
-        turned = op.inputs.get(f"transpose_{other}")
-        flipped = turned is not None and bool(turned.val)
-        wanted = rank - 1 if flipped == (other == "y") else rank - 2
-        own = op.inputs.get(f"transpose_{param}")
-        last = (own is not None and bool(own.val)) != (param == "x")
-        axis = len(weight.shape) - (1 if last else 2)
-        squares = np.repeat(squares, prod(weight.shape[:-2]), axis=0)
-        groups = len(squares)
-    else:
-        wanted = rank - 1
-    if before.axis != wanted:
-        return None
-    squares = np.repeat(squares.reshape(groups, -1), taps, axis=1)
-    return Moments(axis, taps, 1, np.zeros_like(squares), squares, None, (f"{kind} {op.name}",))
+    flag, groups = bool(_constant(op, use.transpose_flag, False)), int(_constant(op, use.groups_param, 1))
+    layout = use.layout(tuple(op.inputs[param].shape), flag, groups)
+    squares = layout.spread(np.mean(channels.values**2, axis=2))
+    zeros = np.zeros_like(squares)
+    return Moments(layout.axis, layout.taps, 1, zeros, squares, None, (f"{op.op_type} {op.name}",))
 
 
-_USES = frozenset((
-    ("linear", "weight"), ("matmul", "x"), ("matmul", "y"), ("conv", "weight"), ("conv_transpose", "weight"),
-    ("lstm", "weight_ih"), ("lstm", "weight_ih_back"), ("gru", "weight_ih"), ("rnn", "weight_ih"),
-))  # fmt: skip
+def _constant(op: Any, param: str, default: Any) -> Any:
+    """The value of a parameter that is a constant; ``default`` where the op has none."""
+    bound = op.inputs.get(param)
+    return default if bound is None or bound.val is None else bound.val

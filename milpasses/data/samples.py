@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, SampleError
 from milpasses.interpreter import Feature, Interpreter
 from milpasses.interpreter.io import describe_function, feed
 from milpasses.interpreter.program import load
@@ -24,10 +24,6 @@ Label = str | int
 RANDOM_SAMPLES = 8
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _FORMS = "an .npz file, a folder of images, module:function, or random"
-
-
-class SampleError(MilpassesError):
-    """Data that cannot be fed to the model; the message names the file or sample and what would fit."""
 
 
 @attrs.frozen(eq=False)
@@ -249,14 +245,14 @@ def _stacked(arrays: Mapping[str, NDArray[Any]], features: Mapping[str, Feature]
 def _rows(feature: Feature, array: NDArray[Any], where: str) -> NDArray[Any]:
     """``array`` with the samples along the first axis."""
     if feature.image is None:
-        one: tuple[Any, ...] = tuple("?" if size is None else size for size in feature.shape)
+        shape: tuple[Any, ...] = tuple("?" if size is None else size for size in feature.shape)
     else:
-        one = ("height", "width") if feature.image.is_gray else ("height", "width", 3)
-    if array.ndim == len(one) + 1:
+        shape = ("height", "width") if feature.image.is_gray else ("height", "width", 3)
+    if array.ndim == len(shape) + 1:
         return array
-    if array.ndim == len(one):
-        return array[:, None] if feature.image is None and one[:1] == (1,) else array[None]
-    alone = f"({', '.join(map(str, one))})"
+    if array.ndim == len(shape):
+        return array[:, None] if feature.image is None and shape[:1] == (1,) else array[None]
+    alone = f"({', '.join(map(str, shape))})"
     raise SampleError(
         f"{where}: input {feature.name} must have the shape (samples, {alone[1:]} or, for one sample, "
         f"{alone}; got {array.shape}"
@@ -282,16 +278,16 @@ def _import(text: str) -> Callable[[], Any]:
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except Exception as error:  # whatever the module does when it is imported
         raise SampleError(f"{text}: cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(here)
-    if not callable(found):
-        raise SampleError(f"{text}: is no function but {type(found).__name__}")
-    return found
+    if not callable(target):
+        raise SampleError(f"{text}: is no function but {type(target).__name__}")
+    return target
 
 
 def _from_items(items: Any, name: str) -> Iterator[Sample]:

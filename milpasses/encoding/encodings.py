@@ -10,7 +10,6 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses import _coremltools as host
 from milpasses.encoding.blocks import Shape, from_rows, to_rows
 from milpasses.encoding.storage import packed_bytes
 
@@ -28,9 +27,27 @@ def _granularity(shape: Shape, counts: Shape) -> str:
     return "per_block(" + "x".join(str(s // c) for s, c in zip(shape, counts, strict=True)) + ")"
 
 
+def shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
+    """``scale * (data - offset)``, each step rounded to the scale's type, in which the result comes.
+
+    ``scale`` and ``offset`` have the rank of ``data`` and a divisor of its dimension along each axis. The
+    arithmetic of coremltools' ``constexpr_blockwise_shift_scale``, which takes floats as ``data`` and as
+    ``offset`` too: an offset wider than the scale is subtracted in its own type.
+    """
+    split = [n for size, count in zip(data.shape, scale.shape, strict=True) for n in (count, size // count)]
+    spread = [n for count in scale.shape for n in (count, 1)]
+    wide = scale.dtype if offset is None else np.result_type(scale.dtype, offset.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # a scale may take float16 past its range
+        blocks = data.astype(scale.dtype, order="C").astype(wide, copy=False).reshape(split)
+        if offset is not None:
+            blocks -= offset.reshape(spread)
+        np.multiply(scale.reshape(spread), blocks, out=blocks)
+        return blocks.astype(scale.dtype, copy=False).reshape(data.shape)
+
+
 @attrs.frozen(eq=False)
 class Quantized:
-    """Affine codes: ``scale * (codes - zero_point)``, computed in float32 and rounded once.
+    """Affine codes: ``scale * (codes - zero_point)``, rounded once where zero points are integers.
 
     ``codes`` has the weight's shape, int8 or uint8; ``scale`` and ``zero_point`` have the weight's rank, a
     divisor of the dimension along each axis. ``dtype`` is the stored type of a code (``"int4"``).
@@ -71,15 +88,11 @@ class Quantized:
         """The weight as Core ML will see it, in ``result_dtype``."""
         from milpasses_kernels.decode import decode_affine
 
-        blocks = tuple(s // c for s, c in zip(self.shape, self.scale.shape, strict=True))
-        rows = to_rows(self.codes, blocks)
-        scale = self.scale.reshape(-1)
         if self.zero_point is not None and self.zero_point.dtype.kind == "f":
-            shifted = rows.astype(np.float32) - self.zero_point.reshape(-1, 1).astype(np.float32)
-            decoded = (shifted * scale.reshape(-1, 1).astype(np.float32)).astype(scale.dtype)
-        else:
-            zero_point = None if self.zero_point is None else self.zero_point.reshape(-1)
-            decoded = decode_affine(rows, scale, zero_point)
+            return shift_scale(self.codes, self.scale, self.zero_point)
+        blocks = tuple(s // c for s, c in zip(self.shape, self.scale.shape, strict=True))
+        zero_point = None if self.zero_point is None else self.zero_point.reshape(-1)
+        decoded = decode_affine(to_rows(self.codes, blocks), self.scale.reshape(-1), zero_point)
         return from_rows(decoded, self.shape, blocks)
 
 
@@ -223,9 +236,12 @@ class Sparse:
 
 @attrs.frozen(eq=False)
 class Scaled:
-    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table."""
+    """A palettized or sparse weight times a scale: how coremltools stores a per-channel-scaled table.
 
-    inner: Palettized | Sparse
+    ``Cast``: floats that no other op made, which the op may scale as well.
+    """
+
+    inner: "Palettized | Sparse | Cast"
     scale: Array
     zero_point: Array | None = None
 
@@ -252,13 +268,7 @@ class Scaled:
 
     def decode(self) -> Array:
         """The weight as Core ML will see it: the product is rounded in the scale's type."""
-        return host.decompress(
-            "constexpr_blockwise_shift_scale",
-            typed=True,
-            data=self.inner.decode(),
-            scale=self.scale,
-            offset=self.zero_point,
-        )
+        return shift_scale(self.inner.decode(), self.scale, self.zero_point)
 
 
 @attrs.frozen(eq=False)

@@ -249,6 +249,8 @@ def _lift_shift_scale(inputs: dict[str, Any]) -> Quantized | Scaled:
     data, offset = inputs["data"], inputs.get("offset")
     if not isinstance(data, np.ndarray):
         return Scaled(data, inputs["scale"], offset)
+    if data.dtype.kind == "f":
+        return Scaled(Cast(data), inputs["scale"], offset)
     dtype = inputs.get("dtype:data", data.dtype.name)
     return Quantized(data, inputs["scale"], offset, dtype)
 

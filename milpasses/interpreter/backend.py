@@ -1,12 +1,11 @@
-"""The heavy kernels, and the one place that chooses between NumPy and torch for them.
+"""What a backend offers: the heavy kernels. ``backend_choice`` takes one, NumPy's or torch's.
 
 Both take and return float32 NumPy arrays. ``spatial`` below is one to three dimensions; ``pads`` is a pair
 (before, after) for each of them.
 """
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy.typing as npt
 
@@ -15,20 +14,20 @@ Pads = Sequence[tuple[int, int]]
 BackendName = Literal["auto", "numpy", "torch"]
 
 
+class Windows(NamedTuple):
+    """Where a convolution's kernel stands: a stride, a pair of pads and a dilation for each dimension."""
+
+    strides: Sequence[int]
+    pads: Pads
+    dilations: Sequence[int]
+
+
 class Backend(Protocol):
     """Convolution, pooling, matrix products and the functions that dominate transformers."""
 
     name: str
 
-    def conv(
-        self,
-        x: Array,
-        weight: Array,
-        strides: Sequence[int],
-        pads: Pads,
-        dilations: Sequence[int],
-        groups: int,
-    ) -> Array:
+    def conv(self, x: Array, weight: Array, windows: Windows, groups: int) -> Array:
         """Cross-correlate x [N, C, *spatial] with weight [O, C / groups, *kernel], padding with zeros."""
         ...
 
@@ -71,16 +70,3 @@ class Backend(Protocol):
     ) -> Array:
         """Normalise the last ``rank`` dimensions; gamma and beta have their shape."""
         ...
-
-
-def choose(name: BackendName) -> Backend:
-    """The backend called ``name``; ``auto`` takes torch where it is installed, else NumPy."""
-    if name not in ("auto", "numpy", "torch"):
-        raise ValueError(f"backend must be 'auto', 'numpy' or 'torch', got {name!r}")
-    if name == "numpy" or (name == "auto" and find_spec("torch") is None):
-        from milpasses.interpreter.numpy_kernels import NumpyBackend
-
-        return NumpyBackend()
-    from milpasses.interpreter.torch_kernels import TorchBackend
-
-    return TorchBackend()

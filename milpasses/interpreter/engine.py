@@ -1,57 +1,47 @@
 """The execution engine: plan once, then run ops in order and drop each value after its last use."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]
-from milpasses.interpreter.backend import Backend, BackendName, choose
-from milpasses.interpreter.io import Feature, State, describe_function, feed, fetch, numpy_type
+from milpasses.interpreter.backend import Backend, BackendName
+from milpasses.interpreter.backend_choice import choose_backend
+from milpasses.interpreter.constants import Constants
+from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed, fetch
+from milpasses.interpreter.plan import Plan, Step, is_constant, plan_blocks, read_by
 from milpasses.interpreter.program import load
-from milpasses.interpreter.registry import Array, InterpreterError, Rule, rule
+from milpasses.interpreter.registry import Array, InterpreterError, rule
 
 Precision = Literal["declared", "float32"]
 Observer = Callable[[Any, Mapping[str, Any], Sequence[Any]], None]
 
 
-@dataclass
-class _Step:
-    """One op of a block, ready to run."""
+@dataclass(frozen=True)
+class Snapshot:
+    """What one run computed, by variable: its inputs, and all that the ops of the main block gave.
 
-    op: Any
-    rule: Rule
-    live: list[tuple[str, Any]]  # inputs read from the environment: a var or a tuple of vars
-    constant: list[tuple[str, Any]]  # inputs that never change
-    outputs: list[Any]
-    types: list[Any]  # NumPy type of each output; None where it is no array
-    moves: bool
-    frees: list[Any] = field(default_factory=list[Any])
-    fixed: dict[str, Any] | None = None  # the constants' values, after first use
+    Made by ``Interpreter.record``, for ``Interpreter.resume`` of the same interpreter. Not to be changed.
+    """
 
+    function: Any
+    values: Mapping[Any, Any]
 
-@dataclass
-class _Plan:
-    steps: list[_Step]
-    inputs: list[Any]
-    outputs: list[Any]
-    leftovers: list[Any]  # the block's own values that no step frees: its outputs and unused inputs
-
-
-def _is_constant(var: Any) -> bool:
-    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))
-
-
-def _vars(argument: Any) -> list[Any]:
-    return list(argument) if isinstance(argument, (list, tuple)) else [argument]
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        return sum(map(_nbytes, self.values.values()))
 
 
 class Interpreter:
     """Runs one function of a MIL program.
 
     Args:
-        program_or_package: a coremltools ``Program`` or ``MLModel`` (mlProgram), or the path of a package.
+        program_or_package: a coremltools ``Program`` or ``MLModel``, the path of an ``.mlpackage`` or
+            ``.mlmodel``, a ``SavedProgram`` (whose specification is not read again), or what a legacy model
+            was read into.
         function: which function of a multifunction program.
         precision: ``declared`` rounds every result once, from float32, to the type that MIL declares for it;
             ``float32`` keeps float32 everywhere, weights as they are stored.
@@ -60,6 +50,12 @@ class Interpreter:
         seed: seed of the random ops that have none of their own. Each ``run`` starts the sequences anew.
         keep_weights: decode each weight to float32 once, on first use, and keep it: 4 bytes a value beside
             the program's own copy. Without, weights are decoded for each use and dropped: slow but small.
+
+    Attributes:
+        function: the MIL function (coremltools').
+        inputs: its inputs by name, in order.
+        output_names: names of its outputs, in order.
+        precision, backend: as chosen.
 
     Raises:
         InterpreterError: no such function, not an ML program, or ops that no handler runs, all named.
@@ -78,22 +74,37 @@ class Interpreter:
         if precision not in ("declared", "float32"):
             raise InterpreterError(f"precision must be 'declared' or 'float32', got {precision!r}")
         self._loaded = load(program_or_package, function)
+        self.function: Any = self._loaded.function
         self.precision: Precision = precision
-        self.backend: Backend = choose(backend)
-        self._seed = seed
-        self._keep_weights = keep_weights
-        self._weights: dict[Any, Any] = {}
-        self._overrides: dict[Any, Any] = {}
-        self._check_ops()
-        self._plans: dict[int, _Plan] = {}
-        self._main = self._plan(self._loaded.function)
+        self.backend: Backend = choose_backend(backend)
+        self.seed = seed
+        self.constants = Constants(wide=precision == "float32", keep=keep_weights)
+        _check_ops(self.function)
+        self._plans: dict[Any, Plan] = plan_blocks(self.function)
         self.inputs: dict[str, Feature] = describe_function(self._loaded)
-        self.output_names: list[str] = [var.name for var in self._loaded.function.outputs]
+        self.output_names: list[str] = [var.name for var in self.function.outputs]
+
+    @property
+    def operations(self) -> list[Any]:
+        """The ops of the main block that run, in order: constants and compressed weights are none."""
+        return [step.op for step in self._main.steps]
+
+    @property
+    def output_ops(self) -> dict[str, Any]:
+        """The op that makes each output, by the output's name; None where an input is an output as it is."""
+        return {var.name: var.op for var in self.function.outputs}
+
+    @property
+    def resumable(self) -> bool:
+        """No states and no random ops: what a run computes depends on its inputs alone."""
+        states = any(feature.kind == "state" for feature in self.inputs.values())
+        steps = (step for plan in self._plans.values() for step in plan.steps)
+        return not states and not any(step.op.op_type.startswith("random_") for step in steps)
 
     def make_state(self) -> State:
         """Fresh states of the function, all zeros."""
         states = [f for f in self.inputs.values() if f.kind == "state"]
-        return State({f.name: np.zeros(f.fixed_shape(), _compute_type(f.dtype)) for f in states})
+        return State({f.name: np.zeros(f.fixed_shape(), compute_type(f.dtype)) for f in states})
 
     def run(
         self, inputs: Mapping[str, Any], state: State | None = None, observers: Sequence[Observer] = ()
@@ -113,13 +124,63 @@ class Interpreter:
         Raises:
             InterpreterError: missing, misnamed or ill-shaped inputs, or an op that failed, by name.
         """
-        arrays = feed(self.inputs, inputs, state, self.precision == "declared")
-        run = _Run(self, state, list(observers))
-        with np.errstate(all="ignore"):
-            for var in self._main.inputs:
-                run.values[var] = var.name if self.inputs[var.name].kind == "state" else arrays[var.name]
-            results = run.execute(self._main)
-        return fetch(self._loaded, results, self.precision == "declared")
+        return self._execute(self._feed(inputs, state), 0, state, observers)
+
+    def record(
+        self, inputs: Mapping[str, Any], observers: Sequence[Observer] = (), *, limit: int | None = None
+    ) -> tuple[dict[str, Any], Snapshot | None]:
+        """Run the function once and keep what every op of the main block gave, for ``resume``.
+
+        Args:
+            inputs, observers: as ``run`` takes them.
+            limit: most bytes to keep.
+
+        Returns:
+            The outputs, as ``run`` gives them, and the snapshot: None where it would exceed ``limit``.
+
+        Raises:
+            InterpreterError: as ``run``; or the function is not ``resumable``.
+        """
+        if not self.resumable:
+            raise InterpreterError(
+                "a run with states or random ops cannot be resumed: its values depend on more"
+            )
+        values = self._feed(inputs, None)
+        recorder = _Recorder(dict(values), set(self.operations), limit)
+        outputs = self._execute(values, 0, None, [recorder, *observers])
+        return outputs, None if recorder.exceeded else Snapshot(self.function, recorder.values)
+
+    def resume(self, snapshot: Snapshot, start: int, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """Run the ops from ``operations[start]`` on, with what those before gave in ``snapshot``.
+
+        With the constants unchanged, or with overrides of such alone as no earlier op reads (see
+        ``first_reader``), the outputs are bit for bit those of a whole run.
+
+        Args:
+            snapshot: what ``record`` of this interpreter gave.
+            start: 0 to the number of ``operations``, where nothing runs and outputs are read again.
+            observers: as ``run`` takes them; they see the ops that run.
+
+        Raises:
+            InterpreterError: a snapshot of another program, no such op, or an op that failed, by name.
+        """
+        if snapshot.function is not self.function:
+            raise InterpreterError("the snapshot is of another program")
+        if not 0 <= start <= len(self._main.steps):
+            raise InterpreterError(
+                f"start must be 0 to {len(self._main.steps)}, the number of ops, got {start}"
+            )
+        return self._execute(dict(snapshot.values), start, None, observers)
+
+    def first_reader(self, names: Collection[str]) -> int:
+        """The place in ``operations`` of the first op that reads a variable of these names.
+
+        An op reads what the blocks inside it read. The number of operations where none does.
+        """
+        for place, step in enumerate(self._main.steps):
+            if any(var.name in names for var in read_by(step.op)):
+                return place
+        return len(self._main.steps)
 
     def override(self, values: Mapping[str, Any]) -> None:
         """Give constants and compressed weights other values for the runs to come.
@@ -128,104 +189,20 @@ class Interpreter:
         before, and an empty mapping undoes it. Raises InterpreterError for a name that no op reads as a
         constant, and for another shape.
         """
-        found: dict[Any, Any] = {}
-        readers: list[tuple[_Step, list[Any]]] = []
-        for plan in (self._main, *self._plans.values()):
-            for step in plan.steps:
-                read = [var for _, argument in (*step.constant, *step.live) for var in _vars(argument)]
-                found.update((v, values[v.name]) for v in filter(_is_constant, read) if v.name in values)
-                readers.append((step, read))
-        unknown = set(values) - {var.name for var in found}
+        steps = [step for plan in self._plans.values() for step in plan.steps]
+        constants = {var for step in steps for var in step.reads if is_constant(var)}
+        overrides = {var: values[var.name] for var in constants if var.name in values}
+        unknown = set(values) - {var.name for var in overrides}
         if unknown:
             raise InterpreterError(f"no op reads a constant {', '.join(sorted(unknown))}")
-        for var, value in found.items():
+        for var, value in overrides.items():
             if np.shape(value) != tuple(var.shape):
                 raise InterpreterError(f"{var.name} has shape {tuple(var.shape)}, not {np.shape(value)}")
-        for step, read in readers:
-            if any(var in found or var in self._overrides for var in read):
+        changed = {*overrides, *self.constants.overrides}
+        for step in steps:
+            if not changed.isdisjoint(step.reads):
                 step.fixed = None
-        self._overrides = found
-
-    def _check_ops(self) -> None:
-        missing: set[str] = set()
-        pending = [self._loaded.function]
-        while pending:
-            for op in pending.pop().operations:
-                pending.extend(op.blocks)
-                if op.op_type != "const" and rule(op.op_type) is None:
-                    missing.add(op.op_type)
-        if missing:
-            raise InterpreterError(f"the interpreter has no op {', '.join(sorted(missing))}")
-
-    def _plan(self, block: Any) -> _Plan:
-        """Steps of ``block`` and, recursively, of the blocks inside it, with the values each step frees."""
-        steps: list[_Step] = []
-        used: list[set[Any]] = []
-        for op in block.operations:
-            if op.op_type == "const" or op.op_type.startswith("constexpr_"):
-                continue
-            found = rule(op.op_type)
-            assert found is not None
-            live: list[tuple[str, Any]] = []
-            constant: list[tuple[str, Any]] = []
-            for name, argument in op.inputs.items():
-                if argument is None or name.startswith("_"):
-                    continue
-                group = live if any(not _is_constant(var) for var in _vars(argument)) else constant
-                group.append((name, argument))
-            outputs = list(op.outputs)
-            types = [numpy_type(var.sym_type) for var in outputs]
-            source = next((_vars(a)[0] for _, a in live), None)
-            moves = found.moves and source is not None and numpy_type(source.sym_type) == types[0]
-            steps.append(_Step(op, found, live, constant, outputs, types, moves))
-            reads = {var for _, argument in live for var in _vars(argument) if not _is_constant(var)}
-            used.append(reads.union(*(self._free_vars(nested) for nested in op.blocks)))
-            for nested in op.blocks:
-                self._plans[id(nested)] = self._plan(nested)
-        own = {var for step in steps for var in step.outputs} | set(_block_inputs(block))
-        kept = set(block.outputs)
-        for step, reads in zip(reversed(steps), reversed(used), strict=True):
-            step.frees = list(((reads | set(step.outputs)) & own) - kept)
-            kept.update(step.frees)
-        freed = {var for step in steps for var in step.frees}
-        return _Plan(steps, _block_inputs(block), list(block.outputs), list(own - freed))
-
-    def _free_vars(self, block: Any) -> set[Any]:
-        """Variables that ``block`` reads from outside."""
-        reads: set[Any] = {var for var in block.outputs if not _is_constant(var)}
-        own: set[Any] = set(_block_inputs(block))
-        for op in block.operations:
-            own.update(op.outputs)
-            for name, argument in op.inputs.items():
-                if argument is not None and not name.startswith("_"):
-                    reads.update(var for var in _vars(argument) if not _is_constant(var))
-            for nested in op.blocks:
-                reads |= self._free_vars(nested)
-        return reads - own
-
-    def constant(self, var: Any, keep: bool = True) -> Any:
-        """Value of a const or constexpr output: floats as float32, decoded once."""
-        if var in self._overrides:
-            return _as_compute(self._overrides[var])
-        if var in self._weights:
-            return self._weights[var]
-        op = var.op
-        if op.op_type == "const":
-            value = _as_compute(var.val)
-        else:
-            found = rule(op.op_type)
-            assert found is not None
-            arguments = {n: self.constant(a, keep=False) for n, a in op.inputs.items() if a is not None}
-            result = found.function(**arguments)
-            results = result if isinstance(result, tuple) else (result,)
-            types = [numpy_type(out.sym_type) for out in op.outputs]
-            finished = [self.finish(r, t, False) for r, t in zip(results, types, strict=True)]
-            if keep and self._keep_weights:
-                self._weights.update(zip(op.outputs, finished, strict=True))
-            return finished[var.op_output_idx]
-        if keep and self._keep_weights:
-            self._weights[var] = value
-        return value
+        self.constants.override(overrides)
 
     def finish(self, value: Any, declared: Any, moves: bool) -> Any:
         """Round a result once to its declared type (floats stay in float32 arrays)."""
@@ -243,62 +220,95 @@ class Interpreter:
             return np.asarray(array, np.float32)
         return array.astype(declared, copy=False)
 
-    def plan_of(self, block: Any) -> _Plan:
-        """The plan of a nested block."""
-        return self._plans[id(block)]
+    def plan_of(self, block: Any) -> Plan:
+        """The plan of a block."""
+        return self._plans[block]
 
     @property
-    def seed(self) -> int:
-        """Seed of the random ops that have none of their own."""
-        return self._seed
+    def _main(self) -> Plan:
+        return self._plans[self.function]
+
+    def _feed(self, inputs: Mapping[str, Any], state: State | None) -> dict[Any, Any]:
+        """The function's inputs by variable, checked; a state is its name."""
+        arrays = feed(self.inputs, inputs, state, self.precision == "declared")
+        return {var: arrays.get(var.name, var.name) for var in self._main.inputs}
+
+    def _execute(
+        self, values: dict[Any, Any], start: int, state: State | None, observers: Sequence[Observer]
+    ) -> dict[str, Any]:
+        execution = _Execution(self, state, list(observers), values)
+        with np.errstate(all="ignore"):
+            results = execution.run_plan(self._main, start)
+        return fetch(self._loaded, results, self.precision == "declared")
 
 
-def _compute_type(declared: Any) -> Any:
-    return np.float32 if np.issubdtype(declared, np.floating) else declared
+def _check_ops(function: Any) -> None:
+    missing: set[str] = set()
+    pending = [function]
+    while pending:
+        for op in pending.pop().operations:
+            pending.extend(op.blocks)
+            if op.op_type != "const" and rule(op.op_type) is None:
+                missing.add(op.op_type)
+    if missing:
+        raise InterpreterError(f"the interpreter has no op {', '.join(sorted(missing))}")
 
 
-def _block_inputs(block: Any) -> list[Any]:
-    return list(block.inputs.values()) if isinstance(block.inputs, dict) else list(block.inputs)
+def _nbytes(value: Any) -> int:
+    if isinstance(value, list):
+        return sum(map(_nbytes, value))
+    return getattr(value, "nbytes", 0)
 
 
-def _as_compute(value: Any) -> Any:
-    """A constant as handlers see it: floats as float32 arrays, numbers as arrays, lists as lists."""
-    if hasattr(value, "ls"):  # coremltools' mil_list
-        return list(value.ls)
-    if isinstance(value, str):
-        return value
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.floating):
-        return np.asarray(array, np.float32)
-    return array
+class _Recorder:
+    """The observer that keeps what ``operations`` give, and drops all of it beyond ``limit`` bytes."""
+
+    def __init__(self, values: dict[Any, Any], operations: set[Any], limit: int | None) -> None:
+        self.values = values
+        self.exceeded = False
+        self._operations = operations
+        self._room = None if limit is None else limit - sum(map(_nbytes, values.values()))
+
+    def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+        if self.exceeded or op not in self._operations:
+            return
+        self.values.update(zip(op.outputs, outputs, strict=True))
+        if self._room is not None:
+            self._room -= sum(map(_nbytes, outputs))
+            self.exceeded = self._room < 0
+        if self.exceeded:
+            self.values.clear()
 
 
-class _Run:
-    """The values of one ``run``; also the ``Context`` that handlers see, one op at a time."""
+class _Execution:
+    """One run under way: the values that are still needed."""
 
-    def __init__(self, owner: Interpreter, state: State | None, observers: list[Observer]) -> None:
+    def __init__(
+        self, owner: Interpreter, state: State | None, observers: list[Observer], values: dict[Any, Any]
+    ) -> None:
         self.owner = owner
         self.state = state
         self.observers = observers
-        self.values: dict[Any, Any] = {}
+        self.values = values
         self.generators: dict[Any, np.random.Generator] = {}
 
     def value(self, var: Any) -> Any:
-        return self.owner.constant(var) if _is_constant(var) else self.values[var]
+        return self.owner.constants.value(var) if is_constant(var) else self.values[var]
 
-    def execute(self, plan: _Plan) -> list[Any]:
-        for step in plan.steps:
-            self.step(step)
+    def run_plan(self, plan: Plan, start: int = 0) -> list[Any]:
+        """The outputs of a block, whose steps before ``start`` have run already."""
+        for step in plan.steps[start:]:
+            self.run_step(step)
         results = [self.value(var) for var in plan.outputs]
         for var in plan.leftovers:
             self.values.pop(var, None)
         return results
 
-    def step(self, step: _Step) -> None:
+    def run_step(self, step: Step) -> None:
         fixed = step.fixed
         if fixed is None:
             fixed = {name: self.argument(argument) for name, argument in step.constant}
-            if self.owner._keep_weights:
+            if self.owner.constants.keep:
                 step.fixed = fixed
         arguments = {**fixed, **{name: self.argument(argument) for name, argument in step.live}}
         try:
@@ -328,28 +338,29 @@ class _Run:
 class _Call:
     """``Context`` of one call."""
 
-    run: _Run
+    execution: _Execution
     op: Any
 
     @property
     def backend(self) -> Backend:
-        return self.run.owner.backend
+        return self.execution.owner.backend
 
     def rng(self, seed: int) -> np.random.Generator:
-        if self.op not in self.run.generators:
-            entropy = [seed] if seed >= 0 else [self.run.owner.seed, len(self.run.generators)]
-            self.run.generators[self.op] = np.random.default_rng(entropy)
-        return self.run.generators[self.op]
+        generators = self.execution.generators
+        if self.op not in generators:
+            entropy = [seed] if seed >= 0 else [self.execution.owner.seed, len(generators)]
+            generators[self.op] = np.random.default_rng(entropy)
+        return generators[self.op]
 
     def run_block(self, index: int, arguments: list[Any]) -> list[Any]:
-        plan = self.run.owner.plan_of(self.op.blocks[index])
-        self.run.values.update(zip(plan.inputs, arguments, strict=True))
-        return self.run.execute(plan)
+        plan = self.execution.owner.plan_of(self.op.blocks[index])
+        self.execution.values.update(zip(plan.inputs, arguments, strict=True))
+        return self.execution.run_plan(plan)
 
     def read_state(self, name: str) -> Array:
-        assert self.run.state is not None
-        return self.run.state.values[name]
+        assert self.execution.state is not None
+        return self.execution.state.values[name]
 
     def write_state(self, name: str, value: Array) -> None:
-        assert self.run.state is not None
-        self.run.state.values[name] = value
+        assert self.execution.state is not None
+        self.execution.state.values[name] = value

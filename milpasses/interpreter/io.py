@@ -150,7 +150,9 @@ def feed(
     for feature in wanted:
         if feature.name not in given:
             assert feature.default is not None
-            arrays[feature.name] = np.full(feature.fixed_shape(), feature.default, _compute_type(feature))
+            arrays[feature.name] = np.full(
+                feature.fixed_shape(), feature.default, compute_type(feature.dtype)
+            )
         elif feature.image is not None:
             arrays[feature.name] = _image(feature, feature.image, given[feature.name])
         else:
@@ -179,8 +181,9 @@ def _check_state(features: Mapping[str, Feature], state: State | None) -> None:
         feature.check_shape(np.shape(state.values[feature.name]))
 
 
-def _compute_type(feature: Feature) -> Any:
-    return np.float32 if np.issubdtype(feature.dtype, np.floating) else feature.dtype
+def compute_type(declared: Any) -> Any:
+    """The type that the engine computes with where MIL declares ``declared``."""
+    return np.float32 if np.issubdtype(declared, np.floating) else declared
 
 
 def _image(feature: Feature, image: ImageFormat, value: Any) -> Array:
@@ -189,7 +192,7 @@ def _image(feature: Feature, image: ImageFormat, value: Any) -> Array:
     except ValueError as error:
         raise InterpreterError(f"input '{feature.name}': {error}") from error
     feature.check_shape(array.shape)
-    return array.astype(_compute_type(feature), copy=False)
+    return array.astype(compute_type(feature.dtype), copy=False)
 
 
 def _tensor(feature: Feature, value: Any) -> Array:
@@ -207,7 +210,7 @@ def _tensor(feature: Feature, value: Any) -> Array:
         info = np.iinfo(wanted)
         if int(array.min()) < info.min or int(array.max()) > info.max:
             raise InterpreterError(f"input '{feature.name}' must be {wanted}, got values outside its range")
-    return array.astype(_compute_type(feature), copy=False)
+    return array.astype(compute_type(feature.dtype), copy=False)
 
 
 def fetch(loaded: Loaded, results: Sequence[Any], rounded: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from milpasses.interpreter.backend import Array, Pads
+from milpasses.interpreter.backend import Array, Pads, Windows
 
 _COLUMN_ELEMENTS = 1 << 22  # window matrix of at most 16 MB at a time
 
@@ -48,16 +48,9 @@ class NumpyBackend:
 
     name = "numpy"
 
-    def conv(
-        self,
-        x: Array,
-        weight: Array,
-        strides: Sequence[int],
-        pads: Pads,
-        dilations: Sequence[int],
-        groups: int,
-    ) -> Array:
+    def conv(self, x: Array, weight: Array, windows: Windows, groups: int) -> Array:
         """Cross-correlate; see ``Backend``."""
+        strides, pads, dilations = windows
         kernel = weight.shape[2:]
         x = pad_spatial(x, pads, 0.0)
         extents = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]

@@ -12,7 +12,8 @@ from coremltools.converters.mil.mil import Program
 
 from milpasses import _coremltools as host
 from milpasses.interpreter.registry import InterpreterError
-from milpasses.program.package import new_message, open_package
+from milpasses.program.package import Package, new_message, open_package
+from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
 
 
@@ -30,26 +31,25 @@ class Loaded:
     input_types: tuple[Any, ...] = ()
 
 
-def load(program_or_package: Any, function: str) -> Loaded:
-    """Find the function in whatever was given."""
-    if isinstance(program_or_package, Program):
-        names = list(program_or_package.functions)
-        if function not in names:
-            raise InterpreterError(_no_function(function, names))
-        found: Any = program_or_package.functions[function]
-        return Loaded(found, None, tuple(getattr(found, "input_types", None) or ()))
-    if _is_legacy(program_or_package):
-        return _read_legacy(program_or_package, function)
-    if isinstance(program_or_package, SavedProgram):
-        package = program_or_package.package
-        return _load_spec(package.spec, str(package.model_folder / "weights"), function)
-    if isinstance(program_or_package, (str, Path)):
-        package = open_package(program_or_package)  # an MLModel would write into the package
-        return _load_spec(package.spec, str(package.model_folder / "weights"), function)
-    if isinstance(program_or_package, ct.models.MLModel):
-        model = program_or_package
-        return _load_spec(model.get_spec(), model.weights_dir or "", function, model)
-    kind = type(program_or_package).__name__
+def load(model: Any, function: str) -> Loaded:
+    """Find the function in ``model``; see ``Interpreter`` for what that may be.
+
+    Raises InterpreterError where it is no model or has no such function, PackageError for a damaged file.
+    """
+    if isinstance(model, Program):
+        return _from_program(model, function, None)
+    if isinstance(model, SavedProgram):  # its specification is read already
+        return _from_spec(model.spec, _weights(model.package), function)
+    if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
+        return _from_program(model.program, function, getattr(model, "description", None))
+    if _is_legacy(model):
+        return load(reader_of("neuralnetwork")(model), function)
+    if isinstance(model, (str, Path)):
+        package = open_package(model)  # an MLModel would write into the package
+        return _from_spec(package.spec, _weights(package), function)
+    if isinstance(model, ct.models.MLModel):
+        return _from_spec(host.spec_of(model), model.weights_dir or "", function, model)
+    kind = type(model).__name__
     raise InterpreterError(
         f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
     )
@@ -60,20 +60,22 @@ def _is_legacy(model: Any) -> bool:
         return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
     if isinstance(model, ct.models.MLModel):
         return host.spec_of(model).WhichOneof("Type") != "mlProgram"
-    return hasattr(model, "specificationVersion") or hasattr(model, "program")  # a specification, a Reading
+    return hasattr(model, "specificationVersion")  # a specification
 
 
-def _read_legacy(model: Any, function: str) -> Loaded:
-    from milpasses.neuralnetwork import Reading, read
+def _weights(package: Package) -> str:
+    return str(package.model_folder / "weights")
 
-    reading = model if isinstance(model, Reading) else read(model)
-    names = list(reading.program.functions)
+
+def _from_program(program: Program, function: str, description: Any) -> Loaded:
+    names = list(program.functions)
     if function not in names:
         raise InterpreterError(_no_function(function, names))
-    return Loaded(reading.program.functions[function], reading.description)
+    found: Any = program.functions[function]
+    return Loaded(found, description, tuple(getattr(found, "input_types", None) or ()))
 
 
-def _load_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
+def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
     """``model`` is the MLModel of ``spec``, if there is one: it may have the program in memory."""
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from milpasses.interpreter.backend import Array, Pads
+from milpasses.interpreter.backend import Array, Pads, Windows
 from milpasses.interpreter.numpy_kernels import NumpyBackend
 
 _CONV: list[Any] = [functional.conv1d, functional.conv2d, functional.conv3d]
@@ -39,22 +39,13 @@ class TorchBackend(NumpyBackend):
             warnings.simplefilter("ignore")
             torch.from_numpy(sample)
 
-    def conv(
-        self,
-        x: Array,
-        weight: Array,
-        strides: Sequence[int],
-        pads: Pads,
-        dilations: Sequence[int],
-        groups: int,
-    ) -> Array:
+    def conv(self, x: Array, weight: Array, windows: Windows, groups: int) -> Array:
         """Cross-correlate; see ``Backend``."""
-        data, symmetric = self._pad(x, pads)
-        run = _CONV[len(strides) - 1]
+        data, symmetric = self._pad(x, windows.pads)
+        strides, dilations = tuple(windows.strides), tuple(windows.dilations)
         with torch.inference_mode():
-            return run(
-                data, _tensor(weight), None, tuple(strides), symmetric, tuple(dilations), groups
-            ).numpy()
+            run = _CONV[len(strides) - 1]
+            return run(data, _tensor(weight), None, strides, symmetric, dilations, groups).numpy()
 
     def conv_transpose(
         self, x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int

@@ -8,14 +8,14 @@
 >>> small = quantize_weights("model.mlmodel", 4, "kmeans_lut", output="small.mlmodel")     # .report
 """
 
-from milpasses.neuralnetwork.quantize.models import QuantizedModel, quantize_variants, quantize_weights
-from milpasses.neuralnetwork.reader.reading import Reading, read
-from milpasses.neuralnetwork.reader.registry import (
-    LayerError,
-    NeuralNetworkError,
-    supported_layers,
-    unsupported_layers,
+from milpasses.neuralnetwork.quantize.quantized_model import (
+    QuantizedModel,
+    quantize_variants,
+    quantize_weights,
 )
+from milpasses.neuralnetwork.reader.model import Reading, read
+from milpasses.neuralnetwork.reader.registry import supported_layers, unsupported_layers
+from milpasses.neuralnetwork.spec.errors import LayerError, NeuralNetworkError
 from milpasses.neuralnetwork.upgrading import UpgradedModel, upgrade
 
 __all__ = [

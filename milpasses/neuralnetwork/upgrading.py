@@ -10,9 +10,9 @@ from typing import Any
 import coremltools as ct
 
 from milpasses import _coremltools as host
-from milpasses.neuralnetwork.reader.reading import Precision, Reading, read
-from milpasses.neuralnetwork.reader.registry import NeuralNetworkError
+from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
+from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
 from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opset import lowest_opset
 from milpasses.program.package import Package, check_output, open_package

@@ -4,7 +4,8 @@ from typing import Any
 
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 
-from milpasses.calibration import Given, is_norms
+from milpasses.calibration import KnownStatistics
+from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError
 from milpasses.passes._reporting import remember
 from milpasses.program.memory import MemoryProgram
@@ -27,7 +28,7 @@ class WeightPass(AbstractGraphPass):
     def __init__(self) -> None:
         self.report = Report()
         self.requantize = False
-        self.statistics: Given | None = None
+        self.statistics: KnownStatistics | None = None
         self.norms = False
         self._recipe: Recipe | None = None
 
@@ -49,7 +50,7 @@ class WeightPass(AbstractGraphPass):
         self.requantize = _flag(self, given.pop("requantize", False))
         statistics = given.pop("statistics", None)
         self.norms = is_norms(statistics)
-        self.statistics = None if statistics is None or self.norms else Given(statistics)
+        self.statistics = None if statistics is None or self.norms else KnownStatistics(statistics)
         self._recipe = self.read_options(given)
 
     def apply(self, prog: Any) -> None:
@@ -57,16 +58,16 @@ class WeightPass(AbstractGraphPass):
         recipe, program = self._recipe or self.read_options({}), MemoryProgram(prog)
         source = _from_norms(prog) if self.norms else self.statistics
         rewriter = Rewriter(recipe, program.target, requantize=self.requantize, calibration=source)
-        if isinstance(source, Given):
+        if isinstance(source, KnownStatistics):
             source.check([site.weight for site in program.sites() if rewriter.calibrates(site)])
         rewrite_program(program, rewriter, self.report)
         remember(prog, self.report)
 
 
-def _from_norms(program: Any) -> Given:
+def _from_norms(program: Any) -> KnownStatistics:
     from milpasses.data.collect import without_data
 
-    return Given(without_data(next(iter(program.functions.values())), {}))
+    return KnownStatistics(without_data(next(iter(program.functions.values())), {}))
 
 
 def _flag(owner: object, value: Any) -> bool:

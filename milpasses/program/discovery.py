@@ -3,6 +3,7 @@ programs in memory and saved ones.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -205,20 +206,11 @@ def _structure(graph: FunctionGraph, op: Any) -> Hashable:
 
 def consumers(graph: FunctionGraph, variable: Any) -> tuple[Consumer, ...]:
     """The uses of ``variable`` as rules see them."""
-    return tuple(dict.fromkeys(_consumer(graph, op, param) for op, param in graph.uses(variable)))
-
-
-def _consumer(graph: FunctionGraph, op: Any, param: str) -> Consumer:
-    kind = graph.op_type(op)
-    transposed = graph.scalar(op, f"transpose_{param}") if kind == "matmul" else None
-    groups = graph.scalar(op, "groups") if kind in ("conv", "conv_transpose") else None
-    return Consumer(
-        kind,
-        graph.op_name(op),
-        param,
-        transposed=bool(transposed),
-        groups=1 if groups is None else int(groups),
-    )
+    uses = [
+        Consumer.of(graph.op_type(op), graph.op_name(op), param, partial(graph.scalar, op))
+        for op, param in graph.uses(variable)
+    ]
+    return tuple(dict.fromkeys(uses))
 
 
 def _blocked(graph: FunctionGraph, variable: Any) -> Refusal | None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import attrs
 import numpy as np
-from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from numpy.typing import NDArray
 
 from milpasses import _coremltools as host
-from milpasses.encoding.lowering import OpSpec, Ref, base_name
+from milpasses.encoding.lowering import OpSpec, base_name
 from milpasses.encoding.storage import SMALLEST_IN_FILE, STORED_BITS, packed_bytes
 from milpasses.program import graph
+from milpasses.program.builder import built
 from milpasses.program.discovery import Occurrence, compressed_site, discover
 from milpasses.program.graph import CONSTEXPR, Produced, StoredConstant
 from milpasses.program.opset import Opset, opset_of
@@ -233,45 +233,23 @@ def _shared_id(site: Site, occurrences: Sequence[Occurrence]) -> str | None:
 
 def _emit(op: Any, specs: list[OpSpec], shared: str | None) -> None:
     """Build ``specs`` before ``op`` and let its users take the last one's output."""
-    block = op.enclosing_block
-    base = base_name(specs[-1].name)
-    here = base_name(op.name)
-    results: list[Any] = []
-    constants: dict[int, Any] = {}
+    block, base, here = op.enclosing_block, base_name(specs[-1].name), base_name(op.name)
+
+    def name_of(name: str) -> str:
+        return here + name[len(base) :]
+
+    def share(new: Any) -> None:
+        if shared is not None:
+            _share(new, shared)
+
     with _entered(block):
-        for spec in specs:
-            inputs: dict[str, Any] = {}
-            for param, source in spec.inputs.items():
-                if isinstance(source, Ref):
-                    result = results[source.op]
-                    inputs[param] = result[source.output] if isinstance(result, tuple | list) else result
-                else:
-                    inputs[param] = constants.get(id(source.values), typed_value(source.values, source.dtype))
-            build = getattr(mb, spec.op_type)
-            results.append(build(**inputs, before_op=op, name=here + spec.name[len(base) :]))
-            result = results[-1]
-            new = (result[0] if isinstance(result, tuple | list) else result).op
-            for param, source in spec.inputs.items():
-                if not isinstance(source, Ref):
-                    constants[id(source.values)] = new.inputs.get(param)
-            if shared is not None:
-                _share(new, shared)
-    host.replace_uses(block, op, op.outputs[0], results[-1])
+        weight = built(specs, name_of, share, before_op=op)
+    host.replace_uses(block, op, op.outputs[0], weight)
 
 
 def _entered(block: Any) -> Any:
     """Leaving a block walks all of it, so it is entered only where it is not the current one."""
     return nullcontext() if host.current_block() is block else block
-
-
-def typed_value(values: Any, dtype: str) -> Any:
-    """Elements, one a byte where a type is smaller, as MIL's builder takes them: in a NumPy type that may
-    carry its mark.
-    """
-    if dtype == "str":
-        return str(values)
-    kind = host.numpy_type({"float16": "fp16", "float32": "fp32"}.get(dtype, dtype))
-    return values.view(kind) if values.ndim else values.astype(kind)[()]
 
 
 def _share(op: Any, shared: str) -> None:

@@ -6,7 +6,6 @@ that this coremltools does not even know. Weights stream: one at a time is in me
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -26,7 +25,7 @@ from milpasses.program.proto import (
     stored_bytes,
     tensor_type,
 )
-from milpasses.program.protocol import Rewrite, Runner, make_runner
+from milpasses.program.protocol import Runner, make_runner
 from milpasses.program.weights import Site
 
 
@@ -214,10 +213,6 @@ class SavedProgram:
         """What runs a function of the program as it is."""
         return make_runner(self, function)
 
-    def into(self, folder: Path) -> "SavedCopy":
-        """A copy whose weight files go under ``folder``, with other ops in the place of some weights."""
-        return SavedCopy(self, folder)
-
     def gives_weight(self, function: SavedFunction, op: Any) -> bool:
         """No other constexpr op takes an output of ``op``: it gives the weight itself."""
         return graph.gives_weight(function, op)
@@ -229,39 +224,6 @@ class SavedProgram:
     def chain(self, function: SavedFunction, op: Any) -> list[Any]:
         """``op`` and the constexpr ops that feed it, first to last."""
         return graph.chain(function, op)
-
-
-@attrs.define(eq=False)
-class SavedCopy:
-    """``program`` as it will be written: a ``WeightProgram`` whose ``replace`` writes the weight files.
-
-    ``spec``: the specification that goes with them, once they are written.
-    """
-
-    program: SavedProgram
-    folder: Path
-    spec: Any = None
-
-    @property
-    def target(self) -> Opset:
-        """As ``SavedProgram``'s."""
-        return self.program.target
-
-    def sites(self) -> list[Site]:
-        """As ``SavedProgram``'s."""
-        return self.program.sites()
-
-    def runner(self, function: str = "main") -> Runner:
-        """What runs the program as it was."""
-        return self.program.runner(function)
-
-    def replace(self, sites: Sequence[Site], rewrite: Rewrite) -> int:
-        """Write the weight files, with what ``rewrite`` gives in the place of each of ``sites``."""
-        from milpasses.program.writer import ProgramWriter
-
-        writer = ProgramWriter(self.program, self.folder, rewrite, sites)
-        self.spec = writer.write()
-        return writer.replaced
 
 
 def walk(block: Any) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import Refusal
+from milpasses.program.weight_uses import MatrixLayout, WeightUse, weight_use
 
 Place = tuple[str, str]  # function, variable
 FLOATS = ("float16", "float32")  # the types of weights that can be compressed
@@ -30,15 +31,35 @@ class Consumer:
     transposed: bool = False
     groups: int = 1
 
+    @classmethod
+    def of(cls, op_type: str, op_name: str, param: str, constant: Callable[[str], Any]) -> "Consumer":
+        """The use of a weight by an op; ``constant(name)``: a parameter's value, None where it has none."""
+        use = weight_use(op_type, param)
+        flag = constant(use.transpose_flag) if use.transpose_flag else None
+        groups = constant(use.groups_param) if use.groups_param else None
+        return cls(op_type, op_name, param, bool(flag), 1 if groups is None else int(groups))
+
+    @property
+    def weight_use(self) -> WeightUse:
+        """How the op meets the weight."""
+        return weight_use(self.op_type, self.param)
+
     def channel_axes(self, rank: int) -> tuple[int, int]:
         """(output channel, input channel) axes of a weight of ``rank`` in this op, as coremltools'."""
-        if self.op_type == "conv_transpose":
-            return 1, 0
-        if self.op_type == "matmul" and rank >= 2:
-            # y is (..., in, out) and x is (..., out, in), unless the op transposes it.
-            out_last = (self.param == "y") != self.transposed
-            return (rank - 1, rank - 2) if out_last else (rank - 2, rank - 1)
-        return 0, min(1, rank - 1)
+        return self.weight_use.axes(rank, self.transposed)
+
+    def layout(self, shape: tuple[int, ...]) -> MatrixLayout:
+        """A weight of ``shape`` as the matrices that meet the op's input."""
+        return self.weight_use.layout(shape, self.transposed, self.groups)
+
+    @property
+    def structured(self) -> bool:
+        """Whether the weight may be pruned by blocks, or n of every m."""
+        return self.weight_use.structured
+
+    def groups_along(self, axis: int) -> int:
+        """Into how many parts the op splits the weight along ``axis``."""
+        return max(self.groups, 1) if axis == 0 and self.weight_use.groups_param else 1
 
 
 @attrs.frozen
@@ -89,6 +110,16 @@ class Weight:
         """(output channel, input channel) axes; those of the first op that uses the weight."""
         return self.consumers[0].channel_axes(self.rank) if self.consumers else (0, min(1, self.rank - 1))
 
+    @property
+    def product(self) -> Consumer | None:
+        """The first use that multiplies with the weight: what flows into that can calibrate it.
+
+        Uses of which it is known what flows in come before others; None where the weight is only read.
+        """
+        products = [use for use in self.consumers if not use.weight_use.is_lookup]
+        known = [use for use in products if use.weight_use.rows is not None]
+        return next(iter(known or products), None)
+
 
 @attrs.frozen(eq=False)
 class Site:
@@ -106,3 +137,8 @@ class Site:
     blocked: Refusal | None = None
     existing: Callable[[], Encoding] | None = None
     op_type: str = "const"
+
+
+def is_constant(var: Any) -> bool:
+    """A variable of a program in memory is a const, or what a constexpr op gives: a compressed weight."""
+    return var.op is not None and (var.op.op_type == "const" or var.op.op_type.startswith("constexpr_"))

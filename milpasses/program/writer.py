@@ -9,11 +9,43 @@ import attrs
 from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
+from milpasses.program.opset import Opset
 from milpasses.program.package import MODEL_PATH, new_message
 from milpasses.program.proto import make_type, write_value
-from milpasses.program.protocol import Rewrite
+from milpasses.program.protocol import Rewrite, Runner
 from milpasses.program.saved import SavedFunction, SavedProgram, op_name
 from milpasses.program.weights import Place, Site
+
+
+@attrs.define(eq=False)
+class SavedCopy:
+    """``program`` as it will be written: a ``WeightProgram`` whose ``replace`` writes the weight files.
+
+    ``spec``: the specification that goes with them, once they are written.
+    """
+
+    program: SavedProgram
+    folder: Path
+    spec: Any = None
+
+    @property
+    def target(self) -> Opset:
+        """As ``SavedProgram``'s."""
+        return self.program.target
+
+    def sites(self) -> list[Site]:
+        """As ``SavedProgram``'s."""
+        return self.program.sites()
+
+    def runner(self, function: str = "main") -> Runner:
+        """What runs the program as it was."""
+        return self.program.runner(function)
+
+    def replace(self, sites: Sequence[Site], rewrite: Rewrite) -> int:
+        """Write the weight files, with what ``rewrite`` gives in the place of each of ``sites``."""
+        writer = ProgramWriter(self.program, self.folder, rewrite, sites)
+        self.spec = writer.write()
+        return writer.replaced
 
 
 @attrs.define(eq=False)

@@ -1,1 +1,21 @@
 """What each weight is to become: schemes, the rules that give them to weights, and their text forms."""
+
+from milpasses.recipe.errors import RecipeError
+from milpasses.recipe.recipe import Recipe
+from milpasses.recipe.rules import Decision, Rule, literal
+from milpasses.recipe.schemes import Joint, Keep, Palettize, Prune, Quantize, Scheme, short_name
+
+__all__ = [
+    "Decision",
+    "Joint",
+    "Keep",
+    "Palettize",
+    "Prune",
+    "Quantize",
+    "Recipe",
+    "RecipeError",
+    "Rule",
+    "Scheme",
+    "literal",
+    "short_name",
+]

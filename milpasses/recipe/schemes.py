@@ -5,23 +5,9 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import attrs
 
-from milpasses.recipe.text import (
-    RecipeError,
-    block_sizes,
-    check_names,
-    comma,
-    dtype_of,
-    flag,
-    number,
-    one_of,
-    optional,
-    ratio,
-    read_terms,
-    value_text,
-    whole,
-    write_short,
-    wrong,
-)
+from milpasses.recipe.errors import RecipeError, check_names, comma, wrong
+from milpasses.recipe.fields import block_sizes, dtype_of, flag, number, one_of, optional, ratio, whole
+from milpasses.recipe.text import read_terms, value_text, write_short
 
 S = TypeVar("S", bound="Scheme")
 
@@ -67,31 +53,6 @@ class Scheme:
                 raise wrong(str(kind), "a mapping of its fields", fields)
             schemes.append(_kind(kind).from_fields(cast(Mapping[str, object], fields or {})))
         return _joined(schemes)
-
-    @staticmethod
-    def from_coremltools(config: Any, weight_threshold: int | None = None) -> "Scheme":
-        """Read one of coremltools' op configs; None is ``Keep``.
-
-        Fields that are without effect there are dropped, and so is ``num_kmeans_workers``. The
-        ``weight_threshold`` given stands in where the config has None.
-        """
-        if config is None:
-            return Keep()
-        kind = type(config).__name__
-        check_names("config", [kind], OP_CONFIGS)
-        scheme, names = OP_CONFIGS[kind]
-        fields = {name: getattr(config, name) for name in names}
-        if config.weight_threshold is None:
-            fields["weight_threshold"] = weight_threshold
-        if kind == "OpLinearQuantizerConfig" and config.granularity.name != "PER_BLOCK":
-            del fields["block_size"]
-        if kind == "OpPalettizerConfig":
-            if config.granularity.name == "PER_TENSOR":
-                del fields["group_size"], fields["channel_axis"]
-            elif config.group_size == 0:  # the whole axis
-                del fields["granularity"], fields["group_size"]
-                fields["channel_axis"] = config.channel_axis if config.cluster_dim > 1 else None
-        return scheme.from_fields(fields)
 
     @classmethod
     def from_fields(cls: type[S], fields: Mapping[str, Any]) -> S:
@@ -262,15 +223,15 @@ class Prune(Scheme):
 
     def __attrs_post_init__(self) -> None:
         ways = ("target_sparsity", "threshold", "n_m_ratio")
-        given = [way for way in ways if getattr(self, way) is not None]
-        if len(given) != 1:
+        chosen = [way for way in ways if getattr(self, way) is not None]
+        if len(chosen) != 1:
             raise RecipeError(
-                f"prune: give exactly one of {comma(ways)}, not {' and '.join(given) or 'none'}"
+                f"prune: give exactly one of {comma(ways)}, not {' and '.join(chosen) or 'none'}"
             )
         if self.block_size is not None and self.target_sparsity is None:
-            raise RecipeError(f"block_size: only with target_sparsity, not {given[0]}")
+            raise RecipeError(f"block_size: only with target_sparsity, not {chosen[0]}")
         if self.minimum_sparsity_percentile != 0.5 and self.threshold is None:
-            raise RecipeError(f"minimum_sparsity_percentile: only with threshold, not {given[0]}")
+            raise RecipeError(f"minimum_sparsity_percentile: only with threshold, not {chosen[0]}")
         if self.dim not in (None, 0, 1):
             raise wrong("dim", "0 or 1", self.dim)
         if self.dim is not None and self._usual_dim is None:
@@ -360,22 +321,16 @@ def short_name(scheme: Scheme) -> str | None:
         return None  # a block of several sizes has no short name
 
 
-# coremltools' op configs: the scheme of each, and the fields the two share.
-OP_CONFIGS: dict[str, tuple[type[Scheme], tuple[str, ...]]] = {
-    "OpLinearQuantizerConfig": (
-        Quantize,
-        ("dtype", "mode", "granularity", "block_size", "weight_threshold"),
-    ),
-    "OpPalettizerConfig": (
-        Palettize,
-        tuple(field.name for field in attrs.fields(Palettize) if field.name != "method"),
-    ),
-    "OpMagnitudePrunerConfig": (
-        Prune,
-        ("target_sparsity", "n_m_ratio", "block_size", "dim", "weight_threshold"),
-    ),
-    "OpThresholdPrunerConfig": (Prune, ("threshold", "minimum_sparsity_percentile", "weight_threshold")),
-}
+def scheme_text(scheme: Scheme) -> str:
+    """The shortest text that reads back: the short name, else the text form (which may raise RecipeError)."""
+    return short_name(scheme) or scheme.to_text()
+
+
+def scheme_words(scheme: Scheme) -> str:
+    """The shortest text for people to read: as ``scheme_text``, but never raises."""
+    return short_name(scheme) or str(scheme)
+
+
 _KINDS: dict[str, type[Scheme]] = {cls.kind: cls for cls in (Quantize, Palettize, Prune, Keep)}
 
 

@@ -11,7 +11,6 @@ from interpreter_measure import snr
 
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.numpy_kernels import NumpyBackend
-from milpasses.interpreter.ops.compression import look_up, unpack_bits
 
 BACKENDS = ["numpy", "torch"]
 RNG = np.random.default_rng(0)
@@ -274,25 +273,6 @@ def test_bgr_images_reach_the_model_in_its_own_order() -> None:
         planes = image.transpose(2, 0, 1)[:: -1 if layout == "BGR" else 1][None].astype(np.float32)
         expected = planes * 0.5 + np.array([1, 2, 3], np.float32).reshape(1, 3, 1, 1)
         np.testing.assert_allclose(run(model, image), expected)
-
-
-def test_tables_are_indexed_without_copies_for_each_entry() -> None:
-    indices = RNG.integers(0, 16, (6, 8), dtype=np.uint8)
-    lut = normal(2, 4, 16, 1)
-    expected = np.array([[lut[i // 3, j // 2, indices[i, j], 0] for j in range(8)] for i in range(6)])
-    np.testing.assert_array_equal(look_up(indices, lut, None), expected)
-    vectors = normal(3, 1, 16, 2)
-    result = look_up(indices, vectors, 1)
-    assert result.shape == (6, 16)
-    np.testing.assert_array_equal(result[5, 6:8], vectors[2, 0, indices[5, 3]])
-
-
-@pytest.mark.parametrize("nbits", [1, 2, 3, 4, 6, 8])
-def test_packed_codes_cross_bytes_and_pieces(nbits: int) -> None:
-    codes = RNG.integers(0, 1 << nbits, (1 << 17) + 5, dtype=np.uint8)
-    bits = (codes[:, None] >> np.arange(nbits)) & 1
-    packed = np.packbits(bits.reshape(-1).astype(np.uint8), bitorder="little")
-    np.testing.assert_array_equal(unpack_bits(packed, nbits, codes.size), codes)
 
 
 def test_error_function_of_numpy_alone() -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from milpasses_kernels import _gptq_refit, gptq
 from milpasses_kernels._gptq_grids import NO_MASK
 from milpasses_kernels.gptq import AffineGrid, FloatGrid, NotPositive, TableGrid, VectorGrid
+from threadpoolctl import threadpool_info, threadpool_limits
 
 DAMPING = 0.01
 CLEAR = 2e-4  # a target this far from where its rounding changes rounds alike in float32
@@ -208,8 +209,10 @@ def test_damping_grows_until_the_factorization_works() -> None:
     ],
 )
 def test_no_second_moment(gram: np.ndarray, message: str) -> None:
-    with pytest.raises(NotPositive, match=message):
+    with pytest.raises(NotPositive, match=message) as caught:
         gptq.prepare(gram)
+    causes = {"zero": ("zero", None), "NaN": ("nonfinite", None), "not positive": ("indefinite", 1.0)}
+    assert (caught.value.cause, caught.value.damping) == causes[message]
 
 
 def test_shapes_are_checked() -> None:
@@ -226,11 +229,33 @@ def test_output_error_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = weights_of(rng, 600, 30)
     assert gptq.output_error(errors, gram) == pytest.approx(naive_gptq.output_error(errors, gram), rel=1e-5)
     answers = []
-    for threads in ("1", "3"):
+    for threads, blas in (("1", 1), ("3", 1), ("1", 2), ("3", 2)):
         monkeypatch.setenv("MILPASSES_NUM_THREADS", threads)
-        answers.append(gptq.reround(weights, gptq.prepare(gram), grid))
-    np.testing.assert_array_equal(answers[0].codes, answers[1].codes)
-    np.testing.assert_array_equal(answers[0].errors, answers[1].errors)
+        with threadpool_limits(blas, user_api="blas"):
+            found = gptq.reround(weights, gptq.prepare(gram), grid)
+            answers.append((found, gptq.output_error(found.errors, gram)))
+    first, least = answers[0]
+    for other, error in answers[1:]:
+        np.testing.assert_array_equal(first.codes, other.codes)
+        np.testing.assert_array_equal(first.errors, other.errors)
+        assert error == least
+
+
+def test_blas_has_one_thread_where_ours_share_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    matmul = np.matmul
+
+    def watch(*arguments: np.ndarray, out: np.ndarray) -> np.ndarray:
+        seen.update(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return matmul(*arguments, out=out)
+
+    rng = np.random.default_rng(7)
+    gram, weights, grid = second_moment(rng, 30), weights_of(rng, 600, 30), tables(rng, 600, 30)
+    monkeypatch.setattr(np, "matmul", watch)
+    monkeypatch.setenv("MILPASSES_NUM_THREADS", "2")
+    with threadpool_limits(2, user_api="blas"):
+        gptq.reround(weights, gptq.prepare(gram), grid)
+    assert seen <= {1}  # empty where threadpoolctl does not know the BLAS
 
 
 def test_scales_stay_where_float16_holds_the_codes() -> None:

@@ -8,9 +8,10 @@ import milpasses_kernels._groups as groups_module
 import naive
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from milpasses_kernels import _partition
+from milpasses_kernels._lws import cheapest_cut
 from milpasses_kernels._ranks import FIRST_RANK, LAST_RANK, VALUE_OF_RANK, nearest_rank
 from milpasses_kernels.histogram import histogram
 from milpasses_kernels.kmeans import KMeans, kmeans, solve
@@ -46,8 +47,28 @@ def points(draw: Callable[..., Any]) -> tuple[Any, Any]:
     return distinct, np.array(weights)
 
 
+@st.composite
+def uneven_points(draw: Callable[..., Any]) -> tuple[Any, Any]:
+    """Far apart values of which some weigh next to nothing: their weight all but drowns in prefix sums."""
+    exponents = draw(st.lists(st.integers(-3, 30), unique=True, min_size=3, max_size=14))
+    signs = draw(st.lists(st.sampled_from([-1, 1]), min_size=len(exponents), max_size=len(exponents)))
+    distinct = np.sort([sign * single(10.0**e) for sign, e in zip(signs, exponents, strict=True)])
+    weight = st.integers(1, 4).map(float) | st.integers(-18, -12).map(lambda e: 10.0**e)
+    weights = draw(st.lists(weight, min_size=len(distinct), max_size=len(distinct)))
+    return distinct, np.array(weights)
+
+
+# A weight that adds one rounding error to the prefix sums: the last run is cheaper from a later start at the
+# end before the last, and from the earlier start at the last end.
+DROWNED = (
+    np.array([-1.0, 1.0, 10.0, 100.0, single(10.0**17.5)]),
+    np.array([1.0, 1.0, 10.0**1.5, 3.0, 1e-14]),
+)
+
+
 @settings(deadline=None, max_examples=2 * EXAMPLES)
-@given(points(), st.integers(1, 17))
+@given(points() | uneven_points(), st.integers(1, 17))
+@example(DROWNED, 2)
 def test_solve_is_optimal(case: tuple[Any, Any], k: int) -> None:
     bounds, cost = solve(*case, k)
     least = naive.least_cost(*case, k)
@@ -58,6 +79,34 @@ def test_solve_is_optimal(case: tuple[Any, Any], k: int) -> None:
     assert (np.diff(bounds) > 0).all()
     costs = naive.run_costs(*case)
     assert cost == pytest.approx(sum(costs[i][j] for i, j in pairwise(bounds)), rel=1e-9, abs=0)
+
+
+@settings(deadline=None, max_examples=2 * EXAMPLES)
+@given(uneven_points(), st.floats(-40, 60).map(lambda e: 10.0**e))
+@example(DROWNED, 1e20)
+def test_no_start_of_a_piece_waits_for_an_end_past_the_last(case: tuple[Any, Any], penalty: float) -> None:
+    # Compiled code would read past the prefix sums there without a word.
+    values, weights = case
+    m = len(values)
+    moments = weights * (values - values[-1])
+    weight, moment = (np.concatenate([[0.0], np.cumsum(terms)]) for terms in (weights, moments))
+    assume((np.diff(weight) > 0).all())  # else optimal_partition leaves it to refined_partition
+    best = np.empty(m + 1)
+    parent, queue, since = (np.zeros(m + 1, np.int32) for _ in range(3))
+    pieces = cheapest_cut(weight, moment, None, penalty, best, parent, queue, since)
+    assert 1 <= pieces <= m
+    assert since.max() <= m
+    assert (parent[1:] < np.arange(1, m + 1)).all()
+
+
+def test_solve_cuts_into_more_clusters_than_cells_of_a_first_penalty() -> None:
+    values = np.concatenate([np.arange(1000) * 1e-9, np.arange(1.0, 101.0) ** 3])
+    weights = np.ones(len(values))
+    bounds, cost = solve(values, weights, 500)
+    assert (np.diff(bounds) > 0).all()
+    refined = np.empty(501, np.int32)
+    _partition.refined_partition(values, weights, refined)
+    assert cost == pytest.approx(_partition.partition_cost(values, weights, refined), rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [2, 3, 5, 7, 11, 13])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from milpasses_kernels._threads import for_ranges
+from milpasses_kernels._threads import for_ranges, one_blas_thread
+from threadpoolctl import threadpool_info, threadpool_limits
 
 
 @given(st.integers(0, 300), st.integers(1, 50), st.integers(1, 5))
@@ -58,6 +59,38 @@ def test_the_first_exception_is_raised_when_no_thread_works_any_more(monkeypatch
         with pytest.raises(IndexError, match="eight"):
             for_ranges(64, work)
         assert not working
+
+
+def blas_threads() -> set[int]:
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+def test_blas_has_one_thread_inside() -> None:
+    if not blas_threads():
+        pytest.skip("a BLAS that threadpoolctl does not know")
+    seen: list[set[int]] = []
+
+    @one_blas_thread()
+    def look() -> None:
+        seen.append(blas_threads())
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        with one_blas_thread():
+            look()  # nested, and in another thread
+            other = threading.Thread(target=look)
+            other.start()
+            other.join()
+            look()
+        assert seen == [{1}] * 3
+        assert blas_threads() == before
+        with pytest.raises(IndexError), one_blas_thread():
+            raise IndexError
+        assert blas_threads() == before
+    other = threading.Thread(target=look)  # whichever thread comes first
+    other.start()
+    other.join()
+    assert seen[-1] == {1}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -10,7 +10,7 @@ from coremltools import models
 from coremltools.models.neural_network import quantization_utils
 from coremltools.proto import Model_pb2, NeuralNetwork_pb2
 
-from milpasses.neuralnetwork.spec.sites import sites
+from milpasses.neuralnetwork.spec.layer_weights import layer_weights
 from milpasses.neuralnetwork.spec.weight_params import write_dense
 
 
@@ -102,12 +102,12 @@ _CONSTANTS = {
 
 def fill(layer: Any, random: np.random.Generator) -> None:
     """Give every weight of a layer values; some rows lie far from zero, some are flat."""
-    for site in sites(layer):
-        values = random.standard_normal(site.shape) * 0.1
-        if len(site.shape) > 1:
+    for weight in layer_weights(layer):
+        values = random.standard_normal(weight.shape) * 0.1
+        if len(weight.shape) > 1:
             values[0] += 3
             values[-1] *= 40
-        write_dense(site.params, values.astype(np.float32))
+        write_dense(weight.params, values.astype(np.float32))
 
 
 def network(*kinds: str, seed: int = 0) -> Any:
@@ -136,24 +136,24 @@ def coremltools_quantized(spec: Any, nbits: int | None, mode: str) -> Any:
 
 def weights(spec: Any) -> dict[str, Any]:
     """Every ``WeightParams`` with values, by its place; nested networks too."""
-    found: dict[str, Any] = {}
+    named: dict[str, Any] = {}
 
     def walk(layers: Any, path: str) -> None:
         for layer in layers:
-            for site in sites(layer):
-                if site.params.ByteSize():
-                    found[f"{path}{layer.name}.{site.field}"] = site
+            for weight in layer_weights(layer):
+                if weight.params.ByteSize():
+                    named[f"{path}{layer.name}.{weight.field}"] = weight
             kind = layer.WhichOneof("layer")
             for name in {"loop": ("bodyNetwork",), "branch": ("ifBranch", "elseBranch")}.get(kind, ()):
                 walk(getattr(getattr(layer, kind), name).layers, f"{path}{layer.name}.{name}/")
 
     walk(getattr(spec, spec.WhichOneof("Type")).layers, "")
-    return found
+    return named
 
 
 def floats(spec: Any) -> dict[str, Any]:
     """The float values of every weight, read through the list interface, as float64."""
-    return {name: np.array(site.params.floatValue, np.float64) for name, site in weights(spec).items()}
+    return {name: np.array(weight.params.floatValue, np.float64) for name, weight in weights(spec).items()}
 
 
 def weight_params(**fields: Any) -> Any:

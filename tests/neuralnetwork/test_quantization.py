@@ -17,8 +17,8 @@ from quantization_models import LAYERS, floats, network, weights
 
 from milpasses.errors import MilpassesError, PackageError
 from milpasses.neuralnetwork import QuantizedModel, quantize_variants, quantize_weights
-from milpasses.neuralnetwork.quantize.models import read_model
-from milpasses.neuralnetwork.quantize.quantizer import QuantizationError
+from milpasses.neuralnetwork.quantize.quantized_model import read_model
+from milpasses.neuralnetwork.quantize.settings import QuantizationError
 from milpasses.neuralnetwork.spec.weight_params import decode, form
 from milpasses.report import METADATA_KEY
 

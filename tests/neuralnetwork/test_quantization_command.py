@@ -8,7 +8,7 @@ from milpasses_tools import quantize_nn
 from milpasses_tools.cli import app
 from quantization_models import network
 
-from milpasses.neuralnetwork.quantize.models import read_model
+from milpasses.neuralnetwork.quantize.quantized_model import read_model
 
 
 @pytest.fixture

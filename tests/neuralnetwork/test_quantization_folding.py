@@ -10,8 +10,8 @@ from quantization_models import weights
 
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import quantize_weights
-from milpasses.neuralnetwork.quantize.models import prepared
-from milpasses.neuralnetwork.quantize.quantizer import Settings
+from milpasses.neuralnetwork.quantize.quantized_model import prepared
+from milpasses.neuralnetwork.quantize.settings import Settings
 
 CHANNELS = 6
 

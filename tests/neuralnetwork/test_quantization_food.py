@@ -10,7 +10,7 @@ import pytest
 from coremltools.models.neural_network import quantization_utils as theirs
 from quantization_models import weights
 
-from milpasses.neuralnetwork.quantize.models import quantize_variants, read_model
+from milpasses.neuralnetwork.quantize.quantized_model import quantize_variants, read_model
 from milpasses.neuralnetwork.spec.weight_params import decode
 from milpasses.report import METADATA_KEY
 

@@ -7,7 +7,7 @@ import pytest
 from coremltools.models.neural_network import quantization_utils as theirs
 from quantization_models import LAYERS, coremltools_quantized, floats, network, weights
 
-from milpasses.neuralnetwork.quantize.models import quantize_variants
+from milpasses.neuralnetwork.quantize.quantized_model import quantize_variants
 from milpasses.neuralnetwork.spec.weight_params import decode, form, nbytes
 
 MODES = ("linear", "linear_symmetric", "linear_lut", "kmeans_lut")

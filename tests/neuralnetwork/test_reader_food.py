@@ -12,7 +12,7 @@ from torch.nn import functional
 from milpasses.data.samples import Sample, Samples
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import upgrade
-from milpasses.neuralnetwork.spec.source import open_source
+from milpasses.neuralnetwork.spec.legacy_model import open_legacy_model
 
 FOOD = Path(__file__).parents[3] / "shared" / "data" / "food"
 MODEL = FOOD / "food.mlmodel"
@@ -29,7 +29,7 @@ def photos() -> list[Sample]:
 
 def squeezenet() -> Callable[[Any], np.ndarray]:
     """SqueezeNet 1.1 with the file's weights: RGB pixels [227, 227, 3] to probabilities."""
-    network = open_source(MODEL).spec.neuralNetworkClassifier
+    network = open_legacy_model(MODEL).spec.neuralNetworkClassifier
     mean = torch.tensor(list(network.preprocessing[0].meanImage.meanImage)).reshape(1, 3, 227, 227)
     weights: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     for layer in network.layers:
@@ -66,7 +66,7 @@ def accuracy(labels: list[str], photos: list[Sample]) -> dict[str, float]:
 
 def test_reader_and_interpreter_agree_with_torch(photos: list[Sample]) -> None:
     run, torch_run = Interpreter(MODEL), squeezenet()
-    names = list(open_source(MODEL).spec.neuralNetworkClassifier.stringClassLabels.vector)
+    names = list(open_legacy_model(MODEL).spec.neuralNetworkClassifier.stringClassLabels.vector)
     ours: list[str] = []
     theirs: list[str] = []
     for photo in photos:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from milpasses_tools import sensitivity
-from milpasses_tools.sensitivity import by_damage, read_candidate_texts
+from milpasses_tools.sensitivity import by_sensitivity, read_candidate_texts
 
 from milpasses.budget import Sensitivity, fit
 from milpasses.recipe.recipe import Recipe
@@ -38,8 +38,8 @@ class TestTable:
         assert len(rows) == 3 * 4
         saved = sum(int(row["saved"]) for row in rows if row["candidate"] == "int8")
         assert lines[5].split()[-1] == f"{saved:,}"
-        damages = {r["weight"]: float(r["damage"]) for r in rows if r["candidate"] == "pal4"}
-        assert damages[names[0]] >= damages[names[-1]]
+        errors = {r["weight"]: float(r["output_error"]) for r in rows if r["candidate"] == "pal4"}
+        assert errors[names[0]] >= errors[names[-1]]
 
     def test_top_lists_fewer_and_says_so(
         self, milpasses_command: Run, digits_packages: dict[str, Path]
@@ -92,7 +92,9 @@ class TestPicture:
         assert len(root.findall(f"{space}g")) == 9
         labels = [text.text or "" for text in root.findall(f"{space}text")]
         assert labels[:3] == ["pal2", "pal4", "int8"]
-        assert labels[3:] == [one.name for one in by_damage(sensitivity(model, candidates=FEW.split(",")))]
+        assert labels[3:] == [
+            one.name for one in by_sensitivity(sensitivity(model, candidates=FEW.split(",")))
+        ]
 
     def test_page_loads_nothing(
         self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
@@ -137,7 +139,7 @@ class TestCompressToABudget:
         stored = sum(file.stat().st_size for file in first.rglob("*.bin"))
         assert 0 <= found["used_bytes"] - stored < 100
         assert found["used_bytes"] <= found["asked_bytes"] == 60_000
-        assert found["measured_damage"] > 0
+        assert found["measured_output_error"] > 0
         assert Recipe.of(recipe).to_text() == found["recipe"]
         milpasses_command("compress", model, "-r", recipe, "-o", second, "-q")
         weights = [next(iter(one.rglob("*.bin"))).read_bytes() for one in (first, second)]

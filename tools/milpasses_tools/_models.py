@@ -13,7 +13,7 @@ def open_readable(model: Any) -> Package:
 
     Raises ``MilpassesError`` with what is wrong with the file.
     """
-    from milpasses.neuralnetwork.spec.source import is_legacy
+    from milpasses.neuralnetwork.spec.legacy_model import is_legacy
     from milpasses.program.opening import open_program
 
     if is_legacy(model):

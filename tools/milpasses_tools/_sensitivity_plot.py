@@ -27,9 +27,9 @@ def page(table: "Sensitivity", title: str) -> str:
 
 def picture(table: "Sensitivity") -> str:
     """The picture as SVG."""
-    from milpasses_tools.sensitivity import by_damage
+    from milpasses_tools.sensitivity import by_sensitivity
 
-    weights = [one for one in by_damage(table) if not one.pinned]
+    weights = [one for one in by_sensitivity(table) if not one.pinned]
     width = _LEFT + _COLUMN * len(table.candidates) + 10
     height = _TOP + _ROW * len(weights) + 10
     parts = [
@@ -62,7 +62,7 @@ def _row(weight: "WeightOptions", candidates: tuple[str, ...], y: int) -> list[s
 def _cell(weight: "WeightOptions", option: "Option", x: int, y: int) -> str:
     from milpasses_tools.sensitivity import decibels
 
-    ratio = decibels(option.damage)
+    ratio = decibels(option.output_error)
     share = 0.0 if ratio is None else min(max((_BEST - ratio) / (_BEST - _WORST), 0.0), 1.0)
     fill = tuple(round(pale + (dark - pale) * share) for pale, dark in ((236, 150), (243, 20), (250, 30)))
     ink = "#ffffff" if share > 0.55 else "#000000"

@@ -121,8 +121,7 @@ def _table(search: "Search") -> tuple[WeightDamage, ...]:
 def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """Rules that keep the weights, as texts; and the compressed model's own recipe with them, as YAML."""
     from milpasses.errors import MilpassesError
-    from milpasses.recipe.recipe import Recipe, Rule, literal
-    from milpasses.recipe.schemes import Keep
+    from milpasses.recipe import Keep, Recipe, Rule, literal
 
     if not keep:
         return (), ""

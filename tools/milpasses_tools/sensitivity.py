@@ -35,7 +35,7 @@ def sensitivity(
     requantize: bool = False,
     progress: Progress | None = None,
 ) -> "Sensitivity":
-    """What every candidate would store and damage, weight by weight: ``milpasses.budget.sensitivity``.
+    """What every candidate would store, and the error that it would make: ``milpasses.budget.sensitivity``.
 
     ``statistics`` may also be the path of a file that ``Statistics.save`` wrote. The table that comes back
     goes into ``milpasses.budget.fit(..., sensitivity=table)``, as does the file of its JSON. Raises
@@ -114,7 +114,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what each form of each weight would save, and damage.
+    """Say what each form of each weight would save, and what it would cost in accuracy.
 
     Each weight is encoded with each candidate. A figure is the signal-to-noise ratio, in dB, of the outputs
     if that weight alone had that form. Most sensitive weights first. The JSON feeds compress --budget.
@@ -158,39 +158,39 @@ def to_csv(table: "Sensitivity") -> str:
     return out.getvalue()
 
 
-def by_damage(table: "Sensitivity") -> "list[WeightOptions]":
+def by_sensitivity(table: "Sensitivity") -> "list[WeightOptions]":
     """The weights, most sensitive first: by the mean over their candidates, in decibels."""
     from math import log10
 
     def mean(weight: "WeightOptions") -> float:
-        lost = [log10(one.damage) for one in weight.options if one.damage > 0]
+        lost = [log10(option.output_error) for option in weight.options if option.output_error > 0]
         return sum(lost) / len(lost) if lost else float("-inf")
 
     return sorted(table, key=mean, reverse=True)
 
 
-def decibels(damage: float) -> float | None:
-    """A damage as signal-to-noise ratio; None where nothing is lost."""
-    from milpasses.budget.text import decibels as of_share
+def decibels(output_error: float) -> float | None:
+    """An output error as signal-to-noise ratio; None where nothing is lost."""
+    from milpasses.report import decibels as ratio
 
-    return of_share(damage) if damage > 0 else None
+    return ratio(1.0, output_error) if output_error > 0 else None
 
 
 def print_sensitivity(table: "Sensitivity", top: int | None = None) -> None:
     """Print a row for each weight, a column for each candidate, then what each would do for all weights."""
     columns = list(table.candidates)
-    weights = [one for one in by_damage(table) if not one.pinned]
+    weights = [one for one in by_sensitivity(table) if not one.pinned]
 
     def cells(weight: "WeightOptions") -> list[object]:
         found = [weight.option(scheme) for scheme in columns]
-        return [None if one is None else decibels(one.damage) for one in found]
+        return [None if one is None else decibels(one.output_error) for one in found]
 
     saved: list[object] = []
     total: list[object] = []
     for scheme in columns:
         options = [(one, one.option(scheme)) for one in weights]
         saved.append(sum(one.nbytes - option.nbytes for one, option in options if option is not None))
-        total.append(decibels(sum(option.damage for _, option in options if option is not None)))
+        total.append(decibels(sum(option.output_error for _, option in options if option is not None)))
     rows: list[list[object]] = [
         [one.name, shape_text(one.shape), one.nbytes, one.basis, *cells(one)] for one in weights[:top]
     ]

@@ -5,33 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from milpasses.interpreter.backend import Windows
 from milpasses.interpreter.registry import Array, Context, InterpreterError, op
-
-
-def ints(values: Any, default: int, count: int) -> list[int]:
-    """A parameter vector as Python integers; ``count`` times ``default`` where it is missing."""
-    return [default] * count if values is None else [int(v) for v in np.atleast_1d(values)]
-
-
-def explicit_pads(
-    pad_type: str, pad: Any, sizes: Sequence[int], extents: Sequence[int], strides: Sequence[int]
-) -> list[tuple[int, int]]:
-    """(before, after) of each spatial dimension.
-
-    ``same`` splits ceil(size / stride) windows' worth of padding with the odd element after, ``same_lower``
-    before; ``pad`` counts only for ``custom``.
-    """
-    if pad_type == "valid":
-        return [(0, 0)] * len(sizes)
-    if pad_type == "custom":
-        flat = ints(pad, 0, 2 * len(sizes))
-        return list(zip(flat[::2], flat[1::2], strict=True))
-    pads: list[tuple[int, int]] = []
-    for size, extent, stride in zip(sizes, extents, strides, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + extent - size)
-        small, large = total // 2, total - total // 2
-        pads.append((small, large) if pad_type == "same" else (large, small))
-    return pads
+from milpasses.program.padding import explicit_pads, ints
 
 
 def _add_bias(out: Array, bias: Array | None) -> Array:
@@ -57,7 +33,8 @@ def conv(
     stride, dilation = ints(strides, 1, rank), ints(dilations, 1, rank)
     extents = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation, strict=True)]
     pads = explicit_pads(pad_type, pad, x.shape[2:], extents, stride)
-    return _add_bias(ctx.backend.conv(x, weight, stride, pads, dilation, int(groups)), bias)
+    windows = Windows(stride, pads, dilation)
+    return _add_bias(ctx.backend.conv(x, weight, windows, int(groups)), bias)
 
 
 @op("conv_quantized")

@@ -16,7 +16,7 @@ def _reflect(points: Array, low: float, high: float) -> Array:
     return low + np.where(offset > span, 2 * span - offset, offset)
 
 
-def _fold(points: Array, size: int, padding: str, align_corners: bool) -> Array:
+def _fold(points: Array, size: int, padding: str) -> Array:
     """Bring points outside the image inside, as the padding mode says; ``constant`` leaves them."""
     if padding == "border":
         return np.clip(points, 0, size - 1)
@@ -31,8 +31,8 @@ def _pixels(image: Array, row: Array, column: Array, outside: float) -> Array:
     """image [C, H, W] at integer positions; ``outside`` beyond the border."""
     height, width = image.shape[1:]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    found = image[:, np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
-    return np.where(inside, found, np.float32(outside))
+    nearest = image[:, np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
+    return np.where(inside, nearest, np.float32(outside))
 
 
 def _bilinear(image: Array, y: Array, x: Array, outside: float) -> Array:
@@ -70,7 +70,7 @@ def resample(
     align, height, width = bool(align_corners), x.shape[2], x.shape[3]
     columns = _to_pixels(coordinates[..., 0], width, coordinates_mode, align)
     rows = _to_pixels(coordinates[..., 1], height, coordinates_mode, align)
-    columns, rows = _fold(columns, width, padding_mode, align), _fold(rows, height, padding_mode, align)
+    columns, rows = _fold(columns, width, padding_mode), _fold(rows, height, padding_mode)
     outside = float(padding_value)
     if sampling_mode == "bilinear":
         return np.stack([_bilinear(*part, outside) for part in zip(x, rows, columns, strict=True)])
@@ -87,13 +87,12 @@ def affine(
     transform_matrix: Array,
     output_height: Any,
     output_width: Any,
-    sampling_mode: str,
-    padding_mode: str,
-    padding_value: Any,
-    coordinates_mode: str,
-    align_corners: Any,
+    **sampling: Any,
 ) -> Array:
-    """Sample x [B, C, H, W] at an affine map of the output grid, both in [-1, 1]."""
+    """Sample x [B, C, H, W] at an affine map of the output grid, both in [-1, 1].
+
+    ``sampling``: the parameters of ``resample``, the modes in any case.
+    """
     height, width = int(output_height), int(output_width)
     grid_y, grid_x = np.meshgrid(_unit_grid(height), _unit_grid(width), indexing="ij")
     matrices = np.broadcast_to(transform_matrix, (x.shape[0], 6)).astype(np.float64)
@@ -102,15 +101,8 @@ def affine(
         [a[:, 0] * grid_x + a[:, 1] * grid_y + a[:, 2], b[:, 0] * grid_x + b[:, 1] * grid_y + b[:, 2]],
         axis=-1,
     )
-    return resample(
-        x,
-        coordinates,
-        sampling_mode.lower(),
-        padding_mode.lower(),
-        padding_value,
-        coordinates_mode.lower(),
-        align_corners,
-    )
+    options = {name: value.lower() if isinstance(value, str) else value for name, value in sampling.items()}
+    return resample(x, coordinates, **options)
 
 
 def _unit_grid(size: int) -> Array:

@@ -5,18 +5,24 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.interpreter.ops.conv import explicit_pads, ints
 from milpasses.interpreter.registry import Array, Context, op
+from milpasses.program.padding import explicit_pads, ints
 
 Pads = list[tuple[int, int]]
 
 
 def _geometry(
-    x: Array, kernel_sizes: Any, strides: Any, pad_type: str, pad: Any, ceil_mode: Any
+    x: Array,
+    kernel_sizes: Any,
+    strides: Any = None,
+    pad_type: str = "valid",
+    pad: Any = None,
+    ceil_mode: Any = False,
 ) -> tuple[list[int], list[int], Pads, Pads]:
     """Kernel, strides, the declared pads, and the pads with what ``ceil_mode`` adds after (may be negative).
 
-    In ceil mode a last window that would start in the padding after the input does not exist.
+    From the parameters that all pooling ops have. In ceil mode a last window that would start in the padding
+    after the input does not exist.
     """
     rank = x.ndim - 2
     kernel, stride = ints(kernel_sizes, 1, rank), ints(strides, 1, rank)
@@ -55,34 +61,17 @@ def _divisor(
 
 
 @op("max_pool", moves=True)
-def max_pool(
-    ctx: Context,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
-    pad_type: str = "valid",
-    pad: Array | None = None,
-    ceil_mode: Any = False,
-) -> Array:
+def max_pool(ctx: Context, x: Array, **window: Any) -> Array:
     """Maximum over windows; padding never wins."""
-    kernel, stride, _, pads = _geometry(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    kernel, stride, _, pads = _geometry(x, **window)
     source, positive = _cut(x, pads)
     return ctx.backend.max_pool(source, kernel, stride, positive)
 
 
 @op("avg_pool")
-def avg_pool(
-    ctx: Context,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
-    pad_type: str = "valid",
-    pad: Array | None = None,
-    exclude_padding_from_average: Any = False,
-    ceil_mode: Any = False,
-) -> Array:
+def avg_pool(ctx: Context, x: Array, exclude_padding_from_average: Any = False, **window: Any) -> Array:
     """Mean over windows; zero padding counts unless excluded."""
-    kernel, stride, declared, pads = _geometry(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    kernel, stride, declared, pads = _geometry(x, **window)
     source, positive = _cut(x, pads)
     total = ctx.backend.sum_pool(source, kernel, stride, positive)
     for axis, (k, s, pair) in enumerate(zip(kernel, stride, declared, strict=True)):
@@ -97,16 +86,8 @@ def _axis_shape(rank: int, axis: int) -> Sequence[int]:
 
 
 @op("l2_pool")
-def l2_pool(
-    ctx: Context,
-    x: Array,
-    kernel_sizes: Array,
-    strides: Array | None = None,
-    pad_type: str = "valid",
-    pad: Array | None = None,
-    ceil_mode: Any = False,
-) -> Array:
+def l2_pool(ctx: Context, x: Array, **window: Any) -> Array:
     """Root of the sum of squares over windows."""
-    kernel, stride, _, pads = _geometry(x, kernel_sizes, strides, pad_type, pad, ceil_mode)
+    kernel, stride, _, pads = _geometry(x, **window)
     source, positive = _cut(np.square(x), pads)
     return np.sqrt(ctx.backend.sum_pool(source, kernel, stride, positive))

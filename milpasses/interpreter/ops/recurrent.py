@@ -129,7 +129,7 @@ def lstm(
     limit = None if clip is None else float(clip)
     size = weight_hh.shape[1]
 
-    def one(
+    def run_direction(
         way: str, half: slice, ih: Array, hh: Array, b: Array | None, peep: Array | None
     ) -> tuple[Array, ...]:
         return _lstm_direction(
@@ -137,12 +137,14 @@ def lstm(
         )
 
     if direction != "bidirectional":
-        states, hidden, cell = one(direction, slice(None), weight_ih, weight_hh, bias, peephole)
+        states, hidden, cell = run_direction(direction, slice(None), weight_ih, weight_hh, bias, peephole)
         return _sequence(states, hidden, output_sequence), hidden, cell
     assert weight_ih_back is not None
     assert weight_hh_back is not None
-    forward = one("forward", slice(0, size), weight_ih, weight_hh, bias, peephole)
-    made, *last = one("reverse", slice(size, None), weight_ih_back, weight_hh_back, bias_back, peephole_back)
+    forward = run_direction("forward", slice(0, size), weight_ih, weight_hh, bias, peephole)
+    made, *last = run_direction(
+        "reverse", slice(size, None), weight_ih_back, weight_hh_back, bias_back, peephole_back
+    )
     pairs = zip(forward, (made[::-1], *last), strict=True)
     states, hidden, cell = (np.concatenate(pair, axis=-1) for pair in pairs)
     return _sequence(states, hidden, output_sequence), hidden, cell

@@ -11,52 +11,52 @@ def _axes(axes: Any, rank: int) -> list[int]:
     return sorted(int(a) % rank for a in np.atleast_1d(axes))
 
 
+def _to_pixels(x: Array, factor: Any, position_first: bool) -> Array:
+    """Each ``factor`` x ``factor`` channels of [N, C, H, W] become a block of pixels.
+
+    A channel's place in the block is the slow part of its index (``position_first``) or the fast one.
+    """
+    n, c, h, w = x.shape
+    f = int(factor)
+    depth = c // (f * f)
+    if position_first:
+        blocks = x.reshape(n, f, f, depth, h, w).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        blocks = x.reshape(n, depth, f, f, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, depth, h * f, w * f)
+
+
+def _to_channels(x: Array, factor: Any, position_first: bool) -> Array:
+    """The inverse of ``_to_pixels``."""
+    n, c, h, w = x.shape
+    f = int(factor)
+    blocks = x.reshape(n, c, h // f, f, w // f, f)
+    order = (0, 3, 5, 1, 2, 4) if position_first else (0, 1, 3, 5, 2, 4)
+    return blocks.transpose(order).reshape(n, c * f * f, h // f, w // f)
+
+
 @op("depth_to_space", moves=True)
 def depth_to_space(x: Array, block_size: Any) -> Array:
     """Channels to pixels; the block position is the slow part of the channel."""
-    n, c, h, w = x.shape
-    b = int(block_size)
-    return (
-        x.reshape(n, b, b, c // (b * b), h, w)
-        .transpose(0, 3, 4, 1, 5, 2)
-        .reshape(n, c // (b * b), h * b, w * b)
-    )
+    return _to_pixels(x, block_size, position_first=True)
 
 
 @op("space_to_depth", moves=True)
 def space_to_depth(x: Array, block_size: Any) -> Array:
     """Pixels to channels; the block position is the slow part of the channel."""
-    n, c, h, w = x.shape
-    b = int(block_size)
-    return (
-        x.reshape(n, c, h // b, b, w // b, b)
-        .transpose(0, 3, 5, 1, 2, 4)
-        .reshape(n, c * b * b, h // b, w // b)
-    )
+    return _to_channels(x, block_size, position_first=True)
 
 
 @op("pixel_shuffle", moves=True)
 def pixel_shuffle(x: Array, upscale_factor: Any) -> Array:
     """Channels to pixels; the block position is the fast part of the channel."""
-    n, c, h, w = x.shape
-    f = int(upscale_factor)
-    return (
-        x.reshape(n, c // (f * f), f, f, h, w)
-        .transpose(0, 1, 4, 2, 5, 3)
-        .reshape(n, c // (f * f), h * f, w * f)
-    )
+    return _to_pixels(x, upscale_factor, position_first=False)
 
 
 @op("pixel_unshuffle", moves=True)
 def pixel_unshuffle(x: Array, downscale_factor: Any) -> Array:
     """Pixels to channels; the block position is the fast part of the channel."""
-    n, c, h, w = x.shape
-    f = int(downscale_factor)
-    return (
-        x.reshape(n, c, h // f, f, w // f, f)
-        .transpose(0, 1, 3, 5, 2, 4)
-        .reshape(n, c * f * f, h // f, w // f)
-    )
+    return _to_channels(x, downscale_factor, position_first=False)
 
 
 @op("space_to_batch", moves=True)
@@ -157,10 +157,10 @@ def slices(
     shape: tuple[int, ...],
     begin: Array,
     end: Array,
-    stride: Any,
-    begin_mask: Any,
-    end_mask: Any,
-    squeeze_mask: Any,
+    stride: Any = None,
+    begin_mask: Any = None,
+    end_mask: Any = None,
+    squeeze_mask: Any = None,
 ) -> tuple[slice | int, ...]:
     """The index of ``slice_by_index``: Python's slices, a mask standing for an end left out.
 
@@ -185,33 +185,16 @@ def slices(
 
 
 @op("slice_by_index", moves=True)
-def slice_by_index(
-    x: Array,
-    begin: Array,
-    end: Array,
-    stride: Array | None = None,
-    begin_mask: Array | None = None,
-    end_mask: Array | None = None,
-    squeeze_mask: Array | None = None,
-) -> Array:
+def slice_by_index(x: Array, **bounds: Any) -> Array:
     """x[begin:end:stride] in every dimension."""
-    return x[slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
+    return x[slices(x.shape, **bounds)]
 
 
 @op("slice_update", moves=True)
-def slice_update(
-    x: Array,
-    update: Array,
-    begin: Array,
-    end: Array,
-    stride: Array | None = None,
-    begin_mask: Array | None = None,
-    end_mask: Array | None = None,
-    squeeze_mask: Array | None = None,
-) -> Array:
+def slice_update(x: Array, update: Array, **bounds: Any) -> Array:
     """x with x[begin:end:stride] replaced."""
     out = np.array(x)
-    target = out[slices(x.shape, begin, end, stride, begin_mask, end_mask, squeeze_mask)]
+    target = out[slices(x.shape, **bounds)]
     target[...] = update.reshape(target.shape)
     return out
 

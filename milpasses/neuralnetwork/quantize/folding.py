@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.neuralnetwork.spec import weight_params
-from milpasses.neuralnetwork.spec.sites import Scope, Site, nested, sites
+from milpasses.neuralnetwork.spec.layer_weights import LayerWeight, layer_weights
+from milpasses.neuralnetwork.spec.networks import Scope, nested_networks
 
 Array = NDArray[Any]
 _INTO = {
@@ -29,7 +30,7 @@ _INTO = {
 }
 
 
-def fold(scope: Scope, readable: Callable[[Site], bool]) -> list[tuple[str, str]]:
+def fold(scope: Scope, readable: Callable[[LayerWeight], bool]) -> list[tuple[str, str]]:
     """Fold the layers of a network, in place; those inside loops and branches stay as they are.
 
     Returns the names (first, folded into it), in the order of the network.
@@ -65,26 +66,26 @@ def _follower(layers: Any, index: int, kept: frozenset[str]) -> int | None:
     if second.WhichOneof("layer") not in kinds or len(second.input) != 1 or len(second.output) != 1:
         return None
     makers = Counter(output for layer in layers for output in layer.output)
-    inside = {used for layer in layers for inner in nested(Scope(None, ""), layer) for used in _names(inner)}
+    inside = {blob for layer in layers for _, inner in nested_networks(layer) for blob in _blobs(inner)}
     alone = name not in kept and name not in inside and makers[name] == 1
     return readers[0] if alone and makers[second.output[0]] == 1 and not second.isUpdatable else None
 
 
-def _names(scope: Scope) -> set[str]:
+def _blobs(network: Any) -> set[str]:
     """Every blob that a network, or one nested in it, reads or makes."""
-    found: set[str] = set()
-    for layer in scope.network.layers:
-        found.update(layer.input, layer.output)
-        for inner in nested(scope, layer):
-            found |= _names(inner)
-    return found
+    names: set[str] = set()
+    for layer in network.layers:
+        names.update(layer.input, layer.output)
+        for _, inner in nested_networks(layer):
+            names |= _blobs(inner)
+    return names
 
 
-def _absorb(first: Any, second: Any, readable: Callable[[Site], bool]) -> bool:
+def _absorb(first: Any, second: Any, readable: Callable[[LayerWeight], bool]) -> bool:
     """Make ``first`` compute what both compute; return False, with nothing changed, where it cannot."""
-    involved = {site.field: site for site in sites(first)}
-    others = {site.field: site for site in sites(second)}
-    if any(not _usable(site, readable) for site in (*involved.values(), *others.values())):
+    involved = {weight.field: weight for weight in layer_weights(first)}
+    others = {weight.field: weight for weight in layer_weights(second)}
+    if any(not _usable(weight, readable) for weight in (*involved.values(), *others.values())):
         return False
     kind = first.WhichOneof("layer")
     channels = first.batchnorm.channels if kind == "batchnorm" else getattr(first, kind).outputChannels
@@ -93,17 +94,17 @@ def _absorb(first: Any, second: Any, readable: Callable[[Site], bool]) -> bool:
         return False
     scale, shift = affine
     if kind == "batchnorm":
-        for field, site in involved.items():  # all of them: the format does not mix float16 and float32
-            values = _read(site)
+        for field, weight in involved.items():  # all of them: the format does not mix float16 and float32
+            values = _decoded(weight)
             if field == "gamma":
                 values = values * scale
             elif field == "beta":
                 values = values * scale + shift
-            weight_params.write_dense(site.params, values.astype(np.float32))
+            weight_params.write_dense(weight.params, values.astype(np.float32))
         return True
     part = getattr(first, kind)
     weights = involved["weights"]
-    bias = _read(involved["bias"]) if part.hasBias else np.zeros(channels)
+    bias = _decoded(involved["bias"]) if part.hasBias else np.zeros(channels)
     shape = [1] * len(weights.shape)
     if weights.groups == 1:
         shape[weights.axis] = channels
@@ -111,50 +112,54 @@ def _absorb(first: Any, second: Any, readable: Callable[[Site], bool]) -> bool:
     else:  # a deconvolution's inputs are laid out group after group, each with that group's outputs
         each = weights.shape[0] // weights.groups
         per_weight = np.repeat(scale.reshape(weights.groups, -1), each, axis=0)[:, :, None, None]
-    weight_params.write_dense(weights.params, (_read(weights) * per_weight).astype(np.float32))
+    weight_params.write_dense(weights.params, (_decoded(weights) * per_weight).astype(np.float32))
     part.hasBias = True
     weight_params.write_dense(part.bias, (bias * scale + shift).astype(np.float32))
     return True
 
 
-def _usable(site: Site, readable: Callable[[Site], bool]) -> bool:
-    if weight_params.form(site.params) == "empty" or not readable(site):
+def _usable(weight: LayerWeight, readable: Callable[[LayerWeight], bool]) -> bool:
+    if weight_params.form(weight.params) == "empty" or not readable(weight):
         return False
-    stored = weight_params.count(site.params)
-    return stored is None or stored == site.size
+    stored = weight_params.count(weight.params)
+    return stored is None or stored == weight.size
 
 
-def _read(site: Site) -> Array:
-    return weight_params.decode(site.params, site.shape, site.axis).astype(np.float64)
+def _decoded(weight: LayerWeight) -> Array:
+    return weight_params.decode(weight.params, weight.shape, weight.axis).astype(np.float64)
 
 
-def _affine(layer: Any, found: dict[str, Site], channels: int, vector: bool) -> tuple[Array, Array] | None:
+def _affine(
+    layer: Any, weights: dict[str, LayerWeight], channels: int, vector: bool
+) -> tuple[Array, Array] | None:
     """What ``layer`` does to each channel: (scale, shift), or None where it does not treat channels alike."""
     kind = layer.WhichOneof("layer")
     if kind == "batchnorm":
         part = layer.batchnorm
         if part.instanceNormalization or part.computeMeanVar or part.channels != channels:
             return None
-        gamma, beta, mean, variance = (_read(found[name]) for name in ("gamma", "beta", "mean", "variance"))
+        gamma, beta, mean, variance = (
+            _decoded(weights[name]) for name in ("gamma", "beta", "mean", "variance")
+        )
         scale = gamma / np.sqrt(variance + (part.epsilon or 1e-5))
         return scale, beta - mean * scale
     if kind == "scale":
-        scale = _channelwise(found["scale"], layer.scale.shapeScale, channels, vector)
+        scale = _channelwise(weights["scale"], layer.scale.shapeScale, channels, vector)
         shift = np.zeros(channels)
         if layer.scale.hasBias:
-            shift = _channelwise(found["bias"], layer.scale.shapeBias, channels, vector)
+            shift = _channelwise(weights["bias"], layer.scale.shapeBias, channels, vector)
     else:
         scale = np.ones(channels)
-        shift = _channelwise(found["bias"], layer.bias.shape, channels, vector)
+        shift = _channelwise(weights["bias"], layer.bias.shape, channels, vector)
     return None if scale is None or shift is None else (scale, shift)
 
 
-def _channelwise(site: Site, shape: Any, channels: int, vector: bool) -> Array | None:
+def _channelwise(weight: LayerWeight, shape: Any, channels: int, vector: bool) -> Array | None:
     """One value for each channel from a parameter of shape [1], [C] or [C, 1, 1], None for others.
 
     An inner product's output may be laid out as a vector ([C]) or as channels ([C, 1, 1]); both are meant.
     """
-    values = _read(site).reshape(-1)
+    values = _decoded(weight).reshape(-1)
     if values.size == 1:
         return np.full(channels, values[0])
     plain = tuple(shape) in ((channels,), (channels, 1, 1), (1, channels, 1, 1))

@@ -12,9 +12,10 @@ import numpy as np
 from coremltools.converters.mil.mil import get_new_symbol, types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
-from milpasses.neuralnetwork.reader.mil import mb
-from milpasses.neuralnetwork.reader.registry import NeuralNetworkError, identifier
+from milpasses.neuralnetwork.reader.registry import identifier
 from milpasses.neuralnetwork.reader.values import Shape, Value, floats, reshaped
+from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
+from milpasses.program.builder import mb
 
 _FLOAT32, _DOUBLE, _INT32, _FLOAT16 = 65568, 65600, 131104, 65552  # ArrayFeatureType.ArrayDataType
 _MIL_TYPES = {_FLOAT32: types.fp32, _DOUBLE: types.fp32, _INT32: types.int32, _FLOAT16: types.fp16}
@@ -52,9 +53,10 @@ def placeholder(feature: Any, shapes: Mapping[str, Any], notes: list[str]) -> An
     return mb.placeholder(shape=shape, dtype=dtype)
 
 
-def _image_size(name: str, image: Any, given: Any) -> Shape:
-    if given is not None:
-        image.height, image.width = int(given[-2]), int(given[-1])
+def _image_size(name: str, image: Any, wanted: Any) -> Shape:
+    """(height, width): as ``wanted``, as declared, or symbols."""
+    if wanted is not None:
+        image.height, image.width = int(wanted[-2]), int(wanted[-1])
         image.ClearField("SizeFlexibility")
     flexible = image.WhichOneof("SizeFlexibility")
     if flexible is None:
@@ -68,16 +70,17 @@ def _image_size(name: str, image: Any, given: Any) -> Shape:
     return tuple(int(min(r)) if len(r) == 1 else get_new_symbol() for r in ranges)
 
 
-def _array_shape(name: str, array: Any, given: Any) -> Shape:
-    if given is not None:
+def _array_shape(name: str, array: Any, wanted: Any) -> Shape:
+    """The array's shape: as ``wanted``, as declared, or with symbols."""
+    if wanted is not None:
         del array.shape[:]
-        array.shape.extend(int(size) for size in given)
+        array.shape.extend(int(size) for size in wanted)
         array.ClearField("ShapeFlexibility")
     shape = tuple(int(size) for size in array.shape)
     flexible = array.WhichOneof("ShapeFlexibility")
     if flexible == "enumeratedShapes":
-        listed = [tuple(int(n) for n in one.shape) for one in array.enumeratedShapes.shapes]
-        if len({len(one) for one in listed}) != 1:
+        listed = [tuple(int(n) for n in allowed.shape) for allowed in array.enumeratedShapes.shapes]
+        if len({len(allowed) for allowed in listed}) != 1:
             raise NeuralNetworkError(
                 f"input '{name}' takes shapes of different ranks, which ML Programs do not: give input_shapes"
             )
@@ -94,7 +97,7 @@ def _array_shape(name: str, array: Any, given: Any) -> Shape:
     return shape
 
 
-def seen(feature: Any, variable: Any, network: Any) -> Value:
+def input_value(feature: Any, variable: Any, network: Any) -> Value:
     """An input as the layers of ``network`` see it: mapped to rank 5, or as it is."""
     shape = tuple(variable.shape)
     if feature.type.WhichOneof("Type") == "imageType":

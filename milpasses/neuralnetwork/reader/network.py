@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.errors import MilpassesError
-from milpasses.neuralnetwork.reader.constants import WeightStore
-from milpasses.neuralnetwork.reader.mil import mb
-from milpasses.neuralnetwork.reader.registry import LayerError, handler, identifier
+from milpasses.neuralnetwork.reader.registry import handler, identifier
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.reader.weights import WeightStore
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 Array = NDArray[Any]
 
@@ -53,8 +54,8 @@ class Network:
             raise LayerError(f"no earlier layer gives its input {', '.join(missing)}")
         read = handler(kind)
         assert read is not None  # checked for all layers before the first is read
-        made = read(Layer(self, spec, index, kind, [self.values[name] for name in spec.input]))
-        outputs: Sequence[Value] = [made] if isinstance(made, Value) else made
+        result = read(Layer(self, spec, index, kind, [self.values[name] for name in spec.input]))
+        outputs: Sequence[Value] = [result] if isinstance(result, Value) else result
         if len(outputs) < len(spec.output):
             raise LayerError(f"has {len(spec.output)} outputs where {len(outputs)} are possible")
         self.values.update(zip(spec.output, outputs, strict=False))
@@ -86,6 +87,12 @@ class Layer:
         if not self.inputs:
             raise LayerError("has no input")
         return self.inputs[0]
+
+    def exactly(self, count: int) -> list[Value]:
+        """Its inputs, which must be ``count``."""
+        if len(self.inputs) != count:
+            raise LayerError(f"takes {count} inputs and has {len(self.inputs)}")
+        return self.inputs
 
     def weight(self, params: Any, shape: Sequence[int], name: str = "weight", channel: int = 0) -> Any:
         """What to give a MIL op as its weight.

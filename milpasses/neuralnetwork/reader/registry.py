@@ -2,8 +2,8 @@
 
 A handler takes a ``Layer`` (its parameters, its inputs as ``Value`` objects, its weights), builds MIL ops
 with coremltools' builder, and returns a ``Value`` for each output: one, or a sequence. Each layer family is a
-module of ``milpasses.neuralnetwork.layers`` that registers its handlers when it is imported; modules there
-are found by themselves.
+module of ``milpasses.neuralnetwork.reader.layers`` that registers its handlers when it is imported; the
+modules there are found by themselves.
 """
 
 import re
@@ -15,18 +15,10 @@ from typing import Any, TypeVar
 import attrs
 
 from milpasses import _coremltools as host
-from milpasses.errors import MilpassesError
+from milpasses.neuralnetwork.spec.networks import nested_networks
 
 F = TypeVar("F", bound=Callable[..., Any])
 _HANDLERS: dict[str, Callable[[Any], Any]] = {}
-
-
-class NeuralNetworkError(MilpassesError):
-    """A legacy model that cannot be read; the message says what it is and what would work."""
-
-
-class LayerError(NeuralNetworkError):
-    """A layer whose parameters or inputs make no sense or are not supported; ``read`` adds which layer."""
 
 
 def layer(*kinds: str) -> Callable[[F], F]:
@@ -95,22 +87,12 @@ def find_unsupported(layers: Any, path: str = "") -> Iterator[Unsupported]:
             if kind == "custom":
                 label = f"custom {spec.custom.className}"
             yield Unsupported(index, spec.name, label, path)
-        for part in nested(spec):
+        for _, network in nested_networks(spec):
             inside = f"{path}/{spec.name}" if path else spec.name
-            yield from find_unsupported(part.layers, inside)
+            yield from find_unsupported(network.layers, inside)
 
 
 def identifier(name: str) -> str:
     """``name`` as an ML Program may call an input, an output or an op."""
     clean = re.sub(r"[^A-Za-z0-9_]", "_", name)
     return clean if re.match(r"[A-Za-z_]", clean) else f"_{clean}"
-
-
-def nested(spec: Any) -> list[Any]:
-    """The networks inside a layer: branches, a loop's condition and body."""
-    kind = spec.WhichOneof("layer")
-    if kind == "branch":
-        return [spec.branch.ifBranch, spec.branch.elseBranch]
-    if kind == "loop":
-        return [spec.loop.conditionNetwork, spec.loop.bodyNetwork]
-    return []

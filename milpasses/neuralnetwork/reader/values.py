@@ -13,8 +13,8 @@ import attrs
 from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
-from milpasses.neuralnetwork.reader.mil import mb
-from milpasses.neuralnetwork.reader.registry import LayerError
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 Shape = tuple[Any, ...]  # integers, or symbols where a dimension is flexible
 
@@ -128,11 +128,11 @@ def aligned(values: Sequence[Value]) -> tuple[list[Any], int]:
     """
     rank = max(value.rank for value in values)
     shapes = [(1,) * (rank - value.rank) + value.shape for value in values]
-    found = [{shape[axis] for shape in shapes} - {1} for axis in range(rank)]
-    for sizes in found:
+    broadcast = [{shape[axis] for shape in shapes} - {1} for axis in range(rank)]
+    for sizes in broadcast:
         if sum(not is_symbolic(size) for size in sizes) > 1:
             raise LayerError(f"cannot broadcast sizes {', '.join(map(str, sizes))}")
     skip = 0
-    while rank - skip > 4 and not found[skip]:
+    while rank - skip > 4 and not broadcast[skip]:
         skip += 1
     return [value.laid(shape[skip:]) for value, shape in zip(values, shapes, strict=True)], rank

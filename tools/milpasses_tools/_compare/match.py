@@ -6,7 +6,7 @@ from typing import Any, Literal
 import attrs
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
-from milpasses.data.flows import is_constant
+from milpasses.program.weights import is_constant
 
 _TRANSPARENT = ("cast", "identity")  # models of different precision differ in them
 

@@ -7,10 +7,10 @@ from typing import Any, Literal, cast
 import attrs
 import numpy as np
 
-from milpasses.data.flows import is_constant
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.registry import rule
+from milpasses.program.weights import is_constant
 from milpasses_tools._compare.comparison import NonFinite, OpError
 from milpasses_tools._compare.match import Pair, live_inputs, match
 from milpasses_tools._compare.metrics import ErrorSums
@@ -64,7 +64,7 @@ class PerOp:
     """
 
     def __init__(self, a: Interpreter, b: Interpreter) -> None:
-        self.matching = match(a._loaded.function, b._loaded.function)
+        self.matching = match(a.function, b.function)
         self._b = b
         self._same_precision = a.precision == b.precision
         self._seen: dict[Any, deque[tuple[Mapping[str, Any], Sequence[Any]]]] = {}

@@ -8,8 +8,7 @@ import attrs
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.opset import Opset, lowest_opset
 from milpasses.program.weights import Site
-from milpasses.recipe.recipe import Decision, Recipe, literal
-from milpasses.recipe.schemes import Keep, Palettize, Prune, Scheme, short_name
+from milpasses.recipe import Decision, Keep, Palettize, Prune, Recipe, Scheme, literal, short_name
 from milpasses.rewrite import FLOATS
 
 _REMEDIES = {

@@ -11,7 +11,8 @@ from typing import IO, Any
 import attrs
 import numpy as np
 
-from milpasses.data.samples import Label, Sample, SampleError, Samples
+from milpasses.data.samples import Label, Sample, Samples
+from milpasses.errors import SampleError
 from milpasses.interpreter import Feature
 from milpasses.program.files import whole_file, write_json
 from milpasses_tools._sweep.store import content_hash, hash_files

@@ -14,7 +14,7 @@ from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.store import content_hash, hash_model
 from milpasses_tools._sweep.threads import one_thread
 
-PROBES = 4  # samples to see each scheme's damage on; whole choices run on four times as many
+PROBES = 4  # samples to see each scheme's error on; whole choices run on four times as many
 
 
 @attrs.frozen(eq=False)
@@ -23,7 +23,7 @@ class Calibration:
 
     Iterating gives the samples. ``statistics`` (.npz): of the inputs of all weights that a recipe calibrates;
     None where they do not fit into memory together, so that each variant computes its own, a few weights at a
-    time. ``sensitivity`` (.json): what each scheme stores and damages, for budgets.
+    time. ``sensitivity`` (.json): what each scheme stores and what error it makes, for budgets.
     """
 
     data: Prepared
@@ -117,7 +117,7 @@ def _load(statistics: Path | None) -> Any:
 def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Recipe:
     """The recipe for a budget (``4 bits``, ``500 kB``, ``25 %``), or an SNR (``30 dB``).
 
-    Without ``calibration`` a layer's damage is its weight's own error. Raises ``MilpassesError``.
+    Without ``calibration`` a layer's error is its weight's own. Raises ``MilpassesError``.
     """
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT

@@ -14,10 +14,12 @@ import numpy as np
 
 from milpasses import _coremltools as host
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import scalar
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer, Network
-from milpasses.neuralnetwork.reader.registry import LayerError, layer, nested
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.neuralnetwork.spec.networks import nested_networks
+from milpasses.program.builder import mb
 
 _NEAR_ZERO = np.float32(1e-6)  # a predicate of no larger magnitude is false
 
@@ -67,7 +69,7 @@ def loop(layer: Layer) -> list[Value]:
         limit = np.int32(min(limit, np.iinfo(np.int32).max))
     network.run(check)
     going = _condition(network, params.conditionVar) if params.conditionVar else mb.const(val=np.bool_(True))
-    names = [name for name in _made([*check, *body]) if name in network.values]
+    names = [name for name in _outputs([*check, *body]) if name in network.values]
     first = [_open(network.values[name].exact()) for name in names]
 
     def goes_on(count: Any, go: Any, *carried: Any) -> Any:
@@ -86,8 +88,8 @@ def loop(layer: Layer) -> list[Value]:
         return (mb.add(x=count, y=np.int32(1)), _open(stay), *results)
 
     start = (_open(np.int32(0)), _open(going), *first)
-    found = mb.while_loop(_cond=goes_on, _body=iteration, loop_vars=start, name=layer.name)
-    _take(network, names, found[2:])
+    results = mb.while_loop(_cond=goes_on, _body=iteration, loop_vars=start, name=layer.name)
+    _take(network, names, results[2:])
     return []
 
 
@@ -116,19 +118,19 @@ def _leaving(network: Network, spec: Any, rest: list[Any], names: Sequence[str])
 
     if spec.input[0] not in network.values:
         raise LayerError(f"no earlier layer gives '{spec.input[0]}', on which a branch depends")
-    found = mb.cond(
+    results = mb.cond(
         pred=_truth(network.values[spec.input[0]]),
         _true_fn=side(spec.branch.ifBranch.layers),
         _false_fn=side(spec.branch.elseBranch.layers),
     )
-    found = list(found) if isinstance(found, (list, tuple)) else [found]
-    _take(network, names, found[1:])
-    return found[0]
+    results = list(results) if isinstance(results, (list, tuple)) else [results]
+    _take(network, names, results[1:])
+    return results[0]
 
 
 def _jumps(spec: Any) -> bool:
     """Whether a branch holds a break or continue of the loop that it stands in."""
-    for network in nested(spec):
+    for _, network in nested_networks(spec):
         for inner in network.layers:
             kind = inner.WhichOneof("layer")
             if kind in ("loopBreak", "loopContinue") or (kind == "branch" and _jumps(inner)):
@@ -136,25 +138,26 @@ def _jumps(spec: Any) -> bool:
     return False
 
 
-def _made(layers: Any) -> list[str]:
+def _outputs(layers: Any) -> list[str]:
     """Names of the blobs that layers and those inside them make, in order of appearance."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for spec in layers:
-        found.update(dict.fromkeys(spec.output))
-        for network in nested(spec):
-            found.update(dict.fromkeys(_made(network.layers)))
-    return list(found)
+        names.update(dict.fromkeys(spec.output))
+        for _, network in nested_networks(spec):
+            names.update(dict.fromkeys(_outputs(network.layers)))
+    return list(names)
 
 
 def _kept(network: Network, sides: Sequence[Any]) -> list[str]:
     """Blobs that exist after either side of a branch."""
-    made = [_made(layers) for layers in sides]
-    both = dict.fromkeys([*made[0], *made[1]])
-    return [name for name in both if name in network.values or all(name in part for part in made)]
+    outputs = [_outputs(layers) for layers in sides]
+    either = dict.fromkeys([*outputs[0], *outputs[1]])
+    return [name for name in either if name in network.values or all(name in part for part in outputs)]
 
 
-def _take(network: Network, names: Sequence[str], found: Any) -> None:
-    variables = found if isinstance(found, (list, tuple)) else [found]
+def _take(network: Network, names: Sequence[str], results: Any) -> None:
+    """Let the blobs ``names`` be what an op gives: a variable, or several."""
+    variables = results if isinstance(results, (list, tuple)) else [results]
     network.values.update(zip(names, map(Value.of, variables), strict=True))
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 Pads = list[int]  # top, bottom, left, right
 
@@ -74,14 +75,14 @@ def _cut(params: Any, sizes: list[Any], full: list[Any], stride: list[int]) -> t
         return borders(params.valid.paddingAmounts), [0, 0]
     wanted = wanted or [size * s for size, s in zip(sizes, stride, strict=True)]
     cut: Pads = []
-    given = borders(params.valid.paddingAmounts)
+    declared = borders(params.valid.paddingAmounts)
     missing = [max(0, want - have) for want, have in zip(wanted, full, strict=True)]
     for axis, (want, have) in enumerate(zip(wanted, full, strict=True)):
         total = max(0, have - want)
         small, large = total // 2, total - total // 2
         first = large if same and params.same.asymmetryMode == 1 else small
-        if not same and sum(given[2 * axis : 2 * axis + 2]) >= total:
-            first = min(given[2 * axis], total)
+        if not same and sum(declared[2 * axis : 2 * axis + 2]) >= total:
+            first = min(declared[2 * axis], total)
         cut += [first, total - first]
     return cut, missing
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value, aligned
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 F = np.float32
 

@@ -7,10 +7,11 @@ import numpy as np
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milpasses.neuralnetwork.reader.layers.convolution import optional
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Shape, Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 
 @layer("innerProduct")

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
 from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.program.builder import mb
 
 
 @layer("batchnorm")

@@ -3,10 +3,10 @@
 from typing import Any
 
 from milpasses.neuralnetwork.reader.layers.convolution import padding, pair
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
 from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.program.builder import mb
 
 MAX, AVERAGE, L2 = 0, 1, 2
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.neuralnetwork.reader.layers.convolution import optional
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 Array = NDArray[Any]
 _ACTIVATIONS = {
@@ -134,7 +135,7 @@ def _weights(layer: Layer, weights: Any, activations: Any) -> dict[str, Any]:
         return np.concatenate([parts[gate] for gate in gates])
 
     gates = ("inputGate", "forgetGate", "outputGate", "blockInput")
-    made: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "weight_ih": joined("WeightMatrix", (out, size), gates),
         "weight_hh": joined("RecursionMatrix", (out, out), gates),
     }
@@ -142,10 +143,10 @@ def _weights(layer: Layer, weights: Any, activations: Any) -> dict[str, Any]:
     if shared.forgetBias and not coupled:
         bias[out : 2 * out] += 1
     if bias.any() or shared.hasBiasVectors:
-        made["bias"] = bias
+        arrays["bias"] = bias
     if shared.hasPeepholeVectors:
-        made["peephole"] = joined("PeepholeVector", (out,), gates[:3])
-    return made
+        arrays["peephole"] = joined("PeepholeVector", (out,), gates[:3])
+    return arrays
 
 
 def _settings(shared: Any, activations: Any) -> dict[str, Any]:
@@ -163,8 +164,8 @@ def _activation(params: Any) -> str:
     kind = params.WhichOneof("NonlinearityType")
     if kind not in _ACTIVATIONS:
         raise LayerError(f"the activation {kind or 'none'} is not one of recurrent layers")
-    given = getattr(params, kind)
-    stated = (given.alpha, given.beta) if kind in _SETTINGS else (0, 0)  # (0, 0): nothing stated
+    activation = getattr(params, kind)
+    stated = (activation.alpha, activation.beta) if kind in _SETTINGS else (0, 0)  # (0, 0): nothing stated
     if any(stated) and not np.allclose(stated, _SETTINGS[kind], atol=1e-2):
         raise LayerError(f"the activation {kind} has parameters other than {_SETTINGS[kind]}")
     return _ACTIVATIONS[kind]

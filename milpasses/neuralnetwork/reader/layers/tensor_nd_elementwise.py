@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.program.builder import mb
 
 F = np.float32
 
@@ -43,11 +43,11 @@ def function(layer: Layer) -> Value:
 def area_function(layer: Layer) -> Value:
     """log(x + sqrt(x^2 + 1)) of |x| with the sign of x, or log(x + sqrt(x^2 - 1)): MIL has neither."""
     value, sign = layer.value, 1.0 if layer.kind == "asinh" else -1.0
-    given = _any_shape(value)
-    x = mb.abs(x=given) if sign > 0 else given  # for negative x the sum would cancel
+    signed = _any_shape(value)
+    x = mb.abs(x=signed) if sign > 0 else signed  # for negative x the sum would cancel
     root = mb.sqrt(x=mb.add(x=mb.mul(x=x, y=x), y=F(sign)))
     y = mb.log(x=mb.add(x=x, y=root), epsilon=F(0))
-    return value.same(mb.mul(x=y, y=mb.sign(x=given), name=layer.name) if sign > 0 else y)
+    return value.same(mb.mul(x=y, y=mb.sign(x=signed), name=layer.name) if sign > 0 else y)
 
 
 @layer("gelu")
@@ -91,42 +91,33 @@ def comparison(layer: Layer) -> Value:
     return Value.of(_COMPARISONS[layer.kind](x=first.exact(), y=other, name=layer.name))
 
 
-_LOGIC: dict[str, Any] = {
-    "logicalOr": mb.logical_or,
-    "logicalXor": mb.logical_xor,
-    "logicalAnd": mb.logical_and,
-}
-
-
-@layer(*_LOGIC)
-def logic(layer: Layer) -> Value:
-    """Of what is not 0; 1 where true."""
-    first, second = _two(layer)
-    return Value.of(_LOGIC[layer.kind](x=first.bools(), y=second.bools(), name=layer.name))
-
-
 @layer("logicalNot")
 def logical_not(layer: Layer) -> Value:
     """1 where the input is 0."""
     return Value.of(mb.logical_not(x=layer.value.bools(), name=layer.name))
 
 
-_BINARY: dict[str, Callable[..., Any]] = {
-    "modBroadcastable": mb.mod,
-    "addBroadcastable": mb.add,
-    "powBroadcastable": mb.pow,
-    "divideBroadcastable": mb.real_div,
-    "floorDivBroadcastable": mb.floor_div,
-    "multiplyBroadcastable": mb.mul,
-    "subtractBroadcastable": mb.sub,
+# What computes the result, and how it takes its two inputs.
+_BINARY: dict[str, tuple[Any, Callable[[Value], Any]]] = {
+    "logicalOr": (mb.logical_or, Value.bools),
+    "logicalXor": (mb.logical_xor, Value.bools),
+    "logicalAnd": (mb.logical_and, Value.bools),
+    "modBroadcastable": (mb.mod, Value.exact),
+    "addBroadcastable": (mb.add, Value.exact),
+    "powBroadcastable": (mb.pow, Value.exact),
+    "divideBroadcastable": (mb.real_div, Value.exact),
+    "floorDivBroadcastable": (mb.floor_div, Value.exact),
+    "multiplyBroadcastable": (mb.mul, Value.exact),
+    "subtractBroadcastable": (mb.sub, Value.exact),
 }
 
 
 @layer(*_BINARY)
-def arithmetic(layer: Layer) -> Value:
-    """Of two inputs, which broadcast."""
-    first, second = _two(layer)
-    return Value.of(_BINARY[layer.kind](x=first.exact(), y=second.exact(), name=layer.name))
+def binary(layer: Layer) -> Value:
+    """Arithmetic of two inputs, or logic of what is not 0 in them (1 where true); they broadcast."""
+    op, taken = _BINARY[layer.kind]
+    first, second = layer.exactly(2)
+    return Value.of(op(x=taken(first), y=taken(second), name=layer.name))
 
 
 @layer("minBroadcastable", "maxBroadcastable")
@@ -143,16 +134,8 @@ def extreme(layer: Layer) -> Value:
 @layer("whereBroadcastable")
 def where(layer: Layer) -> Value:
     """The second input where the first is not 0, else the third; they broadcast."""
-    if len(layer.inputs) != 3:
-        raise LayerError(f"takes 3 inputs and has {len(layer.inputs)}")
-    chosen, first, second = layer.inputs
+    chosen, first, second = layer.exactly(3)
     return Value.of(mb.select(cond=chosen.bools(), a=first.exact(), b=second.exact(), name=layer.name))
-
-
-def _two(layer: Layer) -> list[Value]:
-    if len(layer.inputs) != 2:
-        raise LayerError(f"takes 2 inputs and has {len(layer.inputs)}")
-    return layer.inputs
 
 
 def _any_shape(value: Value) -> Any:

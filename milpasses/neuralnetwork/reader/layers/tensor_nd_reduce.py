@@ -6,10 +6,11 @@ import numpy as np
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import lifted
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 _REDUCTIONS: dict[str, Any] = {
     "reduceL1": mb.reduce_l1_norm,
@@ -31,8 +32,8 @@ def reduce(layer: Layer) -> Value:
     params = layer.params
     axes = None if params.reduceAll or not len(params.axes) else [int(axis) for axis in params.axes]
     keep = bool(params.keepDims)
-    given = {} if axes is None else {"axes": axes}
-    return lifted(_REDUCTIONS[layer.kind](x=layer.value.exact(), keep_dims=keep, name=layer.name, **given))
+    options = {} if axes is None else {"axes": axes}
+    return lifted(_REDUCTIONS[layer.kind](x=layer.value.exact(), keep_dims=keep, name=layer.name, **options))
 
 
 @layer("softmaxND")

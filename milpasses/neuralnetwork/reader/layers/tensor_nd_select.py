@@ -6,10 +6,11 @@ import numpy as np
 
 from milpasses.neuralnetwork.reader.layers.linear import looked_up
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import lifted, static
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 _SCATTER_MODES = ("update", "add", "sub", "mul", "div", "max", "min")
 
@@ -40,9 +41,7 @@ def gather_along_axis(layer: Layer) -> Value:
 @layer("scatter", "scatterAlongAxis", "scatterND")
 def scatter(layer: Layer) -> Value:
     """The first input with the third combined into it at the indices of the second."""
-    if len(layer.inputs) != 3:
-        raise LayerError(f"takes 3 inputs and has {len(layer.inputs)}")
-    data, indices, updates = layer.inputs
+    data, indices, updates = layer.exactly(3)
     op = {"scatter": mb.scatter, "scatterAlongAxis": mb.scatter_along_axis}.get(layer.kind, mb.scatter_nd)
     options: dict[str, Any] = {"mode": _SCATTER_MODES[layer.params.mode], "name": layer.name}
     if layer.kind != "scatterND":
@@ -72,7 +71,9 @@ def top_k(layer: Layer) -> list[Value]:
     )
     if wanted is None or wanted.known is not None:
         return [Value.of(values), Value.of(indices)]
-    return [Value.of(_beginning(one, params.axis % value.rank, wanted)) for one in (values, indices)]
+    return [
+        Value.of(_beginning(variable, params.axis % value.rank, wanted)) for variable in (values, indices)
+    ]
 
 
 def _beginning(variable: Any, axis: int, count: Value) -> Any:
@@ -103,11 +104,16 @@ def arg_sort(layer: Layer) -> Value:
     return Value.of(mb.argsort(x=layer.value.exact(), axis=params.axis, ascending=ascending, name=layer.name))
 
 
+def _integer(layer: Layer, index: int, what: str, stored: Any) -> int:
+    """The number that input ``index`` gives, if the layer has that input; else the ``stored`` one."""
+    return static(layer.inputs[index], what)[0] if len(layer.inputs) > index else int(stored)
+
+
 @layer("oneHot")
 def one_hot(layer: Layer) -> Value:
     """A vector for each index, of two numbers."""
     params = layer.params
-    size = static(layer.inputs[1], "sizes")[0] if len(layer.inputs) > 1 else int(params.oneHotVectorSize)
+    size = _integer(layer, 1, "sizes", params.oneHotVectorSize)
     y = mb.one_hot(
         indices=layer.value.ints(),
         one_hot_vector_size=size,
@@ -123,7 +129,7 @@ def one_hot(layer: Layer) -> Value:
 def cum_sum(layer: Layer) -> Value:
     """Running sums along an axis."""
     params = layer.params
-    axis = static(layer.inputs[1], "axes")[0] if len(layer.inputs) > 1 else int(params.axis)
+    axis = _integer(layer, 1, "axes", params.axis)
     y = mb.cumsum(
         x=layer.value.exact(),
         axis=axis,
@@ -151,8 +157,8 @@ def non_maximum_suppression(layer: Layer) -> list[Value]:
             raise LayerError("takes thresholds that are known only when the network runs: not supported")
         return np.float32(np.asarray(known).reshape(-1)[0])
 
-    max_boxes = static(inputs[4], "numbers of boxes")[0] if len(inputs) > 4 else int(params.maxBoxes)
-    found = mb.non_maximum_suppression(
+    max_boxes = _integer(layer, 4, "numbers of boxes", params.maxBoxes)
+    outputs = mb.non_maximum_suppression(
         boxes=inputs[0].exact(),
         scores=inputs[1].exact(),
         iou_threshold=number(2, params.iouThreshold),
@@ -161,7 +167,7 @@ def non_maximum_suppression(layer: Layer) -> list[Value]:
         per_class_suppression=bool(params.perClassSuppression),
         name=layer.name,
     )
-    return [Value.of(one) for one in found]
+    return [Value.of(variable) for variable in outputs]
 
 
 @layer("loadConstantND")

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
-from milpasses.neuralnetwork.reader.registry import LayerError, layer
+from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.neuralnetwork.spec.errors import LayerError
+from milpasses.program.builder import mb
 
 
 def lifted(variable: Any) -> Value:
@@ -169,8 +170,8 @@ def split_nd(layer: Layer) -> list[Value]:
     if len(sizes) == 1 or count == 1:
         return [value]
     parts: dict[str, Any] = {"split_sizes": sizes} if sizes else {"num_splits": count}
-    found = mb.split(x=value.exact(), axis=params.axis, name=layer.name, **parts)
-    return [Value.of(part) for part in found]
+    variables = mb.split(x=value.exact(), axis=params.axis, name=layer.name, **parts)
+    return [Value.of(variable) for variable in variables]
 
 
 @layer("constantPad")

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 from milpasses.neuralnetwork.reader.layers.tensor_nd_shape import lifted, scalar, static
-from milpasses.neuralnetwork.reader.mil import mb
 from milpasses.neuralnetwork.reader.network import Layer
 from milpasses.neuralnetwork.reader.registry import layer
 from milpasses.neuralnetwork.reader.values import Value
+from milpasses.program.builder import mb
 
 
 @layer("sliceStatic")
@@ -31,22 +31,22 @@ def slice_static(layer: Layer) -> Value:
 @layer("sliceDynamic")
 def slice_dynamic(layer: Layer) -> Value:
     """The same, with begin and perhaps end, strides and masks as inputs."""
-    p, rank, inputs = layer.params, layer.value.rank, layer.inputs
-    given = dict(enumerate(inputs))
+    p, rank = layer.params, layer.value.rank
+    inputs = dict(enumerate(layer.inputs))
 
     def numbers(index: int, field: Any) -> Any:
-        if index not in given:
+        if index not in inputs:
             return _numbers(field, rank, 1)
-        return given[index].ints() if given[index].known is None else static(given[index], "numbers")
+        return inputs[index].ints() if inputs[index].known is None else static(inputs[index], "numbers")
 
     def masks(index: int, field: Any) -> list[bool]:
-        return _masks(static(given[index], "masks") if index in given else field, rank)
+        return _masks(static(inputs[index], "masks") if index in inputs else field, rank)
 
     y = mb.slice_by_index(
         x=layer.value.held(),
         begin=numbers(1, ()),
         end=numbers(2, p.endIds),
-        stride=static(given[3], "strides") if 3 in given else _numbers(p.strides, rank, 1),
+        stride=static(inputs[3], "strides") if 3 in inputs else _numbers(p.strides, rank, 1),
         begin_mask=masks(4, p.beginMasks),
         end_mask=masks(5, p.endMasks),
         squeeze_mask=masks(6, p.squeezeMasks),

@@ -1,0 +1,247 @@
+"""Quantize the weights of legacy neural networks: coremltools' ``quantize_weights`` with less error.
+
+Modes, layers, selectors and file layout are coremltools'. The numbers come from our kernels: exact k-means,
+linear grids of least squared error. A weight whose codes, scales and table would take no fewer bytes than its
+floats stays as it is.
+"""
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from coremltools.models import MLModel
+
+from milpasses import _coremltools as host
+from milpasses.errors import PackageError
+from milpasses.neuralnetwork.quantize import quantizer
+from milpasses.neuralnetwork.quantize.folding import fold
+from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
+from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationError, Settings
+from milpasses.neuralnetwork.spec.legacy_model import read_specification
+from milpasses.neuralnetwork.spec.networks import scopes, submodels
+from milpasses.neuralnetwork.spec.weight_params import form
+from milpasses.program import files
+from milpasses.program.package import new_message
+from milpasses.report import METADATA_KEY, Report
+
+Progress = Callable[[int, int, str], None]
+
+_HALF_VERSION, _QUANTIZED_VERSION = 2, 3  # of the specification, that brought float16 and codes
+
+
+class QuantizedModel(MLModel):
+    """An ``MLModel`` of a quantized neural network, which knows its ``report``.
+
+    ``agreement`` is, by name of output, the signal-to-noise ratio in decibels on ``sample_data``, if given.
+    """
+
+    def __init__(self, spec: Any, report: Report, **options: Any) -> None:
+        path = _temporary()
+        try:  # MLModel leaves a file of its own behind for each specification that it is given
+            path.write_bytes(spec.SerializeToString())
+            super().__init__(str(path), **options)
+        finally:
+            path.unlink(missing_ok=True)
+        self.report = report
+        self.agreement: dict[str, float] = {}
+
+
+def quantize_weights(
+    model: "str | os.PathLike[str] | MLModel",
+    nbits: int | None = None,
+    quantization_mode: str = "linear",
+    sample_data: Any = None,
+    *,
+    selector: Any = None,
+    lut_function: LutFunction | None = None,
+    requantize: bool = False,
+    output: "str | os.PathLike[str] | None" = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Quantize the weights of a neural network, its classifier or regressor, or a pipeline of them.
+
+    Args:
+        model: the path of an ``.mlmodel``, or an ``MLModel``; it is never changed.
+        nbits: 1 to 8, or 16 for float16.
+        quantization_mode: ``linear``: a scale and a bias for each output channel; ``linear_symmetric``: the
+            same with the middle code at zero; ``kmeans_lut`` (``kmeans``): a table of 2^nbits values for each
+            weight; ``linear_lut``: such a table of evenly spaced values; ``custom_lut``: a table from
+            ``lut_function(nbits, weights) -> (table, indices)``; ``dequantization``: float32 again.
+        sample_data: inputs (a list of dictionaries by name) on which the model and its quantized form run in
+            the interpreter; ``agreement`` then tells the signal-to-noise ratio of each output.
+        selector: a ``QuantizedLayerSelector`` of coremltools, or whatever has its ``do_quantize``.
+        requantize: quantize what is quantized already; its error comes on top of what was lost before.
+        output: where to write the ``.mlmodel``, whole or not at all; ``force`` replaces what is there.
+        progress: ``progress(done, total, name)``, called for each weight.
+
+    Returns:
+        The model, with a record for each weight in its ``report``.
+
+    Raises:
+        QuantizationError: wrong bits, mode or table; weights that are quantized already.
+        PackageError: no neural network, or a file that is missing, damaged, truncated or encrypted.
+    """
+    settings = Settings.of(nbits, quantization_mode, selector, lut_function, requantize)
+    if output is not None:
+        check_output(Path(output), force)
+    original = read_model(model)
+    spec = prepared(original, settings)
+    report = quantize_spec(spec, settings, {}, progress)
+    agreement: dict[str, float] = {}
+    if sample_data is not None:
+        from milpasses.neuralnetwork.quantize.agreement import output_agreement
+
+        agreement = output_agreement(original, spec, sample_data)
+    if output is not None:
+        write_model(spec, Path(output))
+    compute_units = getattr(model, "compute_unit", None)
+    options = {} if compute_units is None else {"compute_units": compute_units}
+    skip = not host.is_loaded(model)
+    quantized = QuantizedModel(spec, report, skip_model_load=skip, **options)
+    quantized.agreement = agreement
+    return quantized
+
+
+def quantize_variants(
+    model: "str | os.PathLike[str] | MLModel",
+    variants: Iterable[tuple[int, str]],
+    *,
+    selector: Any = None,
+    lut_function: LutFunction | None = None,
+    requantize: bool = False,
+) -> Iterator[tuple[Any, Report]]:
+    """Quantize one model in several ways, ``(nbits, mode)`` each; the model is read and folded once.
+
+    Yields (specification, report) for each variant, in order; ``write_model`` writes one. Raises what
+    ``quantize_weights`` raises.
+    """
+    wanted = [
+        Settings.of(nbits, mode, selector, lut_function if mode == "custom_lut" else None, requantize)
+        for nbits, mode in variants
+    ]
+    original = read_model(model)
+    bases: dict[bool, Any] = {}
+    caches: dict[bool, dict[int, Array]] = {True: {}, False: {}}
+    for settings in wanted:
+        folds = _folds(settings)
+        if folds not in bases:
+            bases[folds] = prepared(original, settings)
+        spec = new_message("Model_pb2", "Model")
+        spec.CopyFrom(bases[folds])
+        yield spec, quantize_spec(spec, settings, caches[folds])
+
+
+def read_model(model: Any) -> Any:
+    """The specification of a model or a file that holds a neural network. Raises ``PackageError``."""
+    if isinstance(model, str | os.PathLike):
+        spec, label = read_specification(Path(model)), str(model)
+    elif isinstance(model, MLModel):
+        spec, label = model.get_spec(), "the model"
+    else:
+        raise PackageError(f"an .mlmodel or an MLModel is needed, but this is a {type(model).__name__}")
+    kind = spec.WhichOneof("Type")
+    if kind == "mlProgram":
+        raise PackageError(
+            f"{label}: is an ML Program; milpasses.compress (milpasses compress) compresses those"
+        )
+    if not list(scopes(spec)):
+        raise PackageError(f"{label}: a neural network is needed, and this is of type {kind or 'unknown'}")
+    return spec
+
+
+def prepared(spec: Any, settings: Settings) -> Any:
+    """A copy of ``spec`` with its layers folded: what every variant of one model starts from.
+
+    Raises ``QuantizationError`` for weights that are quantized already, unless ``requantize``.
+    """
+    copy = new_message("Model_pb2", "Model")
+    copy.CopyFrom(spec)
+    if settings.nbits == 16 and spec.isUpdatable:
+        raise QuantizationError("an updatable model is trained on the device: its weights stay float32")
+    weights = quantizer.stored_weights(copy, settings.selector)
+    done = [weight for weight in weights if weight.selected and weight.quantized]
+    if done and not settings.requantize and settings.mode != "dequantization":
+        forms = ", ".join(sorted({quantizer.stored_form(weight.declared) for weight in done}))
+        raise QuantizationError(
+            f"{len(done)} of {len(weights)} weights are quantized already ({forms}), and each time loses "
+            "more: start from the original model, select other layers, or pass requantize=True (--requantize)"
+        )
+    if _folds(settings) and not spec.isUpdatable:
+        for scope in scopes(copy):
+            fold(scope, lambda weight: settings.requantize or form(weight.params) not in quantizer.QUANTIZED)
+    return copy
+
+
+def quantize_spec(
+    spec: Any, settings: Settings, cache: dict[int, Array], progress: Progress | None = None
+) -> Report:
+    """Quantize the networks of ``spec``, which ``prepared`` made, in place."""
+    report = Report(recipe=str(settings))
+    weights = quantizer.stored_weights(spec, settings.selector)
+    if settings.nbits == 16:
+        weights = _unmixed(weights, cache)
+    for index, weight in enumerate(weights):
+        report.records.append(quantizer.quantize_weight(weight, settings, cache))
+        if progress is not None:
+            progress(index + 1, len(weights), weight.name)
+    _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION)
+    _note(spec, report)
+    return report
+
+
+def check_output(output: Path, force: bool) -> None:
+    """Raise ``PackageError`` if ``output`` cannot become a model file."""
+    files.check_output(output, ".mlmodel", force)
+
+
+def write_model(spec: Any, output: Path) -> None:
+    """Write a specification as an ``.mlmodel``, whole or not at all. Raises ``PackageError``."""
+    with files.whole_file(output) as file:
+        file.write(spec.SerializeToString())
+
+
+def _folds(settings: Settings) -> bool:
+    return settings.mode != "dequantization" and settings.nbits < 16
+
+
+def _unmixed(weights: list[StoredWeight], cache: dict[int, Array]) -> list[StoredWeight]:
+    """Refuse float16 to layers of which some weight must stay float32: the format does not mix the two."""
+    layers: defaultdict[int, list[StoredWeight]] = defaultdict(list)
+    for weight in weights:
+        layers[id(weight.declared.layer)].append(weight)
+    refused: dict[int, str] = {}
+    for together in layers.values():
+        full = [weight for weight in together if form(weight.declared.params) == "float32"]
+        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache))]
+        refused.update((weight.index, reasons[0]) for weight in full if reasons)
+    return [quantizer.refuse(weight, refused.get(weight.index, "")) for weight in weights]
+
+
+def _raise_version(spec: Any, version: int) -> None:
+    """A pipeline must be of no older specification than its models."""
+    for model in submodels(spec):
+        _raise_version(model, version)
+    spec.specificationVersion = max(
+        spec.specificationVersion, version, *(model.specificationVersion for model in submodels(spec))
+    )
+
+
+def _note(spec: Any, report: Report) -> None:
+    """Leave the totals in the model's metadata, in few bytes: these files are made to be small."""
+    totals = report.totals()
+    spec.description.metadata.userDefined[METADATA_KEY] = (
+        f"milpasses {version('milpasses')}: {report.recipe}, "
+        f"{totals['compressed']} of {totals['weights']} weights, "
+        f"{totals['bytes_before']} -> {totals['bytes_after']} bytes"
+    )
+
+
+def _temporary() -> Path:
+    handle, name = tempfile.mkstemp(suffix=".mlmodel")
+    os.close(handle)
+    return Path(name)

@@ -1,0 +1,16 @@
+"""The bench's measurement of the memory that a compression pass takes."""
+
+import pytest
+
+from bench import pass_memory
+
+
+@pytest.mark.parametrize("library", ["milpasses", "coremltools"])
+def test_the_weights_and_their_codes_are_seen(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pass_memory, "WIDE", 512)
+    monkeypatch.setattr(pass_memory, "NARROW", 256)
+    alive = pass_memory.measured(library, "int8", 3)
+    assert alive["weights"] == 3 * 512 * 256 * 2
+    assert alive["weights"] <= alive["before"] <= 1.5 * alive["weights"]
+    assert alive["highest"] >= alive["after"] >= alive["weights"] / 2
+    assert alive["highest"] >= alive["before"] + alive["weights"] / 6  # the codes of one weight at least

@@ -130,16 +130,20 @@ class TestErrors:
     def test_a_closed_pipe_ends_quietly(self):
         code = "from milpasses_tools.cli import main; import sys; sys.argv[1:] = []; main()"
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import time; time.sleep(0.2); {code}"],
+            [sys.executable, "-c", f"input(); {code}"],  # begins when it is told to
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert process.stdout is not None
         process.stdout.close()
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
         assert process.stderr is not None
         assert process.stderr.read() == ""
-        process.wait()
+        process.wait(600)
+        process.stdin.close()
 
     def test_system_errors_name_the_file(self):
         missing = FileNotFoundError(2, "No such file or directory", "a.yaml")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from sweep_cases import RECIPES, Fatal, Slow, finished, save_data, table
 from milpasses import MilpassesError
 
 SAMPLES = 20
+LIMIT = 600  # seconds; only a test that hangs meets it
 HERE = Path(__file__).parent
 
 
@@ -42,8 +44,8 @@ def expected(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
     return table(folder)
 
 
-def killed_after(seconds: float, work: Callable[[], object]) -> bool:
-    """Do ``work`` in a child of this process and kill that after ``seconds``; whether it was at work."""
+def killed_after(seconds: float, work: Callable[[], object]) -> None:
+    """Do ``work`` in a child of this process and kill that after ``seconds``, unless it has ended by then."""
     child = os.fork()
     if child == 0:
         try:
@@ -52,8 +54,7 @@ def killed_after(seconds: float, work: Callable[[], object]) -> bool:
             os._exit(0)
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
+    os.waitpid(child, 0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
@@ -63,9 +64,8 @@ def test_killed_at_any_moment_and_gone_on_with(
     folder = tmp_path / "out"
     draw = random.Random(os.environ.get("SWEEP_KILL_SEED", "0"))
     known: dict[str, int] = {}
-    interrupted = 0
-    for _ in range(6):
-        interrupted += killed_after(
+    for _ in range(6):  # at moments that differ from machine to machine; the test below has one of its own
+        killed_after(
             draw.uniform(0.02, 0.5),
             lambda: sweep(model, folder, RECIPES, data, samples=SAMPLES, resume=True),
         )
@@ -75,13 +75,38 @@ def test_killed_at_any_moment_and_gone_on_with(
             assert known.items() <= now.items()  # what is done is not done again
             assert all(store.read(folder / "variants" / name) for name in now)
             known = now
-    assert interrupted
     found = sweep(model, folder, RECIPES, data, samples=SAMPLES, resume=True)
     assert found.computed == 5 - len(known)
     assert known.items() <= finished(folder).items()
     assert table(folder) == expected
     assert not list(folder.rglob("*.partial"))
     assert not (folder / ".work").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_killed_after_two_variants_and_gone_on_with(
+    model: Path, data: Path, expected: list[list[str]], tmp_path: Path
+):
+    folder = tmp_path / "out"
+
+    def kill(done: int, total: int, name: str) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            sweep(model, folder, RECIPES, data, samples=SAMPLES, progress=kill)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    known = finished(folder)
+    assert len(known) == 2
+    found = sweep(model, folder, RECIPES, data, samples=SAMPLES, resume=True)
+    assert found.computed == 3
+    assert known.items() <= finished(folder).items()
+    assert table(folder) == expected
 
 
 def test_the_same_table_whatever_does_the_work(
@@ -116,7 +141,7 @@ def test_two_sweeps_do_not_share_a_folder(model: Path, data: Path, tmp_path: Pat
             done.set()
 
         threading.Thread(target=second).start()
-        assert done.wait(30)
+        assert done.wait(LIMIT)
     assert "another sweep is writing here" in str(raised[0])
 
 
@@ -124,23 +149,26 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux")
 def test_workers_end_with_a_command_that_is_killed(model: Path, data: Path, tmp_path: Path):
     command = [
         sys.executable, "-c", "from milpasses_tools.cli import main; main()", "sweep", str(model), "--data",
         str(data), "-r", ",".join(RECIPES), "-j", "2", "-o", str(tmp_path / "out"),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not finished(tmp_path / "out") and time.monotonic() < until:
+    until = time.monotonic() + LIMIT
+    while not finished(tmp_path / "out"):
+        assert process.poll() is None
+        assert time.monotonic() < until
         time.sleep(0.05)
-    workers = children(process.pid)
+    workers = [os.pidfd_open(pid) for pid in children(process.pid)]
+    assert len(workers) >= 2
     process.kill()
     process.wait()
-    assert len(workers) >= 2
-    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    for worker in workers:
+        ended, _, _ = select.select([worker], [], [], LIMIT)  # readable once the process has ended
+        os.close(worker)
+        assert ended
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from milpasses_tools._sweep.store import (
     hash_model,
     is_full,
 )
+from milpasses_tools._sweep.threads import one_thread
 from milpasses_tools._sweep.tuning import learn
 from milpasses_tools._sweep.variants import (
     Compressed,
@@ -34,7 +35,7 @@ from milpasses_tools._sweep.variants import (
     default_recipes,
     from_recipe,
 )
-from milpasses_tools._sweep.work import Metric, Task, metric_text, one_thread
+from milpasses_tools._sweep.work import Metric, Task, metric_text
 from milpasses_tools.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ def _measured(
     missing = [task for task in tasks if task.variant.name not in done]
     first = [task for task in missing if isinstance(task.variant, Original)]
     rest = [task for task in missing if not isinstance(task.variant, Original)]
-    ran = run([first, rest], executor, jobs, progress, len(done))
+    with one_thread():  # an executor may compute in threads of this process
+        ran = run([first, rest], executor, jobs, progress, len(done))
     rows = tuple({**done, **ran}.get(task.variant.name, {}) for task in tasks)
     if rows[0]["status"] != "done":
         raise MilpassesError(f"{request.model}: the original cannot be measured: {rows[0]['error']}")

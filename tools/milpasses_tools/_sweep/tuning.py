@@ -12,7 +12,7 @@ from milpasses.recipe.recipe import Recipe
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.store import content_hash, hash_model
-from milpasses_tools._sweep.work import one_thread
+from milpasses_tools._sweep.threads import one_thread
 
 PROBES = 4  # samples to see each scheme's error on; whole choices run on four times as many
 

@@ -4,8 +4,7 @@ import inspect
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from milpasses_tools._output import folder_bytes
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.outputs import references
 from milpasses_tools._sweep.store import is_full
+from milpasses_tools._sweep.threads import one_thread
 from milpasses_tools._sweep.variants import Models, Original, Variant
 from milpasses_tools._sweep.weights import weight_figures
 
@@ -188,39 +188,3 @@ def metric_text(metric: Metric) -> str:
         return inspect.getsource(_function(metric))
     except (OSError, TypeError):
         return metric if isinstance(metric, str) else repr(metric)
-
-
-@attrs.define
-class _Threads:
-    """How many calls want torch to use one thread, and how many it used before the first of them."""
-
-    lock: Any = attrs.field(factory=threading.Lock)
-    users: int = 0
-    before: int = 1
-
-
-_THREADS = _Threads()
-
-
-@contextmanager
-def one_thread() -> Generator[None]:
-    """One thread for torch, so that sums come out the same wherever, and with whatever else, this runs."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
-        yield
-        return
-    import torch
-
-    with _THREADS.lock:
-        if _THREADS.users == 0:
-            _THREADS.before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _THREADS.users += 1
-    try:
-        yield
-    finally:
-        with _THREADS.lock:
-            _THREADS.users -= 1
-            if _THREADS.users == 0:
-                torch.set_num_threads(_THREADS.before)

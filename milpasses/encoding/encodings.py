@@ -100,18 +100,18 @@ class Quantized:
 class Palettized:
     """Indices into look-up tables.
 
-    ``codes`` uint8; ``lut`` of shape (tables along each axis..., 2**nbits, cluster_dim), or the quantized
-    form of such a table. With ``cluster_dim`` > 1 an index stands for a vector along ``vector_axis``.
+    ``codes`` uint8; ``lut`` of shape (tables along each axis..., 2**nbits, cluster_dim), or the quantized or
+    scaled form of such a table. With ``cluster_dim`` > 1 an index stands for a vector along ``vector_axis``.
     """
 
     codes: Array
-    lut: "Array | Quantized"
+    lut: "Array | Quantized | Scaled"
     vector_axis: int | None = None
 
     @property
     def table(self) -> Array:
         """The look-up tables, decoded."""
-        return self.lut.decode() if isinstance(self.lut, Quantized) else self.lut
+        return self.lut if isinstance(self.lut, np.ndarray) else self.lut.decode()
 
     @property
     def nbits(self) -> int:
@@ -135,13 +135,14 @@ class Palettized:
     @property
     def result_dtype(self) -> str:
         """NumPy name of the decoded type."""
-        return self.lut.result_dtype if isinstance(self.lut, Quantized) else self.lut.dtype.name
+        return self.lut.dtype.name if isinstance(self.lut, np.ndarray) else self.lut.result_dtype
 
     @property
     def form(self) -> str:
         """The form in a few words."""
         vector = f" of {self.cluster_dim}-vectors" if self.cluster_dim > 1 else ""
         table = f", {self.lut.dtype} entries" if isinstance(self.lut, Quantized) else ""
+        table = ", scaled entries" if isinstance(self.lut, Scaled) else table
         return f"lut{self.nbits}{vector} {_granularity(self.shape, self.lut.shape[:-2])}{table}"
 
     @property

@@ -98,10 +98,11 @@ def _shift_scale(encoding: Quantized, name: str) -> OpSpec:
     return OpSpec("constexpr_blockwise_shift_scale", name, inputs, (output,))
 
 
-def _table(lut: "Array | Quantized", name: str) -> tuple[list[OpSpec], "Stored | Ref"]:
-    if isinstance(lut, Quantized):
-        return [_shift_scale(lut, name + "_lut_quantized")], Ref(0)
-    return [], _stored(lut)
+def _table(encoding: Palettized, name: str) -> tuple[list[OpSpec], "Stored | Ref"]:
+    """The ops before a look-up table; a scale of its entries is folded into them."""
+    if isinstance(encoding.lut, Quantized):
+        return [_shift_scale(encoding.lut, name + "_lut_quantized")], Ref(0)
+    return [], _stored(encoding.table)
 
 
 def _vector_axis(encoding: Palettized) -> dict[str, "Stored | Ref"]:
@@ -111,7 +112,7 @@ def _vector_axis(encoding: Palettized) -> dict[str, "Stored | Ref"]:
 
 
 def _lut_to_dense(encoding: Palettized, name: str) -> list[OpSpec]:
-    before, lut = _table(encoding.lut, name)
+    before, lut = _table(encoding, name)
     inputs: dict[str, Stored | Ref] = {
         "indices": _stored(encoding.codes, f"uint{encoding.nbits}"),
         "lut": lut,
@@ -144,7 +145,7 @@ def _sparse(encoding: Sparse, name: str) -> list[OpSpec]:
         # As coremltools chains it: the second op takes the mask constant again, not the first op's output.
         final: dict[str, Stored | Ref] = {"nonzero_data": Ref(0, 1), "mask": Stored(mask, "uint1")}
         return [joint, OpSpec("constexpr_sparse_to_dense", name, final, (output,))]
-    before, lut = _table(values.lut, name + "_nonzero_data_palettized")
+    before, lut = _table(values, name + "_nonzero_data_palettized")
     lut_inputs: dict[str, Stored | Ref] = {
         "indices_mask": Stored(mask, "uint1"),
         "indices_nonzero_data": Stored(kept, f"uint{values.nbits}"),

@@ -108,8 +108,8 @@ def _cut(encoding: Encoding, extents: Shape) -> Encoding:
         return Quantized(_head(encoding.codes, extents), scale, zero_point, encoding.dtype)
     if isinstance(encoding, Palettized):
         lut = encoding.lut
-        if isinstance(lut, np.ndarray):
-            lut = _scales(lut, encoding.codes.shape, extents)
+        if not isinstance(lut, Quantized):
+            lut = _scales(encoding.table, encoding.codes.shape, extents)
         elif any(count > 1 for count in lut.shape[:-2]):
             codes = _scales(lut.codes, encoding.codes.shape, extents)
             lut = Quantized(codes, lut.scale, lut.zero_point, lut.dtype)

@@ -114,7 +114,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what each form of each weight would save, and what it would cost in accuracy.
+    """Say what each form of each weight would save, and cost in accuracy.
 
     Each weight is encoded with each candidate. A figure is the signal-to-noise ratio, in dB, of the outputs
     if that weight alone had that form. Most sensitive weights first. The JSON feeds compress --budget.

@@ -174,7 +174,7 @@ def weight_facts(encoding: Encoding, op: str, used_by: tuple[str, ...]) -> Facts
     elif isinstance(codes, Palettized):
         entries = codes.lut.dtype if isinstance(codes.lut, Quantized) else "plain"
         facts |= {"nbits": codes.nbits, "cluster_dim": codes.cluster_dim, "table": entries}
-        facts["scaled"] |= entries.startswith("float")  # coremltools moves a scale after a table into it
+        facts["scaled"] |= isinstance(codes.lut, Scaled)  # coremltools moves a scale after a table into it
     return facts
 
 

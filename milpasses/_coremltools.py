@@ -291,7 +291,7 @@ def replace_uses(block: Any, op: Any, old: Any, new: Any) -> None:
 
 
 def hide_value(variable: Any) -> None:
-    """Forget the value that was inferred for ``variable``: it counts as known at run time only."""
+    """Forget the value that ``variable`` holds, or that was inferred for it."""
     _KNOWN_VALUE.find()
     variable._sym_val = None
 

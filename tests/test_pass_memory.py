@@ -14,3 +14,11 @@ def test_the_weights_and_their_codes_are_seen(library: str, monkeypatch: pytest.
     assert alive["weights"] <= alive["before"] <= 1.5 * alive["weights"]
     assert alive["highest"] >= alive["after"] >= alive["weights"] / 2
     assert alive["highest"] >= alive["before"] + alive["weights"] / 6  # the codes of one weight at least
+
+
+@pytest.mark.parametrize("recipe", ["int8", "pal4"])
+def test_the_pass_frees_weights_as_it_goes(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pass_memory, "WIDE", 1024)
+    monkeypatch.setattr(pass_memory, "NARROW", 512)
+    alive = pass_memory.measured("milpasses", recipe, 32)
+    assert alive["highest"] <= 1.3 * alive["weights"]

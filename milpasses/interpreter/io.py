@@ -134,12 +134,12 @@ def _declared_image(declared: Any, var: Any) -> ImageFormat:
 
 
 def feed(
-    features: Mapping[str, Feature], given: Mapping[str, Any], state: State | None, rounded: bool
+    features: Mapping[str, Feature], values: Mapping[str, Any], state: State | None, rounded: bool
 ) -> dict[str, Array]:
-    """Check what the user gave and bring it into the arrays that the engine computes with."""
+    """The caller's ``values``, checked, as the arrays that the engine computes with."""
     wanted = [f for f in features.values() if f.kind != "state"]
-    unknown = sorted(set(given) - {f.name for f in wanted})
-    missing = sorted(f.name for f in wanted if f.name not in given and f.default is None)
+    unknown = sorted(set(values) - {f.name for f in wanted})
+    missing = sorted(f.name for f in wanted if f.name not in values and f.default is None)
     if unknown or missing:
         problem = [f"missing {', '.join(missing)}"] if missing else []
         problem += [f"unknown {', '.join(unknown)}"] if unknown else []
@@ -148,15 +148,15 @@ def feed(
     _check_state(features, state)
     arrays: dict[str, Array] = {}
     for feature in wanted:
-        if feature.name not in given:
+        if feature.name not in values:
             assert feature.default is not None
             arrays[feature.name] = np.full(
                 feature.fixed_shape(), feature.default, compute_type(feature.dtype)
             )
         elif feature.image is not None:
-            arrays[feature.name] = _image(feature, feature.image, given[feature.name])
+            arrays[feature.name] = _image(feature, feature.image, values[feature.name])
         else:
-            arrays[feature.name] = _tensor(feature, given[feature.name])
+            arrays[feature.name] = _tensor(feature, values[feature.name])
         if rounded and feature.dtype == np.float16:
             from milpasses_kernels.half import round_to_half  # Numba: not before something runs
 

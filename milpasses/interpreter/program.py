@@ -71,8 +71,8 @@ def _from_program(program: Program, function: str, description: Any) -> Loaded:
     names = list(program.functions)
     if function not in names:
         raise InterpreterError(_no_function(function, names))
-    found: Any = program.functions[function]
-    return Loaded(found, description, tuple(getattr(found, "input_types", None) or ()))
+    block: Any = program.functions[function]
+    return Loaded(block, description, tuple(getattr(block, "input_types", None) or ()))
 
 
 def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
@@ -87,14 +87,17 @@ def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loa
     # The loader reads the weights of every function that it is given.
     wanted = new_message("MIL_pb2", "Program", version=program.version)
     wanted.functions[function].CopyFrom(program.functions[function])
-    described = {f.name: f for f in spec.description.functions}
+    functions = spec.description.functions
+    described = next((part for part in functions if part.name == function), spec.description)
     try:
         mil = host.load_mil_program(wanted, spec.specificationVersion, weights)
     except NotImplementedError as error:  # coremltools reads no tensors of unknown rank
         mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
-    return Loaded(mil.functions[function], described.get(function, spec.description))
+    description = type(described)()
+    description.CopyFrom(described)  # the caller may change the specification while this runs
+    return Loaded(mil.functions[function], description)
 
 
 def _no_function(wanted: str, names: list[str]) -> str:

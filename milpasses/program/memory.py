@@ -285,9 +285,14 @@ class _Batch:
             self.flush()
 
     def flush(self) -> None:
-        """Remove what waits."""
+        """Remove what waits, and forget its values: ops and variables refer to each other, so that otherwise
+        they would stay until Python looks for circles.
+        """
         for block, ops in self.waiting.values():
             block.remove_ops(ops)
+            for constant in (op for op in ops if op.op_type == "const"):
+                for variable in (*constant.outputs, *constant.inputs.values(), constant.val):
+                    host.hide_value(variable)
         self.waiting.clear()
         self.nbytes = 0
 

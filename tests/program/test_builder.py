@@ -41,7 +41,7 @@ def test_ops_of_an_encoding_refer_to_each_other() -> None:
         specs = lower(encoding, "weight", opset_of(int(ct.target.iOS18)).generation)
         assert len(specs) == 3
         weights.append(built(specs))
-        return mb.linear(x=x, weight=weights[0])
+        return mb.linear(x=x, weight=weights[0], name="product")
 
     (weight,) = weights
     scaled = weight.op

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import Run
 from milpasses_tools import sensitivity
-from milpasses_tools.sensitivity import by_sensitivity, read_candidate_texts
+from milpasses_tools._sensitivity.order import by_sensitivity
+from milpasses_tools.sensitivity import read_candidate_texts
 
 from milpasses.budget import Sensitivity, fit
 from milpasses.recipe.recipe import Recipe

@@ -14,6 +14,14 @@ Progress = Callable[[int, int, str], None]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .mlpackage that holds an ML Program.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
+]
 
 
 def console(stderr: bool = False, width: int | None = None) -> Any:

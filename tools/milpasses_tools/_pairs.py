@@ -9,7 +9,7 @@ from milpasses_tools._view.graph import Block, Constant, Op, Variable
 
 
 @attrs.frozen(eq=False)
-class Placed:
+class OpInBlock:
     """An op and where it stands: the op around it, if any, which of that op's blocks, and its position."""
 
     op: Op
@@ -22,8 +22,8 @@ class Placed:
 class Pair:
     """An op of a and the op of b that it is."""
 
-    a: Placed
-    b: Placed
+    a: OpInBlock
+    b: OpInBlock
 
 
 @attrs.define(eq=False)
@@ -31,11 +31,11 @@ class Pairs:
     """The pairs in the order of a, what is left of each, and which variable of b each variable of a is."""
 
     pairs: list[Pair] = attrs.field(factory=list)
-    removed: list[Placed] = attrs.field(factory=list)
-    added: list[Placed] = attrs.field(factory=list)
+    removed: list[OpInBlock] = attrs.field(factory=list)
+    added: list[OpInBlock] = attrs.field(factory=list)
     variables: dict[str, str] = attrs.field(factory=dict)
 
-    def take(self, a: Placed, b: Placed) -> None:
+    def take(self, a: OpInBlock, b: OpInBlock) -> None:
         """Make a pair, and pairs of what the two give."""
         self.pairs.append(Pair(a, b))
         self.bind(a.op.outputs, b.op.outputs)
@@ -82,9 +82,9 @@ def pair_ops(a: Block, b: Block, weights: dict[str, str]) -> Pairs:
     mine, theirs = list(_place(a)), list(_place(b))
     by_name = {one.op.name: one for one in theirs}
     taken: set[int] = set()
-    left: list[Placed] = []
+    left: list[OpInBlock] = []
 
-    def take(one: Placed, other: Placed) -> None:
+    def take(one: OpInBlock, other: OpInBlock) -> None:
         taken.add(id(other.op))
         found.take(one, other)
 
@@ -94,11 +94,11 @@ def pair_ops(a: Block, b: Block, weights: dict[str, str]) -> Pairs:
             take(one, other)
         else:
             left.append(one)
-    by_structure: dict[object, list[Placed]] = {}
+    by_structure: dict[object, list[OpInBlock]] = {}
     for other in theirs:
         if id(other.op) not in taken:
             by_structure.setdefault(_structure(other.op, None), []).append(other)
-    last: list[Placed] = []
+    last: list[OpInBlock] = []
     for one in left:
         others = by_structure.get(_structure(one.op, found.variables), [])
         if others:
@@ -117,12 +117,12 @@ def pair_ops(a: Block, b: Block, weights: dict[str, str]) -> Pairs:
     return found
 
 
-def _place(block: Block, owner: Op | None = None, index: int = 0) -> Iterator[Placed]:
+def _place(block: Block, owner: Op | None = None, index: int = 0) -> Iterator[OpInBlock]:
     """The ops that are no weights, each before those inside it."""
     for position, op in enumerate(block.ops):
         if op.weight is not None or (op.type.startswith("constexpr_") and not op.blocks):
             continue
-        yield Placed(op, owner, index, position)
+        yield OpInBlock(op, owner, index, position)
         for number, nested in enumerate(op.blocks):
             yield from _place(nested, op, number)
 

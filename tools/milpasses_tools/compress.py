@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._output import (
+    Force,
     Json,
+    Output,
+    Quiet,
+    Verbose,
     folder_bytes,
     print_json,
     print_table,
@@ -25,10 +29,7 @@ _COLUMNS = ("weight", "shape", "status", "form", ">bits", ">bytes before", ">aft
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlpackage that holds an ML Program.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all."),
-    ],
+    output: Output,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +74,7 @@ def command(
     save_recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the recipe that was used to FILE, as YAML.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    force: Force = False,
     requantize: Annotated[
         bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
     ] = False,
@@ -93,10 +94,8 @@ def command(
         ),
     ] = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
-    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compress the weights of a model.
 

@@ -9,8 +9,9 @@ import typer
 
 from milpasses_tools._output import Json, json_decibels, print_json, shape_text, sqnr_text
 from milpasses_tools._pairs import Pair, Pairs, pair_ops
-from milpasses_tools._view.graph import Constant, Function, GraphView, Op, Operand, Variable, Weight, view
+from milpasses_tools._view.graph import Constant, Function, GraphView, Op, Operand, Variable, Weight
 from milpasses_tools._view.text import op_line, operands_text
+from milpasses_tools._view.view import view
 
 if TYPE_CHECKING:
     import os

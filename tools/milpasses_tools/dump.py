@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._output import Model, json_decibels
-from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight, view
+from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
 from milpasses_tools._view.text import operands_text, text_lines
+from milpasses_tools._view.view import view
 
 if TYPE_CHECKING:
     import os

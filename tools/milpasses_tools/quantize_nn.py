@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Json, print_json, progress
+from milpasses_tools._output import Force, Json, Quiet, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.neuralnetwork import QuantizedModel
@@ -35,9 +35,9 @@ def command(
         str,
         typer.Option(metavar="TYPES", help="Layer types to leave as they are: batchnorm,bias,depthwiseConv."),
     ] = "",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    force: Force = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="List the weights that were not quantized, too.")
     ] = False,

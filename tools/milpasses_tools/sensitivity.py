@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._output import Json, Model, Progress, print_json, print_table, progress, shape_text
+from milpasses_tools._sensitivity.order import by_sensitivity, decibels
 
 if TYPE_CHECKING:
     from milpasses.budget import Sensitivity, WeightOptions
@@ -114,7 +115,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what each form of each weight would save, and cost in accuracy.
+    """Say what each form of each weight would save, and what error it would make.
 
     Each weight is encoded with each candidate. A figure is the signal-to-noise ratio, in dB, of the outputs
     if that weight alone had that form. Most sensitive weights first. The JSON feeds compress --budget.
@@ -138,7 +139,7 @@ def command(
     if csv_file is not None:
         write_text(csv_file, to_csv(table))
     if plot is not None:
-        from milpasses_tools._sensitivity_plot import page, picture
+        from milpasses_tools._sensitivity.plot import page, picture
 
         write_text(plot, page(table, model.name) if plot.suffix == ".html" else picture(table))
     if as_json:
@@ -156,24 +157,6 @@ def to_csv(table: "Sensitivity") -> str:
         writer.writeheader()
         writer.writerows(rows)
     return out.getvalue()
-
-
-def by_sensitivity(table: "Sensitivity") -> "list[WeightOptions]":
-    """The weights, most sensitive first: by the mean over their candidates, in decibels."""
-    from math import log10
-
-    def mean(weight: "WeightOptions") -> float:
-        lost = [log10(option.output_error) for option in weight.options if option.output_error > 0]
-        return sum(lost) / len(lost) if lost else float("-inf")
-
-    return sorted(table, key=mean, reverse=True)
-
-
-def decibels(output_error: float) -> float | None:
-    """An output error as signal-to-noise ratio; None where nothing is lost."""
-    from milpasses.report import decibels as ratio
-
-    return ratio(1.0, output_error) if output_error > 0 else None
 
 
 def print_sensitivity(table: "Sensitivity", top: int | None = None) -> None:

@@ -6,55 +6,17 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import attrs
 import typer
 
 from milpasses_tools._output import Json, Progress, print_json, progress
+from milpasses_tools._sweep.result import Sweep
 
 if TYPE_CHECKING:
-    from milpasses_tools._sweep.choice import Choice
     from milpasses_tools._sweep.variants import Variant
 
+__all__ = ["Sweep", "sweep"]
+
 DEFAULT_MAX_LOSS = 1.0
-
-
-@attrs.frozen
-class Sweep:
-    """What ``sweep`` found.
-
-    ``rows``: a dictionary for each variant, the original first, as in ``results.jsonl``; ``choice`` the one
-    to take and why, None where nothing could tell; ``saved`` where it is; ``computed`` how many variants this
-    run measured, the others were there.
-    """
-
-    folder: Path
-    about: dict[str, Any]
-    rows: tuple[dict[str, Any], ...]
-    choice: "Choice | None"
-    saved: Path | None
-    computed: int
-    notes: tuple[str, ...]
-
-    def __getitem__(self, name: str) -> dict[str, Any]:
-        for row in self.rows:
-            if row["name"] == name:
-                return row
-        raise KeyError(f"no variant {name!r}; there are {', '.join(row['name'] for row in self.rows)}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values for JSON."""
-
-        def plain(_: object, __: object, value: Any) -> Any:
-            return list(value) if isinstance(value, tuple) else value
-
-        choice = None if self.choice is None else attrs.asdict(self.choice, value_serializer=plain)
-        return {
-            **self.about,
-            "choice": choice,
-            "saved": str(self.saved) if self.saved else None,
-            "notes": list(self.notes),
-            "variants": [{key: value for key, value in row.items() if key != "each"} for row in self.rows],
-        }
 
 
 def sweep(

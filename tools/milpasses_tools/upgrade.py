@@ -7,15 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Json, folder_bytes, print_json, progress
+from milpasses_tools._output import Force, Json, Output, Quiet, Verbose, folder_bytes, print_json, progress
 
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all."),
-    ],
+    output: Output,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -35,12 +32,10 @@ def command(
     precision: Annotated[
         str, typer.Option(metavar="TYPE", help="Arithmetic and weights: float16 or float32.")
     ] = "float16",
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    force: Force = False,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
-    ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Turn a legacy neural network into an ML Program.
 

@@ -36,7 +36,7 @@ class Swap:
 
 def differing(original: Any, compressed: Any, function: str) -> tuple[list[Swap], list[str]]:
     """The weights whose values differ, in program order, and notes on those that cannot be swapped."""
-    from milpasses_tools._view.graph import view
+    from milpasses_tools._view.view import view
     from milpasses_tools.diff import PairedFunctions, same_values
 
     found = [

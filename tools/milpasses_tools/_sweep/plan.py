@@ -14,6 +14,7 @@ from milpasses.program.files import copy_whole, write_json
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.choice import Choice, Limit, choose
 from milpasses_tools._sweep.data import Prepared, prepare
+from milpasses_tools._sweep.result import Sweep
 from milpasses_tools._sweep.run import run
 from milpasses_tools._sweep.store import (
     Store,
@@ -36,7 +37,6 @@ from milpasses_tools._sweep.variants import (
     from_recipe,
 )
 from milpasses_tools._sweep.work import Metric, Task, metric_text
-from milpasses_tools.sweep import Sweep
 
 if TYPE_CHECKING:
     from milpasses.program.opset import Opset

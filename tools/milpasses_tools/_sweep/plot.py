@@ -8,10 +8,10 @@ from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
 from milpasses.program.files import whole_file
 from milpasses_tools._sweep.choice import SHARES
-from milpasses_tools._sweep.report import measured
+from milpasses_tools._sweep.result import measured
 
 if TYPE_CHECKING:
-    from milpasses_tools.sweep import Sweep
+    from milpasses_tools._sweep.result import Sweep
 
 COLORS = (
     "#2f7fc1", "#d9730d", "#3f9a63", "#8e5bb5", "#b0892b", "#c04f6e",

@@ -4,14 +4,12 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
 from milpasses.program.files import write_json, write_text
-
-if TYPE_CHECKING:
-    from milpasses_tools.sweep import Sweep
+from milpasses_tools._sweep.result import Sweep, measured
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 _COLUMNS = (
@@ -21,7 +19,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def write_results(found: "Sweep") -> list[str]:
+def write_results(found: Sweep) -> list[str]:
     """Write everything into the sweep's folder; what could not be made, as sentences."""
     write_text(found.folder / "results.csv", to_csv(found))
     write_text(found.folder / "results.jsonl", "".join(f"{_line(row)}\n" for row in found.rows))
@@ -44,13 +42,13 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
-def classes_of(found: "Sweep") -> list[str]:
+def classes_of(found: Sweep) -> list[str]:
     """The classes that accuracy was measured on, in the model's order."""
     accuracy = found.rows[0]["accuracy"]
     return [] if accuracy is None else [str(one["label"]) for one in accuracy["classes"]]
 
 
-def flat_rows(found: "Sweep") -> list[dict[str, Any]]:
+def flat_rows(found: Sweep) -> list[dict[str, Any]]:
     """A flat dictionary for each variant, all with the same keys: ``class NAME`` and ``metric NAME`` too."""
     classes = classes_of(found)
     metrics = list(found.rows[0].get("metrics", {}))
@@ -77,7 +75,7 @@ def flat_rows(found: "Sweep") -> list[dict[str, Any]]:
     return rows
 
 
-def to_csv(found: "Sweep") -> str:
+def to_csv(found: Sweep) -> str:
     """``flat_rows`` as CSV with a header; numbers as Python writes them."""
     rows = flat_rows(found)
     text = io.StringIO()
@@ -87,7 +85,7 @@ def to_csv(found: "Sweep") -> str:
     return text.getvalue()
 
 
-def to_html(found: "Sweep") -> str:
+def to_html(found: Sweep) -> str:
     """The page: the template with the results as JSON inside; it loads nothing from anywhere."""
     choice = found.choice
     content = {
@@ -104,14 +102,3 @@ def to_html(found: "Sweep") -> str:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # In a script element only this sequence could end the data.
     return _TEMPLATE.read_text(encoding="utf-8").replace("{{DATA}}", text.replace("<", "\\u003c"))
-
-
-def measured(row: dict[str, Any], measure: str) -> float | None:
-    """The mean of the measure that the choice was made by; shares in percent."""
-    if row["status"] != "done":
-        return None
-    if measure == "accuracy":
-        return None if row["accuracy"] is None else 100 * row["accuracy"]["top1"]
-    if measure == "agreement":
-        return None if row["agreement"] is None else 100 * row["agreement"]
-    return row["metrics"].get(measure)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from milpasses_tools._output import print_table
 
 if TYPE_CHECKING:
-    from milpasses_tools.sweep import Sweep
+    from milpasses_tools._sweep.result import Sweep
 
 
 def print_sweep(found: "Sweep") -> None:

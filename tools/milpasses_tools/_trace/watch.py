@@ -13,9 +13,9 @@ from milpasses import _coremltools as host
 from milpasses_tools._bisect.store import Store
 from milpasses_tools._trace.fingerprint import Snapshot, Values, compare, stale
 from milpasses_tools._trace.keep import Kept, capture
+from milpasses_tools._trace.record import Failure, PassRecord, Trace
 from milpasses_tools._view.program import view_program
 from milpasses_tools._view.text import text_lines
-from milpasses_tools.trace import Failure, PassRecord, Trace
 
 
 @attrs.define(eq=False)

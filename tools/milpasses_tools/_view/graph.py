@@ -5,7 +5,6 @@ is an op of its own, which carries what is known of the weight.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -146,25 +145,6 @@ class GraphView:
     def weights(self) -> list[Weight]:
         """The weights in program order; one that several functions share is listed for each."""
         return [op.weight for op in self.walk() if op.weight is not None]
-
-
-def view(model: Any) -> GraphView:
-    """The view of a path (``.mlmodel`` too), an ``MLModel`` or a ``Program``; raises ``PackageError``.
-
-    Of a package only the protobuf is read, so an op that this coremltools does not know is shown as well.
-    """
-    from coremltools.converters.mil.mil import Program
-
-    if isinstance(model, Program):
-        from milpasses_tools._view.program import view_program
-
-        return view_program(model)
-    from milpasses_tools._models import open_readable
-    from milpasses_tools._view.package import view_package
-
-    package = open_readable(model)
-    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel"
-    return view_package(package, str(name))
 
 
 def compressed_weight(site: "Site", sqnr_db: float | None = None) -> Weight:

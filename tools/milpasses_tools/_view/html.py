@@ -6,10 +6,10 @@ from typing import Any
 
 from milpasses_tools._output import json_decibels
 from milpasses_tools._view.graph import Block, GraphView, Op, Weight
-from milpasses_tools._view.graph import view as view_of
 from milpasses_tools._view.histograms import code_usage, encodings_of, histograms, originals_of
 from milpasses_tools._view.select import EVERYTHING, Selection
 from milpasses_tools._view.text import op_line
+from milpasses_tools._view.view import view as view_of
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 

@@ -8,8 +8,8 @@ from model_explorer.graph_builder import GraphCollection  # pyright: ignore[repo
 
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.spec.legacy_model import read_specification
-from milpasses_tools._view.graph import view
 from milpasses_tools._view.model_explorer import graph_collection
+from milpasses_tools._view.view import view
 
 
 class CoreMLAdapter(Adapter):  # pyright: ignore[reportUntypedBaseClass]

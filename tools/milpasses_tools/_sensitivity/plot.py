@@ -3,6 +3,8 @@
 from html import escape
 from typing import TYPE_CHECKING
 
+from milpasses_tools._sensitivity.order import by_sensitivity, decibels
+
 if TYPE_CHECKING:
     from milpasses.budget import Option, Sensitivity, WeightOptions
 
@@ -27,8 +29,6 @@ def page(table: "Sensitivity", title: str) -> str:
 
 def picture(table: "Sensitivity") -> str:
     """The picture as SVG."""
-    from milpasses_tools.sensitivity import by_sensitivity
-
     weights = [one for one in by_sensitivity(table) if not one.pinned]
     width = _LEFT + _COLUMN * len(table.candidates) + 10
     height = _TOP + _ROW * len(weights) + 10
@@ -60,8 +60,6 @@ def _row(weight: "WeightOptions", candidates: tuple[str, ...], y: int) -> list[s
 
 
 def _cell(weight: "WeightOptions", option: "Option", x: int, y: int) -> str:
-    from milpasses_tools.sensitivity import decibels
-
     ratio = decibels(option.output_error)
     share = 0.0 if ratio is None else min(max((_BEST - ratio) / (_BEST - _WORST), 0.0), 1.0)
     fill = tuple(round(pale + (dark - pale) * share) for pale, dark in ((236, 150), (243, 20), (250, 30)))

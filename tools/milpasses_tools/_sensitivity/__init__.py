@@ -1,0 +1,1 @@
+"""The parts of ``sensitivity``: the order of the weights, the picture."""

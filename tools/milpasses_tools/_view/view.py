@@ -1,0 +1,25 @@
+"""The view of any model."""
+
+import os
+from typing import Any
+
+from milpasses_tools._view.graph import GraphView
+
+
+def view(model: Any) -> GraphView:
+    """The view of a path (``.mlmodel`` too), an ``MLModel`` or a ``Program``; raises ``PackageError``.
+
+    Of a package only the protobuf is read, so an op that this coremltools does not know is shown as well.
+    """
+    from coremltools.converters.mil.mil import Program
+
+    if isinstance(model, Program):
+        from milpasses_tools._view.program import view_program
+
+        return view_program(model)
+    from milpasses_tools._models import open_readable
+    from milpasses_tools._view.package import view_package
+
+    package = open_readable(model)
+    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel"
+    return view_package(package, str(name))

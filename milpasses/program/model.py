@@ -61,6 +61,8 @@ def write_model(
         raise
     published = Path(tempfile.mkdtemp(suffix=".mlpackage"))
     published.rmdir()
-    path.rename(published)  # coremltools removes the package at exit, so it must stand in no folder of its own
+    path.rename(
+        published
+    )  # coremltools removes the package at exit, so it must stand in no folder of its own
     path.parent.rmdir()
     return make(str(published), is_temp_package=True, **options)

@@ -12,7 +12,7 @@ from coremltools.converters.mil.mil import Function, Program
 import milpasses  # noqa: F401  (registers the reader of legacy models)
 from milpasses.interpreter import Interpreter, InterpreterError
 from milpasses.program import readers
-from milpasses.program.package import open_package
+from milpasses.program.package import new_message, open_package
 from milpasses.program.saved import SavedProgram
 
 
@@ -82,9 +82,11 @@ def test_a_legacy_model_is_read_by_who_registered_for_it(
     monkeypatch.setitem(readers._READERS, "neuralnetwork", readers._READERS["neuralnetwork"])
     readers.register_reader("neuralnetwork", read)
     path = tmp_path / "model.mlmodel"
-    path.write_bytes(b"")
+    spec = new_message("Model_pb2", "Model", specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    path.write_bytes(spec.SerializeToString())
     assert Interpreter(path).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
     assert Interpreter(Reading()).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
-    assert asked == [path]
+    assert [source.path for source in asked] == [path]
     with pytest.raises(KeyError, match="unheard of"):
         readers.reader_of("unheard of")

@@ -31,7 +31,7 @@ def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgra
             raise PackageError(program_needed(read_source(model)))
         skip = not host.is_loaded(model) if skip_model_load is None else skip_model_load
         package = open_package(model.package_path, spec=model.get_spec())
-        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit})
+        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit}, model)
     skip = True if skip_model_load is None else skip_model_load
     by_path = isinstance(model, str | os.PathLike)
     package = open_package(model) if by_path else package_of(read_source(model))

@@ -31,7 +31,7 @@ from bench import (
 from bench.table import Table, write
 
 SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
-    "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.packing()],
+    "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.vectors(), lambda _: kernels.packing()],
     "quality": [quality.quality],
     "speed": [calls.speed],
     "costs": [

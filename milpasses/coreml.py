@@ -2,8 +2,9 @@
 
 The same arguments, the same config classes, the same ops in the result; the error is smaller and the call
 faster. As there, every constant that the config selects is rewritten, whether ops multiply with it or only
-add it, and whether it pays or not; a group size that does not divide the channels skips the weight with a
-warning, and a multifunction model is rejected: ``milpasses.compress`` takes one, and fits the groups.
+add it, and whether it pays or not (but per-channel scales never make one larger); a group size that does not
+divide the channels skips the weight with a warning, and a multifunction model is rejected:
+``milpasses.compress`` takes one, and fits the groups.
 """
 
 import logging
@@ -93,6 +94,7 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
             join=joint_compression,
             fit_groups=False,
             only_if_smaller=False,
+            separate_scales=True,
         )
         model = write_rewritten(program, rewriter, CompressedModel)
     for record in model.report:

@@ -61,7 +61,8 @@ class Rewriter:
 
     ``requantize``: a weight that is compressed already is decoded and compressed anew. ``join``: it keeps its
     form and gets the scheme's on top (coremltools' ``joint_compression``). ``fit_groups`` as in
-    ``Encoder``. ``only_if_smaller``: keep a weight dense where its new form would not save a byte.
+    ``Encoder``, and ``separate_scales``. ``only_if_smaller``: keep a weight dense where its new form would
+    not save a byte; this holds for per-channel scales in any case.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
     ``strict``: a rule that decides no weight is an error, not a warning.
     """
@@ -72,6 +73,7 @@ class Rewriter:
     join: bool = False
     fit_groups: bool = True
     only_if_smaller: bool = True
+    separate_scales: bool = False
     calibration: StatisticsSource | None = None
     strict: bool = False
 
@@ -121,7 +123,9 @@ class Rewriter:
             return Rewritten(self.record(site, decision, status, refusal))
         existing = site.existing() if site.existing is not None else None
         value = weight.value if existing is None else existing.decode()
-        encoder = Encoder(weight, self.target.generation, self.fit_groups)
+        encoder = Encoder(
+            weight, self.target.generation, self.fit_groups, separate_scales=self.separate_scales
+        )
         chosen: dict[str, Any] = {}
         corrected = None
         try:
@@ -130,7 +134,8 @@ class Rewriter:
                 encoding = encoder.extend(existing, value, decision.scheme)
             else:
                 encoding, chosen, corrected = self._encode(encoder, value, decision.scheme, bias)
-            if self.only_if_smaller and encoding.nbytes >= site.nbytes:
+            smaller = self.only_if_smaller or getattr(decision.scheme, "enable_per_channel_scale", False)
+            if smaller and encoding.nbytes >= site.nbytes:
                 raise Refusal("not-smaller", form=encoding.form, nbytes=encoding.nbytes, stored=site.nbytes)
         except Refusal as refusal:
             record = self.record(site, decision, "skipped", refusal)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.affine import quantize_blocks, quantize_entries
+from milpasses.encoding.channel_scales import palettize_scaled
 from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import IOS18, OpGeneration
 from milpasses.encoding.grouping import Grouper, Grouping
@@ -30,19 +31,24 @@ class Encoder(Generic[W]):
 
     ``fit_groups``: take the nearest divisor where a group or block size does not divide the channels;
     otherwise refuse, as coremltools does. ``importance``: what the squared error of each element counts
-    (float32, shaped as the weight); all the same where there is none.
+    (float32, shaped as the weight); all the same where there is none. ``separate_scales``: per-channel
+    scales may stay an op of their own, which fails to load on the Neural Engine, where folding them takes
+    more bytes.
     """
 
     weight: W
     generation: OpGeneration = IOS18
     fit_groups: bool = True
     importance: Array | None = None
+    separate_scales: bool = False
     notes: list[str] = attrs.field(factory=list)
 
     def encode(self, value: Array, scheme: Scheme) -> Encoding:
         """The encoding of ``value`` under ``scheme``; raises ``Refusal`` with the reason."""
         if isinstance(scheme, Quantize):
             return self._quantize(value, scheme)
+        if isinstance(scheme, Palettize) and scheme.enable_per_channel_scale:
+            return self._scale_channels(value, scheme, self.separate_scales)
         if isinstance(scheme, Palettize):
             return self._palettize(value, scheme)
         if isinstance(scheme, Prune):
@@ -89,14 +95,21 @@ class Encoder(Generic[W]):
             importance = (mask != 0).astype(np.float32) * (1 if importance is None else importance)
         return quantize_blocks(value, scheme, blocks, importance, self.generation.stores_zero_point)
 
+    def _scale_channels(self, value: Array, scheme: Palettize, separate: bool) -> Palettized | Scaled:
+        """Tables that do what a scale a channel would; the scales themselves with ``separate``."""
+        grouping = self._noted(self._grouper.tables(scheme))
+        encoding = palettize_scaled(value, scheme, grouping, self.generation, self.importance, separate)
+        if isinstance(encoding, Scaled):
+            self.notes.append("the per-channel scales stay an op of their own: tables would take more bytes")
+        else:
+            self.notes.append(f"the per-channel scales are folded into the tables: {encoding.form}")
+        return encoding
+
     def _palettize(self, value: Array, scheme: Palettize, mask: Array | None = None) -> Palettized:
         if scheme.enable_per_channel_scale:
-            # A scale a channel times one table is a table a channel, which is what gets stored; a separate
-            # scale op fails to load on the Neural Engine. So each channel has a table, with its own optimum.
-            self.notes.append("one table a channel: the per-channel scales are folded into the tables")
-            scheme = attrs.evolve(
-                scheme, enable_per_channel_scale=False, granularity="per_grouped_channel", group_size=1
-            )
+            encoding = self._scale_channels(value, scheme, separate=False)
+            assert isinstance(encoding, Palettized)
+            return encoding
         grouping = self._noted(self._grouper.tables(scheme))
         return palettize_blocks(
             value, scheme, grouping, self.generation, self.importance, masked=mask is not None

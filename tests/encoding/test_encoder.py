@@ -146,8 +146,25 @@ def test_a_group_that_does_not_divide_is_fitted_and_noted() -> None:
     assert blocks.notes == ["block_size 8: 7 does not divide 24 channels"]
     scaled = encoder(24, 20)
     each = scaled.encode(values(24, 20), attrs.evolve(GROUPS, enable_per_channel_scale=True))
-    assert each.form == "lut4 per_channel"
-    assert scaled.notes == ["one table a channel: the per-channel scales are folded into the tables"]
+    assert isinstance(each, Palettized)
+    assert scaled.notes[-1] == f"the per-channel scales are folded into the tables: {each.form}"
+
+
+@pytest.mark.parametrize(("nbits", "coremltools"), [(4, 3360), (6, 4608), (8, 6144)])
+def test_per_channel_scales_never_cost_more_than_they_save(nbits: int, coremltools: int) -> None:
+    """Depthwise, 512 channels of 3x3: a table a channel would be larger than the weight, 9,216 bytes.
+
+    ``coremltools``: bytes of its codes, its table and its scales.
+    """
+    value = (values(512, 1, 3, 3) * np.exp(values(512)).reshape(-1, 1, 1, 1)).astype(np.float16)
+    scheme = Palettize(nbits, enable_per_channel_scale=True)
+    consumer = Consumer("conv", "c", "weight", groups=512)
+    weight = Weight("w", value.shape, "float16", (consumer,))
+    for separate in (False, True):
+        encoded = Encoder(weight, separate_scales=separate).encode(value, scheme)
+        assert encoded.nbytes < value.nbytes
+        assert encoded.nbytes <= coremltools or not separate
+        assert isinstance(encoded, Palettized) or separate
 
 
 @pytest.mark.parametrize("recipe", ["int8", "int4-b4", "pal4-g8", "pal4-v2", "sparse2of4", "sparse50+pal4"])

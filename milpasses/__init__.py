@@ -14,6 +14,7 @@ from milpasses.data.collect import Statistics, statistics
 from milpasses.data.samples import Sample, Samples
 from milpasses.errors import MilpassesError, PackageError, SampleError, TargetError, UnmatchedRuleWarning
 from milpasses.passes._reporting import register as _register
+from milpasses.passes.recipe_passes import register_pass
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
@@ -48,6 +49,7 @@ __all__ = [
     "decompress",
     "passes",
     "pipeline",
+    "register_pass",
     "statistics",
 ]
 

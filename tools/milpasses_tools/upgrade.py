@@ -11,7 +11,7 @@ from milpasses_tools._output import Force, Json, Output, Quiet, Verbose, folder_
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
+    model: Annotated[Path, typer.Argument(metavar="IN", help="A neural network: .mlmodel or .mlpackage.")],
     output: Output,
     recipe: Annotated[
         str | None,
@@ -66,7 +66,7 @@ def command(
             progress=step,
         )
     seconds = time.perf_counter() - began
-    sizes = model.stat().st_size, folder_bytes(output)
+    sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content: dict[str, Any] = json.loads(upgraded.report.to_json()) if recipe is not None else {}
         content["input"] = {"path": str(model), "bytes": sizes[0]}

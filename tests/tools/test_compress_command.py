@@ -97,7 +97,8 @@ class TestResult:
         assert content["output"] == {"path": str(output), "bytes": disk_bytes(output)}
         assert content["seconds"] > 0
         saved = json.loads(report.read_text(encoding="utf-8"))
-        assert saved == {key: content[key] for key in ("milpasses", "recipe", "totals", "weights")}
+        keys = ("milpasses", "recipe", "unmatched", "totals", "weights")
+        assert saved == {key: content[key] for key in keys}
 
     def test_a_recipe_with_rules_and_one_in_yaml_are_the_same(
         self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path

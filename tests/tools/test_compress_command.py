@@ -51,6 +51,21 @@ class TestResult:
         assert [line[2] for line in words[1:15]].count("skipped") == 11
         assert "288..2,048" not in outcome.out
 
+    def test_a_rule_that_decides_no_weight_is_said_and_strictly_refused(
+        self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
+    ):
+        output = tmp_path / "small.mlpackage"
+        options = ("compress", digits_packages["iOS18"], "-r", "int8; op_type=lstm -> keep", "-o", output)
+        strict = milpasses_command(*options, "--strict")
+        assert strict.status == 2
+        assert "rule 1 (op_type=lstm) matches no weight; weights are used by " in strict.err
+        assert not output.exists()
+        outcome = milpasses_command(*options)
+        assert (outcome.status, outcome.err) == (0, "")
+        assert "warning: rule 1 (op_type=lstm) matches no weight; weights are used by " in outcome.out
+        planned = milpasses_command("explain", digits_packages["iOS18"], "-r", "int8; op_type=lstm -> keep")
+        assert "warning: rule 1 (op_type=lstm) matches no weight" in planned.out
+
     def test_nothing_to_compress(
         self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path
     ):
@@ -82,7 +97,8 @@ class TestResult:
         assert content["output"] == {"path": str(output), "bytes": disk_bytes(output)}
         assert content["seconds"] > 0
         saved = json.loads(report.read_text(encoding="utf-8"))
-        assert saved == {key: content[key] for key in ("milpasses", "recipe", "totals", "weights")}
+        keys = ("milpasses", "recipe", "unmatched", "totals", "weights")
+        assert saved == {key: content[key] for key in keys}
 
     def test_a_recipe_with_rules_and_one_in_yaml_are_the_same(
         self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path

@@ -21,7 +21,7 @@ from milpasses.errors import Refusal
 from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_config
 from milpasses.recipe.errors import RecipeError, at, check_names, wrong
 from milpasses.recipe.rules import Decision, Rule
-from milpasses.recipe.schemes import Keep, Scheme, scheme_text, scheme_words
+from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
 from milpasses.recipe.weights import MatchableWeight
 
@@ -40,9 +40,22 @@ def _rules(value: Any) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+def _rest(value: Any) -> Half | None:
+    if value is None:
+        return None
+    with at("rest"):
+        scheme = Scheme.of(value)
+        if not isinstance(scheme, Half):
+            raise RecipeError(f"expected half, not {scheme}")
+    return scheme
+
+
 @attrs.frozen
 class Recipe:
     """What each weight becomes: the scheme of the first rule that matches it, else ``default``.
+
+    ``rest``, which can only be ``half``, is for weights that would stay dense though no rule or default keeps
+    them: small ones, and those that their scheme does not fit or make smaller.
 
     Schemes may be given as text, rules as mappings of their fields. ``str`` is the one-line text and never
     raises. Raises RecipeError.
@@ -50,6 +63,7 @@ class Recipe:
 
     default: Scheme = attrs.field(converter=Scheme.of)
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
+    rest: Half | None = attrs.field(default=None, converter=_rest, kw_only=True)
 
     def decide(self, weight: MatchableWeight) -> Decision:
         """Choose the scheme for a weight, and whether it is too small for it."""
@@ -89,9 +103,11 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
-        """Read one line of text: ``default; condition=value ... -> scheme; ...``."""
-        default, rules = read_rules(text)
-        return cls(Scheme.parse(default), [fields | {"scheme": scheme} for fields, scheme in rules])
+        """Read one line of text: ``default; condition=value ... -> scheme; ...; rest=half``."""
+        default, rules, rest = read_rules(text)
+        return cls(
+            Scheme.parse(default), [fields | {"scheme": scheme} for fields, scheme in rules], rest=rest
+        )
 
     def to_text(self) -> str:
         """Return one line of text, which ``parse`` reads back; RecipeError where a function has none."""
@@ -99,18 +115,21 @@ class Recipe:
         for index, rule in enumerate(self.rules, 1):
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
-        return "; ".join(lines)
+        return "; ".join([*lines, *self._rest_text()])
 
     def __str__(self) -> str:
-        return "; ".join([scheme_words(self.default), *map(str, self.rules)])
+        return "; ".join([scheme_words(self.default), *map(str, self.rules), *self._rest_text()])
+
+    def _rest_text(self) -> list[str]:
+        return [] if self.rest is None else [f"rest={scheme_text(self.rest)}"]
 
     @classmethod
     def from_yaml(cls, source: "str | os.PathLike[str]") -> "Recipe":
         """Read YAML: a path, or the text itself; a ``str`` is a path if it ends in ``.yaml`` or ``.yml``.
 
-        The keys are ``default`` and ``rules``, a rule's keys are the fields of ``Rule``, a scheme is a short
-        name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools' own keys
-        (``config_type``, ``global_config``, ...) is read as coremltools reads it.
+        The keys are ``default``, ``rules`` and ``rest``, a rule's keys are the fields of ``Rule``, a scheme
+        is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools'
+        own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
         """
         import yaml
 
@@ -141,6 +160,8 @@ class Recipe:
             document["rules"] = [
                 rule.conditions() | {"scheme": scheme_text(rule.scheme)} for rule in self.rules
             ]
+        if self.rest is not None:
+            document["rest"] = scheme_text(self.rest)
         return yaml.safe_dump(document, sort_keys=False, width=10_000)
 
     @classmethod
@@ -179,10 +200,10 @@ def _from_mapping(document: Any) -> Recipe:
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))
-    check_names("recipe", fields, ("default", "rules"))
+    check_names("recipe", fields, ("default", "rules", "rest"))
     if "default" not in fields:
         raise RecipeError("default: a recipe needs one; 'default: keep' leaves what no rule names as it is")
     with at("default"):
         default = Scheme.of(fields["default"])
     rules: Any = fields.get("rules")
-    return Recipe(default, () if rules is None else rules)
+    return Recipe(default, () if rules is None else rules, rest=fields.get("rest"))

@@ -132,7 +132,7 @@ def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], st
         return texts, ""
     try:
         recipe = Recipe.parse(known)
-        return texts, Recipe(recipe.default, [*rules, *recipe.rules]).to_yaml()
+        return texts, Recipe(recipe.default, [*rules, *recipe.rules], rest=recipe.rest).to_yaml()
     except MilpassesError:  # a rule of it was a Python function
         return texts, ""
 

@@ -23,6 +23,7 @@ def compress(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    strict: bool = False,
     minimum_deployment_target: Any = None,
     force: bool = False,
     skip_model_load: bool | None = None,
@@ -44,6 +45,8 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
+    A rule that decides no weight is said in the report (``report.unmatched``) and as an
+    ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
     ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
@@ -64,6 +67,7 @@ def compress(
             statistics=statistics,
             calibration=calibration,
             sequential=sequential,
+            strict=strict,
             progress=progress,
         )
         return write_rewritten(program, rewriter, CompressedModel, output, force, progress)

@@ -20,6 +20,7 @@ import attrs
 from milpasses.errors import Refusal
 from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_config
 from milpasses.recipe.errors import RecipeError, at, check_names, wrong
+from milpasses.recipe.fields import one_of
 from milpasses.recipe.rules import Decision, Rule
 from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
@@ -54,6 +55,11 @@ def _rest(value: Any) -> Half | None:
 class Recipe:
     """What each weight becomes: the scheme of the first rule that matches it, else ``default``.
 
+    ``scope``: ``"weights"`` is for what ops multiply and sum with, or look up (conv, linear, matmul, einsum,
+    gather, recurrent ops); grids, masks and scales, which are only added, multiplied or compared element by
+    element, stay as they are unless a rule with ``name``, ``op_type``, ``op_name`` or ``param`` gives them a
+    scheme. ``"all"``, which coremltools does, is for every constant.
+
     ``rest``, which can only be ``half``, is for weights that would stay dense though no rule or default keeps
     them: small ones, and those that their scheme does not fit or make smaller.
 
@@ -63,6 +69,7 @@ class Recipe:
 
     default: Scheme = attrs.field(converter=Scheme.of)
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
+    scope: str = attrs.field(default="weights", kw_only=True, converter=one_of("scope", "weights", "all"))
     rest: Half | None = attrs.field(default=None, converter=_rest, kw_only=True)
 
     def decide(self, weight: MatchableWeight) -> Decision:
@@ -77,6 +84,11 @@ class Recipe:
         rule = self.rules[index]
         reason = f"rule {index + 1}: {', '.join(rule.words()) or 'every weight'}"
         return _decision(rule.scheme, index, reason, rule.min_elements, weight.size)
+
+    def takes_every_constant(self, decision: Decision) -> bool:
+        """Whether what was decided holds for a constant that no op multiplies and sums with, too."""
+        index = decision.rule_index
+        return self.scope == "all" or (index is not None and self.rules[index].names_weights)
 
     @classmethod
     def of(cls, value: Any) -> "Recipe":
@@ -103,33 +115,42 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
-        """Read one line of text: ``default; condition=value ... -> scheme; ...; rest=half``."""
-        default, rules, rest = read_rules(text)
+        """Read one line of text: ``default; scope=all; condition=value ... -> scheme; ...``."""
+        default, rules, settings = read_rules(text)
+        check_names("recipe", settings, ("scope", "rest"))
         return cls(
-            Scheme.parse(default), [fields | {"scheme": scheme} for fields, scheme in rules], rest=rest
+            Scheme.parse(default),
+            [fields | {"scheme": scheme} for fields, scheme in rules],
+            scope=settings.get("scope", "weights"),
+            rest=settings.get("rest"),
         )
 
     def to_text(self) -> str:
         """Return one line of text, which ``parse`` reads back; RecipeError where a function has none."""
-        lines = [scheme_text(self.default)]
+        lines = [scheme_text(self.default), *self._scope_words()]
         for index, rule in enumerate(self.rules, 1):
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
         return "; ".join([*lines, *self._rest_text()])
 
     def __str__(self) -> str:
-        return "; ".join([scheme_words(self.default), *map(str, self.rules), *self._rest_text()])
+        return "; ".join(
+            [scheme_words(self.default), *self._scope_words(), *map(str, self.rules), *self._rest_text()]
+        )
 
     def _rest_text(self) -> list[str]:
         return [] if self.rest is None else [f"rest={scheme_text(self.rest)}"]
+
+    def _scope_words(self) -> list[str]:
+        return [] if self.scope == "weights" else [f"scope={self.scope}"]
 
     @classmethod
     def from_yaml(cls, source: "str | os.PathLike[str]") -> "Recipe":
         """Read YAML: a path, or the text itself; a ``str`` is a path if it ends in ``.yaml`` or ``.yml``.
 
-        The keys are ``default``, ``rules`` and ``rest``, a rule's keys are the fields of ``Rule``, a scheme
-        is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools'
-        own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
+        The keys are ``default``, ``rules``, ``scope`` and ``rest``; a rule's are the fields of ``Rule``, a
+        scheme is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with
+        coremltools' own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
         """
         import yaml
 
@@ -155,6 +176,8 @@ class Recipe:
         import yaml
 
         document: dict[str, Any] = {"default": scheme_text(self.default)}
+        if self.scope != "weights":
+            document["scope"] = self.scope
         if self.rules:
             self.to_text()  # refuses what has no text
             document["rules"] = [
@@ -200,10 +223,11 @@ def _from_mapping(document: Any) -> Recipe:
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))
-    check_names("recipe", fields, ("default", "rules", "rest"))
+    check_names("recipe", fields, ("default", "rules", "scope", "rest"))
     if "default" not in fields:
         raise RecipeError("default: a recipe needs one; 'default: keep' leaves what no rule names as it is")
     with at("default"):
         default = Scheme.of(fields["default"])
     rules: Any = fields.get("rules")
-    return Recipe(default, () if rules is None else rules, rest=fields.get("rest"))
+    scope, rest = fields.get("scope", "weights"), fields.get("rest")
+    return Recipe(default, () if rules is None else rules, scope=scope, rest=rest)

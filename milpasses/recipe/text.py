@@ -169,23 +169,27 @@ def write_short(kind: str, fields: Mapping[str, Any]) -> str:
 _QUOTED = r'"(?:\\.|[^"\\])*"'
 
 
-def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]], str | None]:
-    """Take ``default; condition=value condition=value -> scheme; ...; rest=scheme`` apart.
+def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]], dict[str, str]]:
+    """Take ``default; setting=value; condition=value condition=value -> scheme; ...`` apart.
 
     Returns the text of the default scheme, for each rule its conditions and the text of its scheme, and the
-    text of the scheme of the rest, None without one.
+    settings of the recipe.
     """
     pieces = _split_quoted(text, ";")
-    last = re.fullmatch(r"rest\s*=\s*(\S+)", pieces[-1]) if len(pieces) > 1 else None
-    rest = None if last is None else last[1]
-    pieces = pieces if last is None else pieces[:-1]
     rules: list[tuple[Fields, str]] = []
-    for index, piece in enumerate(pieces[1:], 1):
+    settings: dict[str, str] = {}
+    for piece in pieces[1:]:
+        if setting := re.fullmatch(r"(scope|rest)\s*=\s*([\w()=-]+)", piece):
+            if setting[1] in settings:
+                raise RecipeError(f"{setting[1]} given twice")
+            settings[setting[1]] = setting[2]
+            continue
+        index = len(rules) + 1
         sides = _split_quoted(piece, "->")
         if len(sides) != 2:
             raise RecipeError(f"rule {index}: expected 'conditions -> scheme', not {piece!r}")
         rules.append((_conditions(f"rule {index}", sides[0]), sides[1]))
-    return pieces[0], rules, rest
+    return pieces[0], rules, settings
 
 
 def _split_quoted(text: str, separator: str) -> list[str]:

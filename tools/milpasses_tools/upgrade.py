@@ -47,14 +47,14 @@ def command(
     milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4-g16-gptq --data photos
     """
     from milpasses import neuralnetwork
-    from milpasses_tools.compress import read_target
+    from milpasses_tools.compress import read_target, unmatched_in_report
 
     if data is not None and recipe is None:
         raise typer.BadParameter("--data: only with a --recipe, which it calibrates")
     began = time.perf_counter()
     wanted = None if target is None else read_target(target)
     chosen: Any = precision
-    with progress(quiet) as step:
+    with progress(quiet) as step, unmatched_in_report():
         upgraded = neuralnetwork.upgrade(
             model,
             recipe,

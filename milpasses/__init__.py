@@ -18,7 +18,7 @@ from milpasses.passes.recipe_passes import register_pass
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe import Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
+from milpasses.recipe import Half, Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
 from milpasses.report import Record, Report
 
 __version__ = version("milpasses")
@@ -26,6 +26,7 @@ __version__ = version("milpasses")
 __all__ = [
     "CompressedModel",
     "Consumer",
+    "Half",
     "Keep",
     "MilpassesError",
     "PackageError",

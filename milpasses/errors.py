@@ -89,6 +89,10 @@ REASONS = {
     "bias-shape": "{name} is {dtype} of shape {shape}",
     "bias-kept": "a rule keeps {name}",
     # What its channels or values decide.
+    "half-already": "half stores float32 weights as float16, and this one is {dtype}",
+    "half-overflow": "{count:,} values past float16's range (the largest is {largest:.4g})",
+    "half-underflow": "float16 cannot hold values this small: a relative error of {error:.2g} (the largest "
+    "value is {largest:.4g})",
     "no-encoding": "{scheme} encodes nothing",
     "not-divisible": "{what} {wanted} does not divide {size} channels",
     "block-rank": "block_size has {given} entries, the weight rank {rank}",

@@ -79,6 +79,8 @@ class Rewriter:
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
+        if self.recipe.rest is not None and sites:
+            check_target(self.recipe.rest, self.target, sites[0].weight.name)
         for site in sites:
             decision = self.recipe.decide(site.weight)
             if self.unwanted(site, decision) is None:
@@ -116,7 +118,18 @@ class Rewriter:
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
         """Decide, encode and verify one weight; ``bias``: of the op that uses it, if it may be corrected."""
-        weight, decision = site.weight, self.recipe.decide(site.weight)
+        decision = self.recipe.decide(site.weight)
+        rewritten = self._rewrite(site, decision, bias)
+        rest, why = self.recipe.rest, rewritten.record.refusal
+        if rest is None or why is None or rewritten.record.status != "skipped":
+            return rewritten
+        reason = f"{decision.reason}; the rest, as {decision.scheme} was refused: {why}"
+        stored = self._rewrite(site, attrs.evolve(decision, scheme=rest, skip=None, reason=reason), None)
+        return stored if stored.specs is not None else rewritten
+
+    def _rewrite(self, site: Site, decision: Decision, bias: Bias | None) -> Rewritten:
+        """One weight under the scheme of ``decision``."""
+        weight = site.weight
         unwanted = self.unwanted(site, decision)
         if unwanted is not None:
             status, refusal = unwanted

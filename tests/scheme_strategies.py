@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from milpasses.recipe import Joint, Keep, Palettize, Prune, Quantize
+from milpasses.recipe import Half, Joint, Keep, Palettize, Prune, Quantize
 
 thresholds = st.sampled_from([0, 2048, 4096]) | st.integers(0, 10**9)
 sizes = st.integers(0, 512) | st.lists(st.integers(0, 512), min_size=2, max_size=5).map(tuple)
@@ -65,4 +65,11 @@ joints = (
     | st.builds(Joint, prunes(), quantizes())
     | st.builds(Joint, palettizes(), tables)
 )
-schemes = quantizes() | palettizes() | prunes() | joints | st.just(Keep())
+schemes = (
+    quantizes()
+    | palettizes()
+    | prunes()
+    | joints
+    | st.just(Keep())
+    | st.builds(Half, weight_threshold=thresholds)
+)

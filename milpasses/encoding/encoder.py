@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.encoding.affine import quantize_blocks, quantize_entries
+from milpasses.encoding.casts import cast_half
 from milpasses.encoding.channel_scales import palettize_scaled
 from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import IOS18, OpGeneration
@@ -19,7 +20,7 @@ from milpasses.encoding.storage import SMALLEST_IN_FILE
 from milpasses.encoding.tables import palettize_blocks, quantize_tables, tables_of_codes
 from milpasses.encoding.weights import EncodableWeight
 from milpasses.errors import JointError, Refusal
-from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
+from milpasses.recipe.schemes import Half, Joint, Palettize, Prune, Quantize, Scheme
 
 Array = NDArray[Any]
 W = TypeVar("W", bound=EncodableWeight)
@@ -55,6 +56,8 @@ class Encoder(Generic[W]):
             return self._prune(value, scheme)
         if isinstance(scheme, Joint):
             return self._joint(value, scheme)
+        if isinstance(scheme, Half):
+            return cast_half(value)
         raise Refusal("no-encoding", scheme=str(scheme))
 
     def extend(self, existing: Encoding, value: Array, scheme: Scheme) -> Encoding:

@@ -24,7 +24,7 @@ SHORT_NAMES = (
     *("sparse50", "sparse2of4"),
     *("sparse50+pal4", "sparse50+int8", "pal4+int8"),
     *("pal4-g16-gptq", "int4-b32-gptq", "sparse50-obs"),
-    *("unique", "keep"),
+    *("unique", "half", "keep"),
 )
 
 

@@ -4,10 +4,11 @@ from milpasses.recipe.errors import RecipeError
 from milpasses.recipe.names import literal
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.rules import Decision, Rule
-from milpasses.recipe.schemes import Joint, Keep, Palettize, Prune, Quantize, Scheme, short_name
+from milpasses.recipe.schemes import Half, Joint, Keep, Palettize, Prune, Quantize, Scheme, short_name
 
 __all__ = [
     "Decision",
+    "Half",
     "Joint",
     "Keep",
     "Palettize",

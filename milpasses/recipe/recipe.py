@@ -22,7 +22,7 @@ from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_co
 from milpasses.recipe.errors import RecipeError, at, check_names, wrong
 from milpasses.recipe.fields import one_of
 from milpasses.recipe.rules import Decision, Rule
-from milpasses.recipe.schemes import Keep, Scheme, scheme_text, scheme_words
+from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
 from milpasses.recipe.weights import MatchableWeight
 
@@ -41,6 +41,16 @@ def _rules(value: Any) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
+def _rest(value: Any) -> Half | None:
+    if value is None:
+        return None
+    with at("rest"):
+        scheme = Scheme.of(value)
+        if not isinstance(scheme, Half):
+            raise RecipeError(f"expected half, not {scheme}")
+    return scheme
+
+
 @attrs.frozen
 class Recipe:
     """What each weight becomes: the scheme of the first rule that matches it, else ``default``.
@@ -50,6 +60,9 @@ class Recipe:
     element, stay as they are unless a rule with ``name``, ``op_type``, ``op_name`` or ``param`` gives them a
     scheme. ``"all"``, which coremltools does, is for every constant.
 
+    ``rest``, which can only be ``half``, is for weights that would stay dense though no rule or default keeps
+    them: small ones, and those that their scheme does not fit or make smaller.
+
     Schemes may be given as text, rules as mappings of their fields. ``str`` is the one-line text and never
     raises. Raises RecipeError.
     """
@@ -57,6 +70,7 @@ class Recipe:
     default: Scheme = attrs.field(converter=Scheme.of)
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
     scope: str = attrs.field(default="weights", kw_only=True, converter=one_of("scope", "weights", "all"))
+    rest: Half | None = attrs.field(default=None, converter=_rest, kw_only=True)
 
     def decide(self, weight: MatchableWeight) -> Decision:
         """Choose the scheme for a weight, and whether it is too small for it."""
@@ -103,11 +117,12 @@ class Recipe:
     def parse(cls, text: str) -> "Recipe":
         """Read one line of text: ``default; scope=all; condition=value ... -> scheme; ...``."""
         default, rules, settings = read_rules(text)
-        check_names("recipe", settings, ("scope",))
+        check_names("recipe", settings, ("scope", "rest"))
         return cls(
             Scheme.parse(default),
             [fields | {"scheme": scheme} for fields, scheme in rules],
             scope=settings.get("scope", "weights"),
+            rest=settings.get("rest"),
         )
 
     def to_text(self) -> str:
@@ -116,10 +131,15 @@ class Recipe:
         for index, rule in enumerate(self.rules, 1):
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
-        return "; ".join(lines)
+        return "; ".join([*lines, *self._rest_text()])
 
     def __str__(self) -> str:
-        return "; ".join([scheme_words(self.default), *self._scope_words(), *map(str, self.rules)])
+        return "; ".join(
+            [scheme_words(self.default), *self._scope_words(), *map(str, self.rules), *self._rest_text()]
+        )
+
+    def _rest_text(self) -> list[str]:
+        return [] if self.rest is None else [f"rest={scheme_text(self.rest)}"]
 
     def _scope_words(self) -> list[str]:
         return [] if self.scope == "weights" else [f"scope={self.scope}"]
@@ -128,9 +148,9 @@ class Recipe:
     def from_yaml(cls, source: "str | os.PathLike[str]") -> "Recipe":
         """Read YAML: a path, or the text itself; a ``str`` is a path if it ends in ``.yaml`` or ``.yml``.
 
-        The keys are ``default``, ``rules`` and ``scope``, a rule's keys are the fields of ``Rule``, a scheme
-        is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools'
-        own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
+        The keys are ``default``, ``rules``, ``scope`` and ``rest``; a rule's are the fields of ``Rule``, a
+        scheme is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with
+        coremltools' own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
         """
         import yaml
 
@@ -163,6 +183,8 @@ class Recipe:
             document["rules"] = [
                 rule.conditions() | {"scheme": scheme_text(rule.scheme)} for rule in self.rules
             ]
+        if self.rest is not None:
+            document["rest"] = scheme_text(self.rest)
         return yaml.safe_dump(document, sort_keys=False, width=10_000)
 
     @classmethod
@@ -201,10 +223,11 @@ def _from_mapping(document: Any) -> Recipe:
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))
-    check_names("recipe", fields, ("default", "rules", "scope"))
+    check_names("recipe", fields, ("default", "rules", "scope", "rest"))
     if "default" not in fields:
         raise RecipeError("default: a recipe needs one; 'default: keep' leaves what no rule names as it is")
     with at("default"):
         default = Scheme.of(fields["default"])
     rules: Any = fields.get("rules")
-    return Recipe(default, () if rules is None else rules, scope=fields.get("scope", "weights"))
+    scope, rest = fields.get("scope", "weights"), fields.get("rest")
+    return Recipe(default, () if rules is None else rules, scope=scope, rest=rest)

@@ -15,7 +15,7 @@ LUT_BITS = (1, 2, 3, 4, 6, 8)
 
 
 class Scheme:
-    """What a weight becomes: Quantize, Palettize, Prune, Keep, or two of them joined by ``+``.
+    """What a weight becomes: Quantize, Palettize, Prune, Half, Keep, or two joined by ``+``.
 
     Fields have coremltools' names and meaning, and take text where they take a value (``"4"``, ``"true"``).
     Weights of ``weight_threshold`` elements or fewer are left alone. ``str`` gives the fields that differ
@@ -253,6 +253,20 @@ class Prune(Scheme):
 
 
 @attrs.frozen
+class Half(Scheme):
+    """Float32 stored as float16, which the op casts back: half of the bytes, and float32 in the arithmetic.
+
+    A weight that float16 cannot hold is refused: values past its range, or a relative error of the whole
+    weight above 2^-11, which is what rounding a value in float16's normal range costs at most. It is for
+    programs with float32 weights (``compute_precision=FLOAT32``).
+    """
+
+    kind: ClassVar[str] = "half"
+
+    weight_threshold: int = attrs.field(default=0, converter=whole("weight_threshold", 0))
+
+
+@attrs.frozen
 class Keep(Scheme):
     """The weight stays as it is."""
 
@@ -309,7 +323,8 @@ def short_name(scheme: Scheme) -> str | None:
 
     The grammar: ``int8 | uint8 | int4 | uint4`` with ``-b<N>``, ``-tensor``, ``-asym``, ``-minmax``,
     ``-gptq``; ``pal<bits> | unique`` with ``-g<N>``, ``-v<D>``, ``-uniform``, ``-gptq``; ``sparse<percent>``,
-    ``sparse<n>of<m>`` with ``-obs``; ``keep``; two joined by ``+``. After a palettize ``int8`` is per tensor.
+    ``sparse<n>of<m>`` with ``-obs``; ``half``; ``keep``; two joined by ``+``. After a palettize
+    ``int8`` is per tensor.
     """
     parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
     name = "+".join(write_short(part.kind, attrs.asdict(part)) for part in parts)
@@ -331,7 +346,7 @@ def scheme_words(scheme: Scheme) -> str:
     return short_name(scheme) or str(scheme)
 
 
-_KINDS: dict[str, type[Scheme]] = {cls.kind: cls for cls in (Quantize, Palettize, Prune, Keep)}
+_KINDS: dict[str, type[Scheme]] = {cls.kind: cls for cls in (Quantize, Palettize, Prune, Half, Keep)}
 
 
 def _kind(name: object) -> type[Scheme]:

@@ -10,6 +10,7 @@ A short name is a head and suffixes, in any order, none twice; ``+`` joins two o
     pal<bits> | unique                palettize: k-means of that many bits a code, or the values there are
         -g<N>  -v<D>  -uniform -gptq  groups of N channels; cluster_dim=D; mode=uniform; method=gptq
     sparse<percent> | sparse<n>of<m>  prune that share (sparse62.5), or n of every m; -obs: method=obs
+    half                              float32 stored as float16
     keep | float                      leave the weight as it is
 
 ``sparse50+pal4``, ``sparse50+int8``; after a palettize the quantize holds the lookup table's entries, so
@@ -82,8 +83,9 @@ def _arguments(term: str, text: str) -> Fields:
 
 
 _ACCEPTED = (
-    "int8, uint8, int4, uint4, pal<bits>, unique, sparse<percent>, sparse<n>of<m>, keep, with suffixes "
-    "(int4-b32, pal4-g16), two joined by +, or written out: quantize(...), palettize(...), prune(...), keep()"
+    "int8, uint8, int4, uint4, pal<bits>, unique, sparse<percent>, sparse<n>of<m>, half, keep, with suffixes "
+    "(int4-b32, pal4-g16), two joined by +, or written out: quantize(...), palettize(...), prune(...), "
+    "half(), keep()"
 )
 
 # The suffixes of each kind: the fields they set, and the field that takes the number behind them.
@@ -102,6 +104,7 @@ _SUFFIXES: dict[str, dict[str, tuple[dict[str, str], str | None]]] = {
         "gptq": ({"method": "gptq"}, None),
     },
     "prune": {"obs": ({"method": "obs"}, None)},
+    "half": {},
     "keep": {},
 }
 
@@ -128,6 +131,8 @@ def _read_short(text: str) -> tuple[str, Fields]:
 def _read_head(head: str, text: str) -> tuple[str, Fields]:
     if head in ("keep", "float"):
         return "keep", {}
+    if head == "half":
+        return "half", {}
     if re.fullmatch(r"u?int\d+", head):
         return "quantize", {"dtype": head}
     if head == "unique":
@@ -143,8 +148,8 @@ def _read_head(head: str, text: str) -> tuple[str, Fields]:
 
 def write_short(kind: str, fields: Mapping[str, Any]) -> str:
     """The short name nearest to a scheme, given all its fields: read it back to see whether it is exact."""
-    if kind == "keep":
-        return "keep"
+    if kind in ("half", "keep"):
+        return kind
     if kind == "prune":
         n_of_m, percent = fields["n_m_ratio"], f"{100 * (fields['target_sparsity'] or 0):.6f}"
         name = "sparse{}of{}".format(*n_of_m) if n_of_m else "sparse" + percent.rstrip("0").rstrip(".")
@@ -174,7 +179,7 @@ def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]], dict[str, str]
     rules: list[tuple[Fields, str]] = []
     settings: dict[str, str] = {}
     for piece in pieces[1:]:
-        if setting := re.fullmatch(r"(scope)\s*=\s*(\w+)", piece):
+        if setting := re.fullmatch(r"(scope|rest)\s*=\s*([\w()=-]+)", piece):
             if setting[1] in settings:
                 raise RecipeError(f"{setting[1]} given twice")
             settings[setting[1]] = setting[2]

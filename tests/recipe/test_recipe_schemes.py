@@ -179,7 +179,7 @@ def test_a_function_shows_but_has_no_text_form() -> None:
     [
         ("", "unknown scheme ''; accepted: int8, "),
         ("gzip", "unknown scheme 'gzip'; accepted: int8, "),
-        ("gzip(level=9)", "scheme: unknown 'gzip'; accepted: quantize, palettize, prune, keep"),
+        ("gzip(level=9)", "scheme: unknown 'gzip'; accepted: quantize, palettize, prune, half, keep"),
         ("quantize(dtype=int8", "unknown scheme 'quantize(dtype=int8'"),
         ("quantize(int8)", "expected field=value, not 'int8'"),
         ("quantize(dtype=int8,)", "expected field=value, not ''"),

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -19,6 +19,8 @@ from milpasses.program import files
 from milpasses.program.blobfile import BlobReader
 
 MODEL_PATH = "@model_path/"
+PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+_FIRST_TYPE = 200  # in Model.proto, the fields from here on are the types of models
 
 
 @attrs.define
@@ -51,9 +53,21 @@ class Package:
 
 
 def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
-    """Read the package at ``path``; ``spec`` replaces the specification on disk if given.
+    """Read the package of an ML Program, as ``read_package``; ``PackageError`` where it is no such."""
+    package = read_package(path, spec)
+    kind = package.spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        advice = "; compress, decompress, explain, dump and compare take pipelines" * (kind in PIPELINES)
+        raise PackageError(
+            f"{package.path}: an ML Program is needed, and this is of type {kind or 'unknown'}{advice}"
+        )
+    return package
 
-    Raises ``PackageError`` with what is wrong: missing, no package, not an ML Program, damaged.
+
+def read_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
+    """Read the package at ``path``, of a model of any type; ``spec`` replaces the one on disk if given.
+
+    Raises ``PackageError`` with what is wrong: missing, no package, damaged.
     """
     folder = Path(path)
     if not folder.exists():
@@ -67,26 +81,69 @@ def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
                 else ""
             )
         )
-    try:
-        manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))
-        root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PackageError(f"{folder}: not an .mlpackage (its Manifest.json is missing or damaged)") from None
-    spec_path = folder / "Data" / root
+    spec_path = _spec_path(folder)
     if spec is None:
         try:
             data = spec_path.read_bytes()
         except OSError:
-            raise PackageError(f"{folder}: the model file {root} is missing") from None
+            raise PackageError(f"{folder}: the model file {_root(folder, spec_path)} is missing") from None
         spec = new_message("Model_pb2", "Model")
         try:
             spec.ParseFromString(data)
         except Exception:
-            raise PackageError(f"{folder}: the model file {root} is damaged or truncated") from None
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise PackageError(f"{folder}: an ML Program is needed, and this is of type {kind or 'unknown'}")
+            raise PackageError(
+                f"{folder}: the model file {_root(folder, spec_path)} is damaged or truncated"
+            ) from None
     return Package(folder, spec, spec_path)
+
+
+def _root(folder: Path, spec_path: Path) -> str:
+    return spec_path.relative_to(folder / "Data").as_posix()
+
+
+def _spec_path(folder: Path) -> Path:
+    """The file of the specification, by the package's manifest."""
+    try:
+        manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))
+        root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+        return folder / "Data" / root
+    except (OSError, ValueError, KeyError, TypeError):
+        raise PackageError(f"{folder}: not an .mlpackage (its Manifest.json is missing or damaged)") from None
+
+
+def type_field(path: Path) -> int:
+    """The number of the field of ``Model_pb2.Model`` that says of which type the model at ``path`` is.
+
+    Only the outermost tags of the file are read: quick, however large the specification. 0 where the file
+    is none, or damaged; who opens it says so.
+    """
+    try:
+        data = (_spec_path(path) if path.is_dir() else path).open("rb")
+    except (OSError, PackageError):
+        return 0
+    with data:
+        while tag := _varint(data):
+            number, wire = tag >> 3, tag & 7
+            if number >= _FIRST_TYPE:
+                return number
+            if wire == 0:
+                _varint(data)
+            elif wire == 2:
+                data.seek(_varint(data), os.SEEK_CUR)
+            else:
+                return 0
+    return 0
+
+
+def _varint(data: BinaryIO) -> int:
+    """The next number of a protobuf message, 0 at its end."""
+    value = shift = 0
+    while byte := data.read(1):
+        value |= (byte[0] & 127) << shift
+        shift += 7
+        if byte[0] < 128:
+            break
+    return value
 
 
 def new_message(module: str, name: str, **fields: Any) -> Any:

@@ -10,8 +10,9 @@ import attrs
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
-from milpasses.neuralnetwork.spec.networks import NETWORKS, PIPELINES, submodels
-from milpasses.program.package import new_message
+from milpasses.neuralnetwork.spec.networks import NETWORKS
+from milpasses.program.package import PIPELINES, new_message
+from milpasses.program.pipelines import submodels
 
 
 @attrs.frozen(eq=False)

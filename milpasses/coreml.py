@@ -68,8 +68,8 @@ def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
 def _check_grouped(config: Any, target: Opset) -> None:
     """coremltools refuses the granularity before iOS18 even with one group (``group_size=0``)."""
     configs = [config.global_config, *config.op_type_configs.values(), *config.op_name_configs.values()]
-    for one in configs:
-        granularity = getattr(one, "granularity", None)
+    for op_config in configs:
+        granularity = getattr(op_config, "granularity", None)
         if getattr(granularity, "name", "") == "PER_GROUPED_CHANNEL" and not target.table_groups:
             raise TargetError(
                 f"The per_grouped_channel palettization is {_SINCE_IOS18}; this model targets {target.name}"

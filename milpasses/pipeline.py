@@ -1,10 +1,10 @@
-"""The first door: a recipe as a ``pass_pipeline`` for ``ct.convert``."""
+"""Entry point: a recipe as a ``pass_pipeline`` for ``ct.convert``."""
 
 from typing import Any
 
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
-from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
@@ -20,7 +20,7 @@ class Pipeline(PassPipeline):
 
     def __init__(self, base: PassPipeline, recipe: Recipe, statistics: Any = None) -> None:
         super().__init__([*base.passes, PASS], f"{base.pipeline_name} with milpasses")
-        self._pass_options.update(base.get_all_options())
+        self.set_options_by_another_pipeline(base)
         self.report = Report(recipe=str(recipe))
         self.recipe = recipe
         options = {} if statistics is None else {"statistics": statistics}
@@ -30,12 +30,11 @@ class Pipeline(PassPipeline):
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""
         super().set_options(pass_name, options, override)
         if pass_name.startswith("milpasses::"):
-            if pass_name not in PASS_REGISTRY:
-                names = ", ".join(
-                    sorted(name for name in PASS_REGISTRY.passes if name.startswith("milpasses::"))
-                )
+            registry = host.pass_registry()
+            if pass_name not in registry:
+                names = ", ".join(sorted(name for name in registry.passes if name.startswith("milpasses::")))
                 raise MilpassesError(f"there is no pass {pass_name}; there are {names}")
-            PASS_REGISTRY[pass_name].set_options(self.get_options(pass_name))
+            registry[pass_name].set_options(self.get_options(pass_name))
 
 
 def pipeline(recipe: Any, base: PassPipeline | None = None, statistics: Any = None) -> Pipeline:

@@ -39,7 +39,7 @@ def load(model: Any, function: str) -> Loaded:
     if isinstance(model, Program):
         return _from_program(model, function, None)
     if isinstance(model, SavedProgram):  # its specification is read already
-        return _from_spec(model.spec, _weights(model.package), function)
+        return _from_spec(model.spec, _weights(model.package), function, model.model)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))
     if _is_legacy(model):

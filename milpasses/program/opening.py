@@ -30,7 +30,7 @@ def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgra
             )
         skip = not host.is_loaded(model) if skip_model_load is None else skip_model_load
         package = open_package(model.package_path, spec=model.get_spec())
-        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit})
+        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit}, model)
     skip = True if skip_model_load is None else skip_model_load
     return SavedProgram(open_package(model), {"skip_model_load": skip})
 

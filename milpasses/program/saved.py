@@ -170,11 +170,13 @@ def op_name(op: Any) -> str:
 class SavedProgram:
     """The functions of a package's program and the weights in them. A ``WeightProgram``.
 
-    ``load_options``: how an ``MLModel`` of the result is loaded, as the model that was given was.
+    ``load_options``: how an ``MLModel`` of the result is loaded, as the model that was given was. ``model``:
+    the ``MLModel`` that was given, if it was one.
     """
 
     package: Package
     load_options: dict[str, Any] = attrs.field(factory=dict)
+    model: Any = None
 
     @cached_property
     def functions(self) -> list[SavedFunction]:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program
+from models import convert, random, weights_program
 
 import milpasses  # noqa: F401  (registers the reader of legacy models)
+from milpasses import _coremltools as host
 from milpasses.interpreter import Interpreter, InterpreterError
 from milpasses.program import readers
+from milpasses.program.opening import open_program
 from milpasses.program.package import open_package
 from milpasses.program.saved import SavedProgram
 
@@ -88,3 +91,16 @@ def test_a_legacy_model_is_read_by_who_registered_for_it(
     assert asked == [path]
     with pytest.raises(KeyError, match="unheard of"):
         readers.reader_of("unheard of")
+
+
+def test_what_coremltools_cannot_load_runs_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convert(weights_program(random((8, 8))), skip_model_load=True)
+
+    def unknown_rank(*_: object) -> None:
+        raise NotImplementedError("a tensor of unknown rank")
+
+    monkeypatch.setattr(host, "load_mil_program", unknown_rank)
+    for given in (model, open_program(model)):
+        assert Interpreter(given).run({"x": random((2, 8))})
+    with pytest.raises(InterpreterError, match="cannot read this package: a tensor of unknown rank"):
+        Interpreter(model.package_path)

@@ -82,6 +82,9 @@ def command(
         str | None,
         typer.Option(metavar="TARGET", help="Raise an older model to this target first, such as iOS18."),
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a pipeline, compress this part alone.")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
     ] = None,
@@ -138,6 +141,7 @@ def command(
             output=output,
             requantize=requantize,
             minimum_deployment_target=wanted,
+            part=part,
             force=force,
             statistics=None if sequential else known,
             calibration=None if data == "random" or (known is not None and not sequential) else data,

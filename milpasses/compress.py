@@ -41,6 +41,7 @@ def compress(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
     force: bool = False,
@@ -67,6 +68,9 @@ def compress(
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
     go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
 
+    A rule that decides no weight is said in the report (``report.unmatched``) and as an
+    ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
+
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
     ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
@@ -79,6 +83,7 @@ def compress(
         "statistics": statistics,
         "calibration": calibration,
         "sequential": sequential,
+        "strict": strict,
         "progress": progress,
     }
     if is_pipeline(model):

@@ -18,13 +18,15 @@ class Pipeline(PassPipeline):
     The report is that of the latest conversion that ran the pipeline.
     """
 
-    def __init__(self, base: PassPipeline, recipe: Recipe, statistics: Any = None) -> None:
+    def __init__(
+        self, base: PassPipeline, recipe: Recipe, statistics: Any = None, strict: bool = False
+    ) -> None:
         super().__init__([*base.passes, PASS], f"{base.pipeline_name} with milpasses")
         self.set_options_by_another_pipeline(base)
         self.report = Report(recipe=str(recipe))
         self.recipe = recipe
         options = {} if statistics is None else {"statistics": statistics}
-        self.set_options(PASS, {"recipe": recipe, "report": self.report, **options})
+        self.set_options(PASS, {"recipe": recipe, "report": self.report, "strict": strict, **options})
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""
@@ -37,17 +39,19 @@ class Pipeline(PassPipeline):
             registry[pass_name].set_options(self.get_options(pass_name))
 
 
-def pipeline(recipe: Any, base: PassPipeline | None = None, statistics: Any = None) -> Pipeline:
+def pipeline(
+    recipe: Any, base: PassPipeline | None = None, statistics: Any = None, *, strict: bool = False
+) -> Pipeline:
     """A pass pipeline that compresses with ``recipe``, after everything that ``base`` does.
 
-    ``recipe`` is whatever ``Recipe.of`` takes; ``base`` is coremltools' default pipeline unless given, and is
-    not changed. ``statistics``: as for ``compress``, of the same network converted without compression; or
-    ``"norms"``, which needs no data. Compression comes last, so weights are float16 already and every fusion
-    has been made::
+    ``recipe`` is whatever ``Recipe.of`` takes; ``base`` is coremltools' default pipeline unless given, and
+    is not changed. ``statistics``: as for ``compress``, of the same network converted without compression;
+    or ``"norms"``, which needs no data. ``strict``: a rule that decides no weight ends the conversion with
+    a ``RecipeError``; otherwise it is an ``UnmatchedRuleWarning``. Compression comes last, so weights are
+    float16 already and every fusion has been made::
 
         model = ct.convert(traced, inputs=[...], minimum_deployment_target=ct.target.iOS18,
                            pass_pipeline=milpasses.pipeline("pal4-g16"))
     """
-    return Pipeline(
-        PassPipeline.get_pipeline("default") if base is None else base, Recipe.of(recipe), statistics
-    )
+    base = PassPipeline.get_pipeline("default") if base is None else base
+    return Pipeline(base, Recipe.of(recipe), statistics, strict)

@@ -110,10 +110,14 @@ _CONVERTER.register_unstructure_hook(
 
 @attrs.define
 class Report:
-    """The records of one compression, in the order of the program."""
+    """The records of one compression, in the order of the program.
+
+    ``unmatched``: a sentence for each rule of the recipe that decided no weight.
+    """
 
     recipe: str = ""
     records: list[Record] = attrs.field(factory=list)
+    unmatched: list[str] = attrs.field(factory=list)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -166,10 +170,11 @@ class Report:
         return [record.row() for record in self.records]
 
     def to_json(self, indent: int | None = None) -> str:
-        """Everything as JSON: version, recipe, totals, weights."""
+        """Everything as JSON: version, recipe, rules that matched nothing, totals, weights."""
         content = {
             "milpasses": version("milpasses"),
             "recipe": self.recipe,
+            "unmatched": self.unmatched,
             "totals": self.totals(),
             "weights": self.to_rows(),
         }
@@ -199,6 +204,7 @@ class Report:
         content = {
             "milpasses": version("milpasses"),
             "recipe": self.recipe,
+            **({"unmatched": self.unmatched} if self.unmatched else {}),
             "totals": self.totals(),
             "weights": list(alike.values()),
         }
@@ -222,6 +228,7 @@ class Report:
             f"{totals['bytes_before']} -> {totals['bytes_after']} bytes, "
             f"{totals['bits_per_weight']:.2f} bits a weight"
         )
+        lines += self.unmatched
         return "\n".join(lines)
 
 

@@ -12,10 +12,9 @@ from milpasses.interpreter.engine import Interpreter, Observer, Precision
 from milpasses.interpreter.io import Feature, State
 from milpasses.interpreter.registry import InterpreterError
 from milpasses.interpreter.suppression import NonMaximumSuppression
-from milpasses.program.package import PIPELINES
 from milpasses.program.pipelines import Part, is_pipeline, open_pipeline
+from milpasses.program.sources import NETWORKS, PIPELINES
 
-_NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
 _Run = Callable[[dict[str, Any], Sequence[Observer]], dict[str, Any]]
 
 
@@ -58,7 +57,7 @@ class PipelineInterpreter(Interpreter):
         """Whether ``model`` is a pipeline with parts that are no neural networks."""
         if not is_pipeline(model):
             return False
-        return any(leaf.kind not in _NETWORKS for leaf in open_pipeline(model).leaves())
+        return any(leaf.kind not in NETWORKS for leaf in open_pipeline(model).leaves())
 
     def __init__(
         self,
@@ -210,7 +209,7 @@ def _runner(part: Part, precision: Precision, options: Mapping[str, Any]) -> Par
             for given in part.spec.description.input
         }
         return PartRunner(part, None, features, lambda inputs, _: suppression.run(inputs))
-    if part.kind not in (*_NETWORKS, *PIPELINES, "mlProgram"):
+    if part.kind not in (*NETWORKS, *PIPELINES, "mlProgram"):
         return None
     try:
         interpreter = Interpreter(part.program or part.pipeline or part.spec, "main", precision, **options)

@@ -1,10 +1,10 @@
 """From a Program, an MLModel or the path of a model to one MIL function, with what the model says of it.
 
-A legacy neural network (``.mlmodel``) is read into MIL first.
+A legacy neural network (``.mlmodel``, or inside an ``.mlpackage``) is read into MIL first.
 """
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import coremltools as ct
@@ -12,9 +12,10 @@ from coremltools.converters.mil.mil import Program
 
 from milpasses import _coremltools as host
 from milpasses.interpreter.registry import InterpreterError
-from milpasses.program.package import Package, new_message, open_package
+from milpasses.program.package import Package, new_message, package_of
 from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import PROGRAM, Source, read_source
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,20 @@ def load(model: Any, function: str) -> Loaded:
         return _from_spec(model.spec, _weights(model.package), function, model.model)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))
-    if _is_legacy(model):
-        return load(reader_of("neuralnetwork")(model), function)
-    if isinstance(model, (str, Path)):
-        package = open_package(model)  # an MLModel would write into the package
-        return _from_spec(package.spec, _weights(package), function)
-    if isinstance(model, ct.models.MLModel):
+    if isinstance(model, ct.models.MLModel) and host.spec_of(model).WhichOneof("Type") == PROGRAM:
         return _from_spec(host.spec_of(model), model.weights_dir or "", function, model)
-    kind = type(model).__name__
-    raise InterpreterError(
-        f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
-    )
-
-
-def _is_legacy(model: Any) -> bool:
-    if isinstance(model, (str, Path)):
-        return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
-    if isinstance(model, ct.models.MLModel):
-        return host.spec_of(model).WhichOneof("Type") != "mlProgram"
-    return hasattr(model, "specificationVersion")  # a specification
+    if not isinstance(model, (str, os.PathLike, Source, ct.models.MLModel)) and not hasattr(
+        model, "specificationVersion"
+    ):
+        kind = type(model).__name__
+        raise InterpreterError(
+            f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
+        )
+    source = read_source(model)  # of a path; an MLModel would write into the package
+    if source.kind != PROGRAM:
+        return load(reader_of("neuralnetwork")(source), function)
+    package = package_of(source)
+    return _from_spec(package.spec, _weights(package), function)
 
 
 def _weights(package: Package) -> str:
@@ -77,9 +73,6 @@ def _from_program(program: Program, function: str, description: Any) -> Loaded:
 
 def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
     """``model`` is the MLModel of ``spec``, if there is one: it may have the program in memory."""
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise InterpreterError(f"the package holds a {kind}, not an mlProgram")
     program = spec.mlProgram
     names = list(program.functions)
     if function not in names:

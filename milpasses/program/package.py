@@ -4,7 +4,6 @@ Only the standard layout is read (``Manifest.json`` and ``Data/``); nothing here
 libraries, so it works wherever Python does.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,9 +16,9 @@ from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program import files
 from milpasses.program.blobfile import BlobReader
+from milpasses.program.sources import PROGRAM, Source, program_needed, read_source, spec_path
 
 MODEL_PATH = "@model_path/"
-PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 _FIRST_TYPE = 200  # in Model.proto, the fields from here on are the types of models
 
 
@@ -53,62 +52,28 @@ class Package:
 
 
 def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
-    """Read the package of an ML Program, as ``read_package``; ``PackageError`` where it is no such."""
-    package = read_package(path, spec)
-    kind = package.spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        advice = "; compress, decompress, explain, dump and compare take pipelines" * (kind in PIPELINES)
-        raise PackageError(
-            f"{package.path}: an ML Program is needed, and this is of type {kind or 'unknown'}{advice}"
-        )
-    return package
+    """Read the package at ``path``; ``spec`` replaces the specification on disk if given.
+
+    Raises ``PackageError`` with what is wrong: missing, no package, not an ML Program, damaged.
+    """
+    folder = Path(path)
+    return package_of(
+        read_source(folder) if spec is None else Source(spec, str(folder), folder, spec_path(folder))
+    )
+
+
+def package_of(source: Source) -> Package:
+    """The package of the ML Program in ``source``; ``PackageError`` for any other kind of model."""
+    if source.kind != PROGRAM or source.path is None or source.spec_path is None:
+        raise PackageError(program_needed(source))
+    return Package(source.path, source.spec, source.spec_path)
 
 
 def read_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
-    """Read the package at ``path``, of a model of any type; ``spec`` replaces the one on disk if given.
-
-    Raises ``PackageError`` with what is wrong: missing, no package, damaged.
-    """
+    """Read the package at ``path``, of a model of any type; arguments and errors as ``open_package``'s."""
     folder = Path(path)
-    if not folder.exists():
-        raise PackageError(f"{folder}: no such file or folder")
-    if folder.is_file():
-        raise PackageError(
-            f"{folder}: an .mlpackage folder is needed, and this is a file"
-            + (
-                " (a legacy .mlmodel holds no ML Program; milpasses upgrade makes one of it)"
-                if folder.suffix == ".mlmodel"
-                else ""
-            )
-        )
-    spec_path = _spec_path(folder)
-    if spec is None:
-        try:
-            data = spec_path.read_bytes()
-        except OSError:
-            raise PackageError(f"{folder}: the model file {_root(folder, spec_path)} is missing") from None
-        spec = new_message("Model_pb2", "Model")
-        try:
-            spec.ParseFromString(data)
-        except Exception:
-            raise PackageError(
-                f"{folder}: the model file {_root(folder, spec_path)} is damaged or truncated"
-            ) from None
-    return Package(folder, spec, spec_path)
-
-
-def _root(folder: Path, spec_path: Path) -> str:
-    return spec_path.relative_to(folder / "Data").as_posix()
-
-
-def _spec_path(folder: Path) -> Path:
-    """The file of the specification, by the package's manifest."""
-    try:
-        manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))
-        root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-        return folder / "Data" / root
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PackageError(f"{folder}: not an .mlpackage (its Manifest.json is missing or damaged)") from None
+    inside = spec_path(folder)
+    return Package(folder, read_source(folder).spec if spec is None else spec, inside)
 
 
 def type_field(path: Path) -> int:
@@ -118,7 +83,7 @@ def type_field(path: Path) -> int:
     is none, or damaged; who opens it says so.
     """
     try:
-        data = (_spec_path(path) if path.is_dir() else path).open("rb")
+        data = (spec_path(path) if path.is_dir() else path).open("rb")
     except (OSError, PackageError):
         return 0
     with data:

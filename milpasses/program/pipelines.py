@@ -15,8 +15,9 @@ from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError
-from milpasses.program.package import PIPELINES, Package, new_message, read_package, type_field
+from milpasses.program.package import Package, new_message, read_package, type_field
 from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import PIPELINES
 from milpasses.program.writer import SavedCopy, weight_files
 
 _TYPE_FIELDS = (200, 201, 202)  # of Model_pb2.Model: pipelineClassifier, pipelineRegressor, pipeline

@@ -15,7 +15,7 @@ from milpasses import _coremltools as host
 from milpasses.interpreter import Interpreter, InterpreterError
 from milpasses.program import readers
 from milpasses.program.opening import open_program
-from milpasses.program.package import open_package
+from milpasses.program.package import new_message, open_package
 from milpasses.program.saved import SavedProgram
 
 
@@ -85,10 +85,12 @@ def test_a_legacy_model_is_read_by_who_registered_for_it(
     monkeypatch.setitem(readers._READERS, "neuralnetwork", readers._READERS["neuralnetwork"])
     readers.register_reader("neuralnetwork", read)
     path = tmp_path / "model.mlmodel"
-    path.write_bytes(b"")
+    spec = new_message("Model_pb2", "Model", specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    path.write_bytes(spec.SerializeToString())
     assert Interpreter(path).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
     assert Interpreter(Reading()).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
-    assert asked == [path]
+    assert [source.path for source in asked] == [path]
     with pytest.raises(KeyError, match="unheard of"):
         readers.reader_of("unheard of")
 

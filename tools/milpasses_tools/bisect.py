@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from milpasses_tools._bisect.found import Bisection, WeightDamage
@@ -134,7 +135,7 @@ def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], st
         return texts, ""
     try:
         recipe = Recipe.parse(known)
-        return texts, Recipe(recipe.default, [*rules, *recipe.rules]).to_yaml()
+        return texts, attrs.evolve(recipe, rules=[*rules, *recipe.rules]).to_yaml()
     except MilpassesError:  # a rule of it was a Python function
         return texts, ""
 

@@ -6,8 +6,7 @@ from typing import Any
 import attrs
 
 from milpasses.program.pipelines import submodels
-
-NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
+from milpasses.program.sources import NETWORKS
 
 
 @attrs.frozen(eq=False)

@@ -107,6 +107,10 @@ def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Re
         return ""
     if decision.skip:
         return f"min_elements=0 in a Rule: {name} min_elements=0 -> {scheme_text(scheme)}"
+    if refusal is not None and refusal.code == "not-multiplied":
+        return (
+            f"a rule that names it: {name} -> {scheme_text(scheme)}; or scope=all in the recipe, for all such"
+        )
     if target.constexpr is None:
         return "--target iOS16 or later (minimum_deployment_target)"
     if target.missing(scheme):

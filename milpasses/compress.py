@@ -5,13 +5,31 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import attrs
 from coremltools.models import MLModel
 
-from milpasses.program.model import CompressedModel
+from milpasses.data.norms import is_norms
+from milpasses.data.parts import samples_of_part
+from milpasses.errors import MilpassesError
+from milpasses.interpreter import PipelineInterpreter
+from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opening import open_program, raise_target
 from milpasses.program.package import check_output
+from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline
+from milpasses.program.saved import SavedProgram
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
-from milpasses.rewrite import Progress, rewriter_for, write_decompressed, write_rewritten
+from milpasses.report import METADATA_KEY, Report
+from milpasses.rewrite import (
+    Progress,
+    Rewriter,
+    check_functions,
+    decompress_program,
+    rewrite_program,
+    rewriter_for,
+    write_decompressed,
+    write_rewritten,
+)
 
 
 def compress(
@@ -25,6 +43,7 @@ def compress(
     sequential: bool = False,
     strict: bool = False,
     minimum_deployment_target: Any = None,
+    part: str | None = None,
     force: bool = False,
     skip_model_load: bool | None = None,
     progress: Progress | None = None,
@@ -45,43 +64,131 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
+    Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
+    interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
+    go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
+
     A rule that decides no weight is said in the report (``report.unmatched``) and as an
     ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
+
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
     ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
-    program = open_program(model, skip_model_load)
     recipe = Recipe.of(recipe)
+    options: dict[str, Any] = {
+        "requantize": requantize,
+        "statistics": statistics,
+        "calibration": calibration,
+        "sequential": sequential,
+        "strict": strict,
+        "progress": progress,
+    }
+    if is_pipeline(model):
+        pipeline = open_pipeline(model, skip_model_load)
+        programs = pipeline.programs(part)
+        if statistics is not None and not is_norms(statistics) and part is None:
+            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
+    elif part is not None:
+        raise MilpassesError(f"part {part}: the model is no pipeline")
+    else:
+        pipeline, programs = None, {"": open_program(model, skip_model_load)}
     if output is not None:
         check_output(Path(output), force)
     with tempfile.TemporaryDirectory() as folder:
         if minimum_deployment_target is not None:
-            program = raise_target(program, minimum_deployment_target, Path(folder))
-        rewriter = rewriter_for(
-            program,
-            recipe,
-            requantize=requantize,
-            statistics=statistics,
-            calibration=calibration,
-            sequential=sequential,
-            strict=strict,
-            progress=progress,
-        )
-        return write_rewritten(program, rewriter, CompressedModel, output, force, progress)
+            programs = _raised(programs, minimum_deployment_target, Path(folder))
+        if pipeline is None:
+            rewriter = rewriter_for(programs[""], recipe, **options)
+            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress)
+        pipeline = attrs.evolve(pipeline, raised=programs)
+        rewriters = _rewriters(pipeline, programs, recipe, options)
+        return _write_pipeline(pipeline, part, rewriters, output, force, progress)
 
 
 def decompress(
     model: "str | os.PathLike[str] | MLModel",
     *,
     output: "str | os.PathLike[str] | None" = None,
+    part: str | None = None,
     force: bool = False,
     skip_model_load: bool | None = None,
 ) -> CompressedModel:
     """Store every compressed weight of a converted model densely again, in the type it decodes to.
 
-    ``model``, ``output``, ``force`` and ``skip_model_load`` as for ``compress``.
+    ``model``, ``output``, ``part``, ``force`` and ``skip_model_load`` as for ``compress``.
     """
+    if is_pipeline(model):
+        return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
+    if part is not None:
+        raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
+
+
+def _raised(programs: dict[str, SavedProgram], target: Any, folder: Path) -> dict[str, SavedProgram]:
+    """``programs`` for a newer ``target``, each in a folder of its own under ``folder``."""
+    raised: dict[str, SavedProgram] = {}
+    for index, (name, program) in enumerate(programs.items()):
+        place = folder / str(index)
+        place.mkdir()
+        raised[name] = raise_target(program, target, place)
+    return raised
+
+
+def _rewriters(
+    pipeline: SavedPipeline, programs: dict[str, SavedProgram], recipe: Recipe, options: dict[str, Any]
+) -> dict[str, Rewriter]:
+    """What applies ``recipe`` to each part, by name; data is what reaches the part."""
+    data = options["calibration"]
+    runs = data is not None and not is_norms(data)
+    interpreter = PipelineInterpreter(pipeline) if runs else None
+    rewriters: dict[str, Rewriter] = {}
+    known: Any
+    for name, program in programs.items():
+        check_functions(program)
+        known = data if interpreter is None else samples_of_part(interpreter, data, name)
+        rewriters[name] = rewriter_for(program, recipe, **(options | {"calibration": known}))
+        rewriters[name].check(program.sites())
+    return rewriters
+
+
+def _write_pipeline(
+    pipeline: SavedPipeline,
+    part: str | None,
+    rewriters: dict[str, Rewriter] | None,
+    output: "str | os.PathLike[str] | None",
+    force: bool,
+    progress: Progress | None = None,
+) -> CompressedModel:
+    """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed."""
+    report = Report()
+
+    def rewrite_part(name: str, copy: SavedCopy) -> None:
+        found = Report()
+        if rewriters is None:
+            decompress_program(copy, found)
+        else:
+            rewrite_program(copy, rewriters[name], found, progress)
+        report.recipe = found.recipe
+        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+
+    def write_weights(folder: Path) -> Any:
+        spec = pipeline.write(folder, rewrite_part, part)
+        metadata = spec.description.metadata.userDefined
+        if rewriters is None:
+            metadata.pop(METADATA_KEY, None)
+        else:
+            metadata[METADATA_KEY] = report.to_metadata()
+        return spec
+
+    return write_model(
+        pipeline.package,
+        write_weights,
+        CompressedModel,
+        output,
+        force,
+        report=report,
+        **pipeline.load_options,
+    )

@@ -294,6 +294,15 @@ def rewriter_for(
     return attrs.evolve(rewriter, calibration=source)
 
 
+def check_functions(program: SavedProgram) -> None:
+    """Raise ``TargetError`` where functions of ``program`` take compressed weights in different forms."""
+    if len({function.target.constexpr for function in program.functions}) > 1:
+        raise TargetError(
+            f"{program.package.path}: its functions target both sides of iOS18; "
+            "pass minimum_deployment_target=ct.target.iOS18"
+        )
+
+
 def write_rewritten(
     program: SavedProgram,
     rewriter: Rewriter,
@@ -306,11 +315,7 @@ def write_rewritten(
 
     ``make`` is called with the path, ``report`` and how to load the model.
     """
-    if len({function.target.constexpr for function in program.functions}) > 1:
-        raise TargetError(
-            f"{program.package.path}: its functions target both sides of iOS18; "
-            "pass minimum_deployment_target=ct.target.iOS18"
-        )
+    check_functions(program)
     report = Report()
 
     def write_weights(folder: Path) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.errors import MilpassesError, SampleError
-from milpasses.interpreter import Feature, Interpreter
+from milpasses.interpreter import Feature, Interpreter, PipelineInterpreter
 from milpasses.interpreter.io import describe_function, feed
 from milpasses.interpreter.program import load
 
@@ -197,6 +197,8 @@ def model_inputs(model: Any, function: str = "main") -> dict[str, Feature]:
         return model.inputs
     if isinstance(model, Mapping):
         return dict(cast(Mapping[str, Feature], model))
+    if PipelineInterpreter.takes(model):
+        return PipelineInterpreter(model).inputs
     return describe_function(load(model, function))
 
 
@@ -311,7 +313,11 @@ def _from_items(items: Any, name: str) -> Iterator[Sample]:
 
 
 def _random(features: Mapping[str, Feature], seed: int) -> Iterator[Sample]:
-    wanted = [feature for feature in features.values() if feature.kind != "state"]
+    wanted = [
+        feature
+        for feature in features.values()
+        if feature.kind != "state" and (feature.shape or feature.default is None)  # no thresholds
+    ]
     for index in range(sys.maxsize):
         rng = np.random.default_rng([seed, index])
         yield Sample({feature.name: _draw(feature, rng) for feature in wanted}, None, f"random[{index}]")

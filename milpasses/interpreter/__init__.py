@@ -19,6 +19,7 @@ Beyond ``Interpreter.run`` there are these seams, for what measures, compares or
 
 from milpasses.interpreter.engine import Interpreter, Observer, Precision, Snapshot
 from milpasses.interpreter.io import Feature, State
+from milpasses.interpreter.pipeline import PartRun, PipelineInterpreter
 from milpasses.interpreter.registry import InterpreterError, supported_ops
 from milpasses.program.protocol import register_runner
 
@@ -27,6 +28,8 @@ __all__ = [
     "Interpreter",
     "InterpreterError",
     "Observer",
+    "PartRun",
+    "PipelineInterpreter",
     "Precision",
     "Snapshot",
     "State",

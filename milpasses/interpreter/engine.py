@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,8 +40,8 @@ class Interpreter:
 
     Args:
         program_or_package: a coremltools ``Program`` or ``MLModel``, the path of an ``.mlpackage`` or
-            ``.mlmodel``, a ``SavedProgram`` (whose specification is not read again), or what a legacy model
-            was read into.
+            ``.mlmodel``, a ``SavedProgram`` (whose specification is not read again), what a legacy model was
+            read into, or a pipeline of models, of which it makes a ``PipelineInterpreter``.
         function: which function of a multifunction program.
         precision: ``declared`` rounds every result once, from float32, to the type that MIL declares for it;
             ``float32`` keeps float32 everywhere, weights as they are stored.
@@ -60,6 +60,18 @@ class Interpreter:
     Raises:
         InterpreterError: no such function, not an ML program, or ops that no handler runs, all named.
     """
+
+    if not TYPE_CHECKING:  # to a type checker the constructor is __init__
+
+        def __new__(cls, program_or_package, *arguments, **options):
+            """The subclass that takes such a model (``PipelineInterpreter``), else this one."""
+            takers = (kind for kind in cls.__subclasses__() if kind.takes(program_or_package))
+            return object.__new__(next(takers, cls))
+
+    @classmethod
+    def takes(cls, model: Any) -> bool:
+        """Whether ``Interpreter(model)`` is to be of this subclass."""
+        return False
 
     def __init__(
         self,

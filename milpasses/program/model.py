@@ -25,7 +25,7 @@ class CompressedModel(MLModel):
     def _mil_program(self) -> Any:
         """coremltools' in-memory program, as its own functions leave it on the models they return."""
         spec = getattr(self, "_spec", None)
-        if self._program is None and spec is not None:
+        if self._program is None and spec is not None and spec.WhichOneof("Type") == "mlProgram":
             self._program = host.load_program(spec, spec.specificationVersion, self.weights_dir or "")
         return self._program
 

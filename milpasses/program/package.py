@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
@@ -19,6 +19,7 @@ from milpasses.program.blobfile import BlobReader
 from milpasses.program.sources import PROGRAM, Source, program_needed, read_source, spec_path
 
 MODEL_PATH = "@model_path/"
+_FIRST_TYPE = 200  # in Model.proto, the fields from here on are the types of models
 
 
 @attrs.define
@@ -66,6 +67,48 @@ def package_of(source: Source) -> Package:
     if source.kind != PROGRAM or source.path is None or source.spec_path is None:
         raise PackageError(program_needed(source))
     return Package(source.path, source.spec, source.spec_path)
+
+
+def read_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
+    """Read the package at ``path``, of a model of any type; arguments and errors as ``open_package``'s."""
+    folder = Path(path)
+    inside = spec_path(folder)
+    return Package(folder, read_source(folder).spec if spec is None else spec, inside)
+
+
+def type_field(path: Path) -> int:
+    """The number of the field of ``Model_pb2.Model`` that says of which type the model at ``path`` is.
+
+    Only the outermost tags of the file are read: quick, however large the specification. 0 where the file
+    is none, or damaged; who opens it says so.
+    """
+    try:
+        data = (spec_path(path) if path.is_dir() else path).open("rb")
+    except (OSError, PackageError):
+        return 0
+    with data:
+        while tag := _varint(data):
+            number, wire = tag >> 3, tag & 7
+            if number >= _FIRST_TYPE:
+                return number
+            if wire == 0:
+                _varint(data)
+            elif wire == 2:
+                data.seek(_varint(data), os.SEEK_CUR)
+            else:
+                return 0
+    return 0
+
+
+def _varint(data: BinaryIO) -> int:
+    """The next number of a protobuf message, 0 at its end."""
+    value = shift = 0
+    while byte := data.read(1):
+        value |= (byte[0] & 127) << shift
+        shift += 7
+        if byte[0] < 128:
+            break
+    return value
 
 
 def new_message(module: str, name: str, **fields: Any) -> Any:

@@ -1,6 +1,7 @@
 """A saved ML Program written again with some of its weights replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,81 @@ from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
 from milpasses.program.opset import Opset
-from milpasses.program.package import MODEL_PATH, new_message
+from milpasses.program.package import MODEL_PATH, Package, new_message
 from milpasses.program.proto import make_type, write_value
 from milpasses.program.protocol import Rewrite, Runner
 from milpasses.program.saved import SavedFunction, SavedProgram, op_name
 from milpasses.program.weights import Place, Site
+
+WEIGHT_FILE = f"{MODEL_PATH}weights/weight.bin"
+
+
+@attrs.define(eq=False)
+class WeightFiles:
+    """The weight files of a package that is being written under ``folder``.
+
+    ``joined``: every blob goes into ``WEIGHT_FILE``, which the parts of a pipeline share, whatever file it
+    was in. Constants that shared storage still do.
+    """
+
+    folder: Path
+    joined: bool = False
+    _writers: dict[str, BlobWriter] = attrs.field(factory=dict)
+    _moved: dict[tuple[Path, int], tuple[str, int]] = attrs.field(factory=dict)
+
+    def writer(self, file_name: str) -> BlobWriter:
+        """What appends to the file that the specification calls ``file_name``."""
+        if file_name not in self._writers:
+            path = self.folder / file_name.removeprefix(MODEL_PATH)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._writers[file_name] = BlobWriter(path)
+        return self._writers[file_name]
+
+    def move(self, package: Package, blob: Any) -> None:
+        """Copy what ``blob`` (a MIL ``BlobFileValue``) of ``package`` points at, and point it at the copy."""
+        reader = package.reader(blob.fileName)
+        key = (reader.path, blob.offset)
+        if key not in self._moved:
+            dtype, raw, padding = reader.raw(blob.offset)
+            assert dtype in BLOB_TYPES
+            file_name = WEIGHT_FILE if self.joined else blob.fileName
+            self._moved[key] = (file_name, self.writer(file_name).write_raw(raw, dtype, padding))
+        blob.fileName, blob.offset = self._moved[key]
+
+    def finish(self) -> None:
+        """Make every file whole."""
+        for writer in self._writers.values():
+            writer.finish()
+
+    def close(self) -> None:
+        """Close every file, finished or not."""
+        for writer in self._writers.values():
+            writer.close()
+
+
+@contextmanager
+def weight_files(folder: Path, joined: bool = False) -> Generator[WeightFiles]:
+    """``WeightFiles`` that are finished at the end, unless an error is raised."""
+    files = WeightFiles(folder, joined)
+    try:
+        yield files
+        files.finish()
+    finally:
+        files.close()
 
 
 @attrs.define(eq=False)
 class SavedCopy:
     """``program`` as it will be written: a ``WeightProgram`` whose ``replace`` writes the weight files.
 
-    ``spec``: the specification that goes with them, once they are written.
+    ``spec``: the specification that goes with them, once they are written. ``files``: weight files that
+    other programs are written to as well; without, ``replace`` makes its own under ``folder``.
     """
 
     program: SavedProgram
     folder: Path
     spec: Any = None
+    files: WeightFiles | None = None
 
     @property
     def target(self) -> Opset:
@@ -43,7 +102,13 @@ class SavedCopy:
 
     def replace(self, sites: Sequence[Site], rewrite: Rewrite) -> int:
         """Write the weight files, with what ``rewrite`` gives in the place of each of ``sites``."""
-        writer = ProgramWriter(self.program, self.folder, rewrite, sites)
+        if self.files is not None:
+            return self._write(self.files, sites, rewrite)
+        with weight_files(self.folder) as files:
+            return self._write(files, sites, rewrite)
+
+    def _write(self, files: WeightFiles, sites: Sequence[Site], rewrite: Rewrite) -> int:
+        writer = ProgramWriter(self.program, files, rewrite, sites)
         self.spec = writer.write()
         return writer.replaced
 
@@ -53,36 +118,28 @@ class ProgramWriter:
     """One pass over the program in order: weights are encoded and written as they are met.
 
     ``rewrite(site)`` gives the ops that take a site's place, or None to leave it; it is called once for
-    each of ``sites``. The weight files go under ``folder``; ``replaced`` counts the sites that changed.
+    each of ``sites``. Weights go to ``files``; ``replaced`` counts the sites that changed.
     """
 
     program: SavedProgram
-    folder: Path
+    files: WeightFiles
     rewrite: Rewrite
     sites: Sequence[Site]
     replaced: int = 0
-    _writers: dict[str, BlobWriter] = attrs.field(factory=dict)
-    _moved: dict[tuple[str, int], int] = attrs.field(factory=dict)
     _by_place: dict[Place, Site] = attrs.field(factory=dict)
     _answers: dict[Site, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
     _renamed: dict[Place, str] = attrs.field(factory=dict)
 
     def write(self) -> Any:
-        """Write the weight files and return the specification (``Model_pb2.Model``)."""
+        """Write the weights and return the specification (``Model_pb2.Model``)."""
         for site in self.sites:
             self._by_place.update(dict.fromkeys(site.places, site))
         spec = new_message("Model_pb2", "Model")
         spec.CopyFrom(self.program.package.spec)
-        try:
-            for function in self.program.functions:
-                message = spec.mlProgram.functions[function.name]
-                block = message.block_specializations[message.opset]
-                self._rewrite(function, block)
-            for writer in self._writers.values():
-                writer.finish()
-        finally:
-            for writer in self._writers.values():
-                writer.close()
+        for function in self.program.functions:
+            message = spec.mlProgram.functions[function.name]
+            block = message.block_specializations[message.opset]
+            self._rewrite(function, block)
         return spec
 
     def _rewrite(self, function: SavedFunction, block: Any) -> None:
@@ -116,8 +173,7 @@ class ProgramWriter:
         return self._answers[site]
 
     def _store(self, specs: list[OpSpec]) -> list[tuple[OpSpec, dict[str, Any]]]:
-        file_name = f"{MODEL_PATH}weights/weight.bin"
-        writer = self._writer(file_name)
+        writer = self.files.writer(WEIGHT_FILE)
         stored: list[tuple[OpSpec, dict[str, Any]]] = []
         known: dict[int, Any] = {}
         for spec in specs:
@@ -125,7 +181,9 @@ class ProgramWriter:
             for param, source in sorted(spec.inputs.items()):
                 if not isinstance(source, Ref):
                     if id(source.values) not in known:
-                        known[id(source.values)] = write_value(source.values, source.dtype, writer, file_name)
+                        known[id(source.values)] = write_value(
+                            source.values, source.dtype, writer, WEIGHT_FILE
+                        )
                     values[param] = known[id(source.values)]
             references = {param: source for param, source in spec.inputs.items() if isinstance(source, Ref)}
             stored.append((attrs.evolve(spec, inputs=dict(references)), values))
@@ -194,19 +252,5 @@ class ProgramWriter:
                     binding.name = self._renamed.get((function.name, binding.name), binding.name)
 
     def _move(self, value: Any) -> None:
-        if value.WhichOneof("value") != "blobFileValue":
-            return
-        blob = value.blobFileValue
-        key = (blob.fileName, blob.offset)
-        if key not in self._moved:
-            dtype, raw, padding = self.program.package.reader(blob.fileName).raw(blob.offset)
-            assert dtype in BLOB_TYPES
-            self._moved[key] = self._writer(blob.fileName).write_raw(raw, dtype, padding)
-        blob.offset = self._moved[key]
-
-    def _writer(self, file_name: str) -> BlobWriter:
-        if file_name not in self._writers:
-            path = self.folder / file_name.removeprefix(MODEL_PATH)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._writers[file_name] = BlobWriter(path)
-        return self._writers[file_name]
+        if value.WhichOneof("value") == "blobFileValue":
+            self.files.move(self.program.package, value.blobFileValue)

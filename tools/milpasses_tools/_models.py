@@ -1,7 +1,10 @@
-"""Opening whatever a person names as a model, to look at it: packages, and legacy networks by the reader."""
+"""Opening whatever a person names as a model, to look at it: packages, pipelines, legacy networks."""
 
+import json
 from pathlib import Path
 from typing import Any
+
+import attrs
 
 from milpasses.program.package import Package
 
@@ -25,6 +28,39 @@ def open_readable(model: Any) -> Package:
     from milpasses.neuralnetwork.upgrading import upgrade
 
     return open_program(upgrade(source, precision="float32")).package
+
+
+def open_parts(model: Any, part: str | None = None) -> dict[str, Package]:
+    """The package of each ML Program in a pipeline, or of ``part`` alone, by name; empty for other models.
+
+    Each has what the pipeline's report says of its weights, under their own names. Raises ``MilpassesError``,
+    also where ``part`` is asked of a model that is no pipeline.
+    """
+    from milpasses.errors import MilpassesError
+    from milpasses.program.package import new_message
+    from milpasses.program.pipelines import is_pipeline, open_pipeline
+    from milpasses.report import METADATA_KEY, read_metadata
+
+    if not is_pipeline(model) or (str(model).endswith(".mlmodel") and part is None):  # a legacy network's
+        if part is not None:
+            raise MilpassesError(f"part {part}: the model is no pipeline")
+        return {}
+    pipeline = open_pipeline(model)
+    report = read_metadata(pipeline.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
+    found: dict[str, Package] = {}
+    for name, program in pipeline.programs(part).items():
+        spec = new_message("Model_pb2", "Model")
+        spec.CopyFrom(program.spec)
+        own = [
+            {**record, "name": record["name"].removeprefix(f"{name}/")}
+            for record in report.get("weights", ())
+            if record["name"].startswith(f"{name}/")
+        ]
+        if own:
+            content = json.dumps({**report, "weights": own})
+            spec.description.metadata.userDefined[METADATA_KEY] = content
+        found[name] = attrs.evolve(program.package, spec=spec)
+    return found
 
 
 def is_network(path: Path) -> bool:

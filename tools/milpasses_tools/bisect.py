@@ -53,12 +53,14 @@ def bisect(
         MilpassesError: models with different inputs or outputs, data that does not fit.
     """
     from milpasses.data.samples import Samples
+    from milpasses.errors import MilpassesError
     from milpasses_tools._bisect.weights import Search, Subject, differing
     from milpasses_tools._compare.runners import Reference, check_alike, open_runner
 
     limit = Tolerance.of(None if max_error is not None else tolerance, max_error)
     first, second = (open_runner(model, function, "reference") for model in (original, compressed))
-    assert isinstance(first, Reference)
+    if not isinstance(first, Reference):
+        raise MilpassesError("bisect takes one program, not a pipeline: save the part that is to be searched")
     check_alike(first, second)
     swaps, notes = differing(original, compressed, function)
     source = Samples.of(data, first.inputs, limit=samples, seed=seed)

@@ -85,7 +85,7 @@ def compare(
     from milpasses.errors import MilpassesError
     from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
     from milpasses_tools._compare.per_op import FirstNonFinite, PerOp
-    from milpasses_tools._compare.runners import Reference, check_alike, open_runner
+    from milpasses_tools._compare.runners import PipelineReference, Reference, check_alike, open_runner
 
     runtime = Runtime(runtime).value
     first, second = open_runner(a, function, runtime), open_runner(b, function, runtime)
@@ -93,6 +93,10 @@ def compare(
     _check_scores(scores, first)
     ops: PerOp | None = None
     if per_op:
+        if isinstance(first, PipelineReference):
+            raise MilpassesError(
+                "per_op is for one program: compare a part, Interpreter(model).interpreters[name]"
+            )
         if not isinstance(first, Reference) or not isinstance(second, Reference):
             raise MilpassesError("per_op needs runtime reference: Core ML shows nothing but its outputs")
         ops = PerOp(first.interpreter, second.interpreter)
@@ -117,6 +121,8 @@ def compare(
         done += 1
         _report(progress, done, source, sample)
     note = NOTES[runtime]
+    if isinstance(first, PipelineReference) and first.left_out:
+        note += f"; not compared: {first.left_out}"
     matching = None if ops is None else ops.matching
     return Comparison(
         _name(a),

@@ -85,6 +85,9 @@ def command(
         str | None,
         typer.Option(metavar="TARGET", help="Raise an older model to this target first, such as iOS18."),
     ] = None,
+    part: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Of a pipeline, compress this part alone.")
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
     ] = False,
@@ -144,6 +147,7 @@ def command(
             output=output,
             requantize=requantize,
             minimum_deployment_target=wanted,
+            part=part,
             force=force,
             statistics=None if sequential else known,
             calibration=None if data == "random" or (known is not None and not sequential) else data,

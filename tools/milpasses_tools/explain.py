@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight
+from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
 from milpasses_tools._output import Json, Model, Progress, folder_bytes, print_json, progress
 from milpasses_tools._view.features import Function, functions_of
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from milpasses.encoding.encodings import Encoding
     from milpasses.program.opset import Opset
+    from milpasses.program.package import Package
     from milpasses.program.saved import SavedProgram
     from milpasses.program.weights import Site
     from milpasses_tools._explain.advice import Facts
@@ -25,12 +26,13 @@ __all__ = ["Explanation", "FormTotal", "Function", "Sort", "StoredWeight", "expl
 
 
 def explain(
-    model: "str | os.PathLike[str] | MLModel",
+    model: "str | os.PathLike[str] | MLModel | Package",
     *,
     recipe: Any = None,
     target: Any = None,
     requantize: bool = False,
     units: Sequence[str] = (),
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Say of each weight of an ML Program how it is stored, why, and what would change that.
@@ -40,11 +42,13 @@ def explain(
     holds for any recipe.
 
     Args:
-        model: the path of an ``.mlpackage`` or ``.mlmodel``, or an ``MLModel``; nothing is written.
+        model: the path of an ``.mlpackage`` or ``.mlmodel``, an ``MLModel``, or an open package; nothing is
+            written.
         recipe: say in ``plan`` what ``milpasses.compress`` would do with it; whatever ``Recipe.of`` takes.
         target: the deployment target of the plan (``ct.target.iOS18``), the model's own unless given.
         requantize: the plan compresses anew what is compressed already.
         units: ``neural-engine``, ``gpu``, ``cpu``: add ``findings``, what users reported of such forms there.
+        part: of a pipeline, this program alone. Without, weights are called ``part/weight``.
         progress: called with (done, total, weight) while the recipe is tried.
 
     Raises:
@@ -56,8 +60,16 @@ def explain(
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
     from milpasses_tools._explain.why import Decider
-    from milpasses_tools._models import open_readable
+    from milpasses_tools._models import open_parts, open_readable
 
+    parts = open_parts(model, part)
+    if parts:
+        options: dict[str, Any] = {"recipe": recipe, "target": target, "requantize": requantize}
+        each = {
+            name: explain(package, units=units, progress=progress, **options)
+            for name, package in parts.items()
+        }
+        return join_parts(each)
     package = open_readable(model)
     program = open_program(package)
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
@@ -173,6 +185,7 @@ def command(
         list[str] | None,
         typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
     ] = None,
+    part: Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")] = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,
@@ -195,7 +208,7 @@ def command(
 
     if target is not None and recipe is None:
         raise typer.BadParameter("--target goes with --recipe")
-    options: dict[str, Any] = {"units": units} if units else {}
+    options: dict[str, Any] = {"part": part, **({"units": units} if units else {})}
     if recipe is not None:
         wanted = None if target is None else read_target(target)
         options |= {"recipe": recipe, "target": wanted, "requantize": requantize}

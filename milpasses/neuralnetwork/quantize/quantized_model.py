@@ -22,10 +22,11 @@ from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
 from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
 from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationError, Settings
-from milpasses.neuralnetwork.spec.networks import scopes, submodels
+from milpasses.neuralnetwork.spec.networks import scopes
 from milpasses.neuralnetwork.spec.weight_params import form
 from milpasses.program import files
 from milpasses.program.package import Package, new_message, write_package
+from milpasses.program.pipelines import submodels
 from milpasses.program.sources import PROGRAM, Source, read_source
 from milpasses.report import METADATA_KEY, Report
 

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
-from milpasses.neuralnetwork.spec.networks import submodels
+from milpasses.program.pipelines import submodels
 from milpasses.program.sources import NETWORKS, PIPELINES, PROGRAM, read_source
 
 

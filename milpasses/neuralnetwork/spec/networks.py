@@ -5,7 +5,8 @@ from typing import Any
 
 import attrs
 
-from milpasses.program.sources import NETWORKS, PIPELINES
+from milpasses.program.pipelines import submodels
+from milpasses.program.sources import NETWORKS
 
 
 @attrs.frozen(eq=False)
@@ -33,14 +34,6 @@ def scopes(spec: Any, path: str = "") -> Iterator[Scope]:
         yield Scope(network, path, frozenset(outputs))
     for index, model in enumerate(submodels(spec)):
         yield from scopes(model, f"{path}models[{index}]/")
-
-
-def submodels(spec: Any) -> list[Any]:
-    """The models of a pipeline; none for any other model."""
-    kind = spec.WhichOneof("Type")
-    if kind == "pipeline":
-        return list(spec.pipeline.models)
-    return list(getattr(spec, kind).pipeline.models) if kind in PIPELINES else []
 
 
 def nested_networks(layer: Any) -> list[tuple[str, Any]]:

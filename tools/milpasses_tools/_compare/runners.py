@@ -9,7 +9,7 @@ import numpy as np
 
 from milpasses.data.samples import model_inputs
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import Feature, Interpreter, Observer
+from milpasses.interpreter import Feature, Interpreter, Observer, PipelineInterpreter
 from milpasses.program.opening import open_program
 
 
@@ -35,6 +35,36 @@ class Reference:
     def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
         """See ``Runner``."""
         return self.interpreter.run(inputs, self.interpreter.make_state(), observers)
+
+
+class PipelineReference:
+    """Runs a pipeline with milpasses' interpreter: its outputs are what each part gives, ``part/output``.
+
+    Not those of non-maximum suppression, whose boxes differ in number, and of what only Core ML runs.
+    ``left_out`` says so.
+    """
+
+    def __init__(self, interpreter: PipelineInterpreter) -> None:
+        self.interpreter = interpreter.before_blocked() if interpreter.blocked else interpreter
+        self.inputs = self.interpreter.inputs
+        runners = self.interpreter.runners
+        self._names = {name: runner.interpreter for name, runner in runners.items() if runner.interpreter}
+        self.output_names = [
+            f"{name}/{output}" for name, found in self._names.items() for output in found.output_names
+        ]
+        suppressed = [f"{name} (its boxes differ in number)" for name in runners if name not in self._names]
+        if interpreter.blocked is not None:
+            suppressed.append(f"{interpreter.blocked.name} (only Core ML runs it)")
+        self.left_out = ", ".join(suppressed)
+
+    def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        """See ``Runner``."""
+        return {
+            f"{step.name}/{name}": value
+            for step in self.interpreter.steps(inputs, observers)
+            if step.name in self._names
+            for name, value in step.outputs.items()
+        }
 
 
 class CoreML:
@@ -82,7 +112,10 @@ def _from_coreml(value: Any) -> Any:
 def open_runner(model: Any, function: str, runtime: str) -> Runner:
     """Who runs ``model`` (a path, ``MLModel``, ``Program`` or ``Interpreter``); raises ``MilpassesError``."""
     if runtime == "reference":
-        return Reference(model if isinstance(model, Interpreter) else Interpreter(model, function))
+        interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function)
+        if isinstance(interpreter, PipelineInterpreter):
+            return PipelineReference(interpreter)
+        return Reference(interpreter)
     if runtime != "coreml":
         raise MilpassesError(f"runtime must be reference or coreml, got {runtime!r}")
     if sys.platform != "darwin":

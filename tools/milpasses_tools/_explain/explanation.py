@@ -140,3 +140,39 @@ class Explanation:
             "units": list(self.units),
             "findings": [finding.to_dict() for finding in self.findings],
         }
+
+
+def join_parts(parts: dict[str, Explanation]) -> Explanation:
+    """One explanation of a pipeline, whose weights and functions are called ``part/name``."""
+    from milpasses.report import Report
+
+    first = next(iter(parts.values()))
+    plans = {name: each.plan for name, each in parts.items() if each.plan is not None}
+    planned = tuple(
+        attrs.evolve(one, record=attrs.evolve(one.record, name=f"{name}/{one.record.name}"))
+        for name, plan in plans.items()
+        for one in plan.weights
+    )
+    refused = "; ".join(f"{name}: {plan.refused}" for name, plan in plans.items() if plan.refused)
+    return attrs.evolve(
+        first,
+        target=", ".join(dict.fromkeys(each.target for each in parts.values())),
+        functions=tuple(
+            attrs.evolve(function, name=f"{name}/{function.name}")
+            for name, each in parts.items()
+            for function in each.functions
+        ),
+        weights=tuple(
+            attrs.evolve(weight, name=f"{name}/{weight.name}")
+            for name, each in parts.items()
+            for weight in each.weights
+        ),
+        plan=first.plan
+        and attrs.evolve(
+            first.plan,
+            weights=planned,
+            totals=Report(records=[one.record for one in planned]).totals(),
+            refused=refused,
+        ),
+        findings=tuple(finding for each in parts.values() for finding in each.findings),
+    )

@@ -52,6 +52,20 @@ def view_package(package: Package, source: str) -> GraphView:
     return GraphView(source, functions, features)
 
 
+def view_parts(packages: dict[str, Package], source: str) -> GraphView:
+    """The view of a pipeline's programs: each function is called ``part/function``."""
+    views = {part: view_package(package, source) for part, package in packages.items()}
+    functions = tuple(
+        attrs.evolve(function, name=f"{part}/{function.name}")
+        for part, found in views.items()
+        for function in found.functions
+    )
+    features = {
+        f"{part}/{name}": text for part, found in views.items() for name, text in found.features.items()
+    }
+    return GraphView(source, functions, features)
+
+
 @attrs.frozen(eq=False)
 class _Reader:
     program: SavedProgram

@@ -17,9 +17,9 @@ def view(model: Any) -> GraphView:
         from milpasses_tools._view.program import view_program
 
         return view_program(model)
-    from milpasses_tools._models import open_readable
-    from milpasses_tools._view.package import view_package
+    from milpasses_tools._models import open_parts, open_readable
+    from milpasses_tools._view.package import view_package, view_parts
 
-    package = open_readable(model)
-    name = os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel"
-    return view_package(package, str(name))
+    name = str(os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel")
+    parts = open_parts(model)
+    return view_parts(parts, name) if parts else view_package(open_readable(model), name)

@@ -1,0 +1,210 @@
+"""Pipeline models: models that run one after another and pass values by name.
+
+The parts share the weight files of the package. Each ML Program among them is a ``SavedProgram`` like any
+other; what is none is copied as it is.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import attrs
+from coremltools.models import MLModel
+
+from milpasses import _coremltools as host
+from milpasses.errors import PackageError
+from milpasses.program.package import Package, new_message, read_package, type_field
+from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import PIPELINES
+from milpasses.program.writer import SavedCopy, weight_files
+
+_TYPE_FIELDS = (200, 201, 202)  # of Model_pb2.Model: pipelineClassifier, pipelineRegressor, pipeline
+
+
+def models_of(spec: Any) -> Any:
+    """The ``Pipeline`` message of a pipeline's specification (``models``, ``names``); None of another."""
+    kind = spec.WhichOneof("Type")
+    if kind == "pipeline":
+        return spec.pipeline
+    return getattr(spec, kind).pipeline if kind in PIPELINES else None
+
+
+def submodels(spec: Any) -> list[Any]:
+    """The models of a pipeline; none for any other model."""
+    pipeline = models_of(spec)
+    return [] if pipeline is None else list(pipeline.models)
+
+
+@attrs.frozen(eq=False)
+class Part:
+    """A model of a pipeline.
+
+    ``name``: as the pipeline names it, else ``part0``, ``part1``, ... ``spec``: its specification
+    (``Model_pb2.Model``). ``program``: that of an ML Program. ``pipeline``: that of a nested pipeline.
+    """
+
+    name: str
+    spec: Any
+    program: SavedProgram | None = None
+    pipeline: "SavedPipeline | None" = None
+
+    @property
+    def kind(self) -> str:
+        """The model's type in the specification: ``mlProgram``, ``nonMaximumSuppression``."""
+        return str(self.spec.WhichOneof("Type"))
+
+
+@attrs.frozen(eq=False, slots=False)
+class SavedPipeline:
+    """A pipeline model in a package, opened once.
+
+    ``load_options``: as ``SavedProgram``'s. ``raised``: programs that take the place of parts, by name.
+    """
+
+    package: Package
+    load_options: dict[str, Any] = attrs.field(factory=dict)
+    raised: Mapping[str, SavedProgram] = attrs.field(factory=dict)
+
+    @property
+    def spec(self) -> Any:
+        """The specification, ``Model_pb2.Model``."""
+        return self.package.spec
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The models of the pipeline, in order."""
+        return tuple(map(self._part, part_names(self.spec), submodels(self.spec)))
+
+    def _part(self, name: str, spec: Any) -> Part:
+        package = attrs.evolve(self.package, spec=spec)  # the weight files are the same
+        kind = spec.WhichOneof("Type")
+        if kind == "mlProgram":
+            return Part(name, spec, self.raised.get(name) or SavedProgram(package, self.load_options))
+        if kind not in PIPELINES:
+            return Part(name, spec)
+        inside = f"{name}/"
+        raised = {
+            path.removeprefix(inside): program
+            for path, program in self.raised.items()
+            if path.startswith(inside)
+        }
+        return Part(name, spec, None, SavedPipeline(package, self.load_options, raised))
+
+    def leaves(self) -> list[Part]:
+        """The parts that are no pipelines, in order; those of a nested one are named ``outer/part0``."""
+        found: list[Part] = []
+        for part in self.parts:
+            if part.pipeline is None:
+                found.append(part)
+            else:
+                inside = part.pipeline.leaves()
+                found += [attrs.evolve(leaf, name=f"{part.name}/{leaf.name}") for leaf in inside]
+        return found
+
+    def programs(self, part: str | None = None) -> dict[str, SavedProgram]:
+        """The ML Programs by name, or that of ``part`` alone.
+
+        Raises ``PackageError`` where there is no such part, where it is none, and where no part is one.
+        """
+        leaves = {leaf.name: leaf for leaf in self.leaves()}
+        found = {name: leaf.program for name, leaf in leaves.items() if leaf.program is not None}
+        listed = ", ".join(f"{name} ({leaf.kind})" for name, leaf in leaves.items()) or "none"
+        if not found:
+            raise PackageError(f"{self.package.path}: no part of the pipeline is an ML Program: {listed}")
+        if part is None:
+            return found
+        if part not in found:
+            problem = "no ML Program" if part in leaves else "not in the pipeline"
+            raise PackageError(f"{self.package.path}: part {part} is {problem}; its parts are {listed}")
+        return {part: found[part]}
+
+    def write(self, folder: Path, rewrite: Callable[[str, SavedCopy], None], part: str | None = None) -> Any:
+        """Write the weight file of all parts under ``folder``; returns the specification that goes with it.
+
+        ``rewrite`` is called with the name of each ML Program, or of ``part`` alone, and the copy of it whose
+        weights it is to replace.
+        """
+        wanted = self.programs(part)
+        spec = new_message("Model_pb2", "Model")
+        spec.CopyFrom(self.spec)
+        with weight_files(folder, joined=True) as files:
+            for leaf, message in zip(self.leaves(), _leaf_messages(spec), strict=True):
+                if leaf.program is None:
+                    continue
+                copy = SavedCopy(leaf.program, folder, files=files)
+                if leaf.name in wanted:
+                    rewrite(leaf.name, copy)
+                else:
+                    copy.replace([], lambda _: None)
+                message.CopyFrom(copy.spec)
+        _raise_versions(spec)
+        return spec
+
+
+def part_names(spec: Any) -> list[str]:
+    """The names of a pipeline's models: those that it gives, else ``part0``, ``part1``, ..."""
+    pipeline = models_of(spec)
+    if pipeline is None:
+        return []
+    names = [str(name) for name in pipeline.names]
+    if len(names) == len(pipeline.models) == len(set(names)) and all(names):
+        return names
+    return [f"part{index}" for index in range(len(pipeline.models))]
+
+
+def _leaf_messages(spec: Any) -> Iterator[Any]:
+    for model in submodels(spec):
+        if models_of(model) is None:
+            yield model
+        else:
+            yield from _leaf_messages(model)
+
+
+def _raise_versions(spec: Any) -> None:
+    """A pipeline is of the newest specification version among its models."""
+    for model in submodels(spec):
+        _raise_versions(model)
+        spec.specificationVersion = max(spec.specificationVersion, model.specificationVersion)
+
+
+def is_pipeline(model: Any) -> bool:
+    """Whether ``model`` (a path, an ``MLModel``, a specification, or one that is open) is a pipeline."""
+    if isinstance(model, SavedPipeline):
+        return True
+    if isinstance(model, str | os.PathLike):
+        return type_field(Path(model)) in _TYPE_FIELDS
+    spec = model if hasattr(model, "specificationVersion") else host.spec_of(model)
+    return spec is not None and spec.WhichOneof("Type") in PIPELINES
+
+
+def open_pipeline(model: Any, skip_model_load: bool | None = None) -> SavedPipeline:
+    """The pipeline behind ``model``: a path, an ``MLModel``, a specification without ML Programs.
+
+    ``skip_model_load`` as for ``open_program``. Raises ``PackageError``.
+    """
+    if isinstance(model, SavedPipeline):
+        return model
+    if isinstance(model, MLModel) and model.package_path is not None:
+        skip = not host.is_loaded(model) if skip_model_load is None else skip_model_load
+        package = read_package(model.package_path, model.get_spec())
+        return SavedPipeline(package, {"skip_model_load": skip, "compute_units": model.compute_unit})
+    skip = True if skip_model_load is None else skip_model_load
+    if isinstance(model, str | os.PathLike) and Path(model).is_dir():
+        return SavedPipeline(read_package(model), {"skip_model_load": skip})
+    return SavedPipeline(_without_weights(model), {"skip_model_load": skip})
+
+
+def _without_weights(model: Any) -> Package:
+    """A pipeline in one file, an ``.mlmodel``, or its specification alone: it has no weight files."""
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        spec = new_message("Model_pb2", "Model")
+        try:
+            spec.ParseFromString(path.read_bytes())
+        except Exception:  # protobuf's own error types differ between its implementations
+            raise PackageError(f"{path}: damaged or truncated, or no .mlmodel") from None
+        return Package(path, spec, path)
+    spec = model.get_spec() if isinstance(model, MLModel) else model
+    return Package(Path("pipeline"), spec, Path("pipeline"))

@@ -1,14 +1,13 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from coremltools.models import MLModel
 
 from milpasses.program.model import CompressedModel
-from milpasses.program.opening import open_program, raise_target
+from milpasses.program.opening import open_program, opened_to_compress
 from milpasses.program.package import check_output
 from milpasses.recipe.recipe import Recipe
 from milpasses.rewrite import Progress, rewriter_for, write_decompressed, write_rewritten
@@ -24,6 +23,7 @@ def compress(
     calibration: Any = None,
     sequential: bool = False,
     minimum_deployment_target: Any = None,
+    function: str | None = None,
     force: bool = False,
     skip_model_load: bool | None = None,
     progress: Progress | None = None,
@@ -45,18 +45,20 @@ def compress(
     was saved to, or second moments by weight name.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
-    model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
-    ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
+    model first; one for a target without compressed weights (iOS15) is raised to iOS16, and the report's
+    ``notes`` say so. ``function``: which function of a multifunction model runs on the data, its default one
+    unless given; weights of all are compressed. ``progress(done, total, name)`` is called for each weight,
+    and for each sample that is run. ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded
+    into Core ML and a model as it was.
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
-    program = open_program(model, skip_model_load)
     recipe = Recipe.of(recipe)
     if output is not None:
         check_output(Path(output), force)
-    with tempfile.TemporaryDirectory() as folder:
-        if minimum_deployment_target is not None:
-            program = raise_target(program, minimum_deployment_target, Path(folder))
+    with opened_to_compress(model, minimum_deployment_target, skip_model_load) as program:
+        if function is not None:
+            program.function_name(function)  # raises where there is none of that name
         rewriter = rewriter_for(
             program,
             recipe,
@@ -64,6 +66,7 @@ def compress(
             statistics=statistics,
             calibration=calibration,
             sequential=sequential,
+            function=function,
             progress=progress,
         )
         return write_rewritten(program, rewriter, CompressedModel, output, force, progress)

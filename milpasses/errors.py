@@ -71,6 +71,8 @@ REASONS = {
     "vector": "rank {rank}: Core ML needs vectors dense",
     "stated": "{text}",
     "small": "{size:,} elements <= {which} {limit:,}",
+    "needs-calibration": "{scheme} needs to know what flows into the weight: "
+    "pass calibration=data (samples to run the model on) or statistics=",
     "target": "{need} needs {since}; this model targets {target}",
     # Why a bias does not take up what its op's weight loses on average.
     "bias-shared": "{name} has other uses",

@@ -66,15 +66,23 @@ class Rewriter:
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
+        self.check_target(sites)
+        for site in sites:
+            decision = self.recipe.decide(site.weight)
+            if (
+                self.calibration is None
+                and feedback_method(decision.scheme)
+                and self.unwanted(site, decision) is None
+            ):
+                refusal = Refusal("needs-calibration", scheme=decision.scheme)
+                raise MilpassesError(f"{site.weight.name}: {refusal}")
+
+    def check_target(self, sites: Sequence[Site]) -> None:
+        """Raise ``TargetError`` for the first of ``sites`` of which the recipe asks what the target lacks."""
         for site in sites:
             decision = self.recipe.decide(site.weight)
             if self.unwanted(site, decision) is None:
                 check_target(decision.scheme, self.target, site.weight.name)
-                if self.calibration is None and feedback_method(decision.scheme):
-                    raise MilpassesError(
-                        f"{site.weight.name}: {decision.scheme} needs to know what flows into the weight: "
-                        "pass calibration=data (samples to run the model on) or statistics="
-                    )
 
     def calibrates(self, site: Site) -> bool:
         """Statistics of this site's weight would be asked for."""
@@ -245,11 +253,12 @@ def rewriter_for(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    function: str | None = None,
     progress: Progress | None = None,
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
     rewriter = Rewriter(recipe, program.target, requantize=requantize)
-    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, progress)
+    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, function, progress)
     return attrs.evolve(rewriter, calibration=source)
 
 
@@ -270,7 +279,7 @@ def write_rewritten(
             f"{program.package.path}: its functions target both sides of iOS18; "
             "pass minimum_deployment_target=ct.target.iOS18"
         )
-    report = Report()
+    report = Report(notes=list(program.notes))
 
     def write_weights(folder: Path) -> Any:
         copy = SavedCopy(program, folder)

@@ -22,7 +22,7 @@ def check_output(output: Path, suffix: str, force: bool) -> None:
     if output.suffix != suffix:
         raise PackageError(f"{output}: the output must end in {suffix}")
     if output.exists() and not force:
-        raise PackageError(f"{output}: exists already; --force (force=True) replaces it")
+        raise PackageError(f"{output}: exists already; force=True replaces it")
     if not output.parent.is_dir():
         raise PackageError(f"{output}: the folder {output.parent} does not exist")
 

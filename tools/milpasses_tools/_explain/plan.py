@@ -7,7 +7,7 @@ import attrs
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError, Refusal, TargetError
-from milpasses.program.opset import Opset, lowest_opset
+from milpasses.program.opset import Opset, compressible, lowest_opset, raised_note
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe
@@ -34,13 +34,17 @@ class Planned:
 
 @attrs.frozen
 class Plan:
-    """What a recipe would do. ``refused`` says why compress would not even begin, if so."""
+    """What a recipe would do. ``refused`` says why compress would not even begin, if so.
+
+    ``notes``: what compress would do to the model first.
+    """
 
     recipe: str
     target: str
     weights: tuple[Planned, ...]
     totals: dict[str, Any]
     refused: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
@@ -48,6 +52,7 @@ class Plan:
             "recipe": self.recipe,
             "target": self.target,
             "refused": self.refused,
+            "notes": list(self.notes),
             "totals": self.totals,
             "weights": [one.to_dict() for one in self.weights],
         }
@@ -67,6 +72,11 @@ def make_plan(
     ``look`` is shown each site with its new encoding (None where it stays) and the op that would hold it.
     """
     recipe = Recipe.of(recipe)
+    notes: list[str] = []
+    raised = compressible(target)
+    if raised is not target:
+        notes.append(raised_note(target, raised))
+        target = raised
     rewriter = Rewriter(recipe, target, requantize=requantize)
     planned: list[Planned] = []
     refusals: list[str] = []
@@ -84,7 +94,8 @@ def make_plan(
             progress(index, len(sites), site.weight.name)
         program.package.release()
     totals = Report(str(recipe), [one.record for one in planned]).totals()
-    return Plan(str(recipe), target.name, tuple(planned), totals, refusals[0] if refusals else "")
+    refused = refusals[0] if refusals else ""
+    return Plan(str(recipe), target.name, tuple(planned), totals, refused, tuple(notes))
 
 
 def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
@@ -99,5 +110,9 @@ def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
         return Rewritten(rewriter.record(site, decision, "skipped", refusal))
     except MilpassesError as error:  # a scheme that has to be calibrated
         refusals.append(str(error))
-        return Rewritten(rewriter.record(site, decision, "skipped", Refusal("stated", text=str(error))))
+        return Rewritten(
+            rewriter.record(
+                site, decision, "skipped", Refusal("needs-calibration", scheme=str(decision.scheme))
+            )
+        )
     return rewriter.rewrite(site)

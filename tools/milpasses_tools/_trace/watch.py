@@ -128,8 +128,7 @@ class Watch:
         if self.snapshot is not None and not self.every_value:
             names = filter(None, map(self.snapshot.constant_of, self.values.overlooked()))
             self.trace.notes.extend(
-                f"constant {name} was changed in place; every_value=True (--every-value) says by which pass"
-                for name in names
+                f"constant {name} was changed in place; every_value=True says by which pass" for name in names
             )
         ran = {one.name for one in self.trace.passes}
         self.trace.notes.extend(f"pass {name} did not run" for name in self.dump_after if name not in ran)

@@ -20,7 +20,7 @@ def _layer(model: Path | None) -> Any:
     from milpasses.neuralnetwork.spec.networks import scopes
     from milpasses.neuralnetwork.spec.weight_params import decode
 
-    layers = [layer for scope in scopes(read_model(model)) for layer in scope.network.layers]
+    layers = [layer for scope in scopes(read_model(model).spec) for layer in scope.network.layers]
     largest = max((weight for layer in layers for weight in layer_weights(layer)), key=lambda w: w.size)
     return decode(largest.params, largest.shape, largest.axis)
 

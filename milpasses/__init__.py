@@ -12,8 +12,9 @@ from milpasses import coreml, passes
 from milpasses.compress import CompressedModel, compress, decompress
 from milpasses.data.collect import Statistics, statistics
 from milpasses.data.samples import Sample, Samples
-from milpasses.errors import MilpassesError, PackageError, SampleError, TargetError
+from milpasses.errors import MilpassesError, PackageError, SampleError, TargetError, UnmatchedRuleWarning
 from milpasses.passes._reporting import register as _register
+from milpasses.passes.recipe_passes import register_pass
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
@@ -41,12 +42,14 @@ __all__ = [
     "Samples",
     "Statistics",
     "TargetError",
+    "UnmatchedRuleWarning",
     "Weight",
     "compress",
     "coreml",
     "decompress",
     "passes",
     "pipeline",
+    "register_pass",
     "statistics",
 ]
 

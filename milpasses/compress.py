@@ -22,6 +22,7 @@ def compress(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    strict: bool = False,
     minimum_deployment_target: Any = None,
     function: str | None = None,
     force: bool = False,
@@ -44,6 +45,8 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
+    A rule that decides no weight is said in the report (``report.unmatched``) and as an
+    ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first; one for a target without compressed weights (iOS15) is raised to iOS16, and the report's
     ``notes`` say so. ``function``: which function of a multifunction model runs on the data, its default one
@@ -67,6 +70,7 @@ def compress(
             calibration=calibration,
             sequential=sequential,
             function=function,
+            strict=strict,
             progress=progress,
         )
         return write_rewritten(program, rewriter, CompressedModel, output, force, progress)

@@ -1,9 +1,9 @@
 """coremltools' ``optimize.coreml`` functions with milpasses behind them: moving over is one changed import.
 
 The same arguments, the same config classes, the same ops in the result; the error is smaller and the call
-faster. As there, every weight that the config selects is rewritten, whether it pays or not, a group size that
-does not divide the channels skips the weight with a warning, and a multifunction model is rejected:
-``milpasses.compress`` takes one, and fits the groups.
+faster. As there, every constant that the config selects is rewritten, whether ops multiply with it or only
+add it, and whether it pays or not; a group size that does not divide the channels skips the weight with a
+warning, and a multifunction model is rejected: ``milpasses.compress`` takes one, and fits the groups.
 """
 
 import logging
@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import attrs
 from coremltools.models import MLModel
 from coremltools.optimize.coreml import get_weights_metadata
 
@@ -68,8 +69,8 @@ def _reject_multifunction(mlmodel: MLModel, function: str) -> None:
 def _check_grouped(config: Any, target: Opset) -> None:
     """coremltools refuses the granularity before iOS18 even with one group (``group_size=0``)."""
     configs = [config.global_config, *config.op_type_configs.values(), *config.op_name_configs.values()]
-    for one in configs:
-        granularity = getattr(one, "granularity", None)
+    for op_config in configs:
+        granularity = getattr(op_config, "granularity", None)
         if getattr(granularity, "name", "") == "PER_GROUPED_CHANNEL" and not target.table_groups:
             raise TargetError(
                 f"The per_grouped_channel palettization is {_SINCE_IOS18}; this model targets {target.name}"
@@ -87,7 +88,7 @@ def _apply(mlmodel: MLModel, config: Any, joint_compression: bool) -> Compressed
             raise TargetError(f"Joint compression is only {_SINCE_IOS18}; this model targets {target.name}")
         _check_grouped(config, target)
         rewriter = Rewriter(
-            Recipe.from_coremltools(config),
+            attrs.evolve(Recipe.from_coremltools(config), scope="all"),
             target,
             join=joint_compression,
             fit_groups=False,

@@ -5,7 +5,7 @@
 that decided; ``REASONS`` puts it into words.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -25,8 +25,17 @@ class SampleError(MilpassesError):
     """Data that cannot be fed to the model; the message names the file or sample and what would fit."""
 
 
+class UnmatchedRuleWarning(UserWarning):
+    """A rule of a recipe decides no weight of the model: its name, or type of op, is not there."""
+
+
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
+
+
+def unmatched_text(rules: Sequence[str]) -> str:
+    """What a warning or an error says of rules that decide nothing."""
+    return "the recipe does not do all that it says: " + "; ".join(rules)
 
 
 class Refusal(Exception):  # noqa: N818 (an answer, not an error: it becomes a record's reason)
@@ -69,6 +78,7 @@ REASONS = {
     "a later pass would put the old weight back",
     "not-float": "{dtype} constants are not weights",
     "vector": "rank {rank}: Core ML needs vectors dense",
+    "not-multiplied": "no op multiplies and sums with it: a constant of {op_types}",
     "stated": "{text}",
     "small": "{size:,} elements <= {which} {limit:,}",
     "needs-calibration": "{scheme} needs to know what flows into the weight: "

@@ -1,10 +1,10 @@
-"""The first door: a recipe as a ``pass_pipeline`` for ``ct.convert``."""
+"""Entry point: a recipe as a ``pass_pipeline`` for ``ct.convert``."""
 
 from typing import Any
 
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
-from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
@@ -18,37 +18,40 @@ class Pipeline(PassPipeline):
     The report is that of the latest conversion that ran the pipeline.
     """
 
-    def __init__(self, base: PassPipeline, recipe: Recipe, statistics: Any = None) -> None:
+    def __init__(
+        self, base: PassPipeline, recipe: Recipe, statistics: Any = None, strict: bool = False
+    ) -> None:
         super().__init__([*base.passes, PASS], f"{base.pipeline_name} with milpasses")
-        self._pass_options.update(base.get_all_options())
+        self.set_options_by_another_pipeline(base)
         self.report = Report(recipe=str(recipe))
         self.recipe = recipe
         options = {} if statistics is None else {"statistics": statistics}
-        self.set_options(PASS, {"recipe": recipe, "report": self.report, **options})
+        self.set_options(PASS, {"recipe": recipe, "report": self.report, "strict": strict, **options})
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""
         super().set_options(pass_name, options, override)
         if pass_name.startswith("milpasses::"):
-            if pass_name not in PASS_REGISTRY:
-                names = ", ".join(
-                    sorted(name for name in PASS_REGISTRY.passes if name.startswith("milpasses::"))
-                )
+            registry = host.pass_registry()
+            if pass_name not in registry:
+                names = ", ".join(sorted(name for name in registry.passes if name.startswith("milpasses::")))
                 raise MilpassesError(f"there is no pass {pass_name}; there are {names}")
-            PASS_REGISTRY[pass_name].set_options(self.get_options(pass_name))
+            registry[pass_name].set_options(self.get_options(pass_name))
 
 
-def pipeline(recipe: Any, base: PassPipeline | None = None, statistics: Any = None) -> Pipeline:
+def pipeline(
+    recipe: Any, base: PassPipeline | None = None, statistics: Any = None, *, strict: bool = False
+) -> Pipeline:
     """A pass pipeline that compresses with ``recipe``, after everything that ``base`` does.
 
-    ``recipe`` is whatever ``Recipe.of`` takes; ``base`` is coremltools' default pipeline unless given, and is
-    not changed. ``statistics``: as for ``compress``, of the same network converted without compression; or
-    ``"norms"``, which needs no data. Compression comes last, so weights are float16 already and every fusion
-    has been made::
+    ``recipe`` is whatever ``Recipe.of`` takes; ``base`` is coremltools' default pipeline unless given, and
+    is not changed. ``statistics``: as for ``compress``, of the same network converted without compression;
+    or ``"norms"``, which needs no data. ``strict``: a rule that decides no weight ends the conversion with
+    a ``RecipeError``; otherwise it is an ``UnmatchedRuleWarning``. Compression comes last, so weights are
+    float16 already and every fusion has been made::
 
         model = ct.convert(traced, inputs=[...], minimum_deployment_target=ct.target.iOS18,
                            pass_pipeline=milpasses.pipeline("pal4-g16"))
     """
-    return Pipeline(
-        PassPipeline.get_pipeline("default") if base is None else base, Recipe.of(recipe), statistics
-    )
+    base = PassPipeline.get_pipeline("default") if base is None else base
+    return Pipeline(base, Recipe.of(recipe), statistics, strict)

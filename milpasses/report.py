@@ -110,10 +110,14 @@ _CONVERTER.register_unstructure_hook(
 
 @attrs.define
 class Report:
-    """The records of one compression, in the order of the program; ``notes`` are of the model as a whole."""
+    """The records of one compression, in the order of the program; ``notes`` are of the model as a whole.
+
+    ``unmatched``: a sentence for each rule of the recipe that decided no weight.
+    """
 
     recipe: str = ""
     records: list[Record] = attrs.field(factory=list)
+    unmatched: list[str] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
 
     def __iter__(self) -> Iterator[Record]:
@@ -167,10 +171,11 @@ class Report:
         return [record.row() for record in self.records]
 
     def to_json(self, indent: int | None = None) -> str:
-        """Everything as JSON: version, recipe, totals, weights."""
+        """Everything as JSON: version, recipe, rules that matched nothing, totals, weights."""
         content = {
             "milpasses": version("milpasses"),
             "recipe": self.recipe,
+            "unmatched": self.unmatched,
             "totals": self.totals(),
             "notes": self.notes,
             "weights": self.to_rows(),
@@ -201,6 +206,7 @@ class Report:
         content = {
             "milpasses": version("milpasses"),
             "recipe": self.recipe,
+            **({"unmatched": self.unmatched} if self.unmatched else {}),
             "totals": self.totals(),
             **({"notes": self.notes} if self.notes else {}),
             "weights": list(alike.values()),
@@ -225,7 +231,7 @@ class Report:
             f"{totals['bytes_before']} -> {totals['bytes_after']} bytes, "
             f"{totals['bits_per_weight']:.2f} bits a weight"
         )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 
 def read_metadata(text: str) -> dict[str, Any]:

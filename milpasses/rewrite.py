@@ -4,6 +4,7 @@ This module decides and encodes; it never touches a graph.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,23 @@ from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
 from milpasses.encoding.verify import check_decoding
-from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.errors import (
+    MilpassesError,
+    Refusal,
+    TargetError,
+    UnmatchedRuleWarning,
+    unmatched_text,
+)
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
+from milpasses.recipe.errors import RecipeError
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
+from milpasses.recipe.unmatched import unmatched_rules
 from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
 
 Progress = Callable[[int, int, str], None]
@@ -54,6 +63,7 @@ class Rewriter:
     form and gets the scheme's on top (coremltools' ``joint_compression``). ``fit_groups`` as in
     ``Encoder``. ``only_if_smaller``: keep a weight dense where its new form would not save a byte.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
+    ``strict``: a rule that decides no weight is an error, not a warning.
     """
 
     recipe: Recipe
@@ -63,6 +73,7 @@ class Rewriter:
     fit_groups: bool = True
     only_if_smaller: bool = True
     calibration: StatisticsSource | None = None
+    strict: bool = False
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -104,6 +115,9 @@ class Rewriter:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
             return "skipped", decision.skip
+        if not (_is_multiplied(weight) or self.recipe.takes_every_constant(decision)):
+            op_types = ", ".join(sorted({use.op_type for use in weight.consumers}))
+            return "skipped", Refusal("not-multiplied", op_types=op_types)
         return None
 
     def rewrite(self, site: Site, bias: Bias | None = None) -> Rewritten:
@@ -237,9 +251,17 @@ class PairedRewriter:
 def rewrite_program(
     program: WeightProgram, rewriter: Rewriter, report: Report, progress: Progress | None = None
 ) -> int:
-    """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count."""
+    """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count.
+
+    Warns of rules that decide nothing, and raises RecipeError where the rewriter is strict.
+    """
     sites = program.sites()
+    report.unmatched[:] = unmatched_rules(rewriter.recipe, [site.weight for site in sites])
+    if report.unmatched and rewriter.strict:
+        raise RecipeError(unmatched_text(report.unmatched))
     rewriter.check(sites)
+    if report.unmatched:
+        warnings.warn(unmatched_text(report.unmatched), UnmatchedRuleWarning, stacklevel=2)
     paired = PairedRewriter(rewriter, sites)
     report.recipe = str(rewriter.recipe)
     return _replace(program, sites, report, paired.rewrite, progress)
@@ -253,11 +275,12 @@ def rewriter_for(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    strict: bool = False,
     function: str | None = None,
     progress: Progress | None = None,
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
-    rewriter = Rewriter(recipe, program.target, requantize=requantize)
+    rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
     source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, function, progress)
     return attrs.evolve(rewriter, calibration=source)
 
@@ -333,6 +356,11 @@ def _replace(
         return rewritten.specs
 
     return program.replace(sites, rewrite_site)
+
+
+def _is_multiplied(weight: Weight) -> bool:
+    """Whether it is a weight, and no grid, mask or scale; one without known uses is taken for a weight."""
+    return not weight.consumers or any(use.multiplies for use in weight.consumers)
 
 
 def _check_finite(value: NDArray[Any]) -> None:

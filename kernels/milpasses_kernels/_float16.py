@@ -66,10 +66,3 @@ def halves_to_floats(halves: NDArray[np.uint16], floats: NDArray[np.float32]) ->
     """Convert a 1-D uint16 view of float16 values into ``floats`` of the same length."""
     for i in range(halves.size):
         floats[i] = half_to_float(halves[i])
-
-
-@njit
-def floats_to_halves(floats: NDArray[np.float32], halves: NDArray[np.uint16]) -> None:
-    """Round 1-D float32 values into ``halves``, a uint16 view of float16 values of the same length."""
-    for i in range(floats.size):
-        halves[i] = float_to_half(floats[i])

@@ -7,7 +7,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.budget.layer_error import LayerError
+from milpasses.budget.layer_error import LayerOutputError
 from milpasses.budget.probe import Probe
 from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
@@ -172,7 +172,7 @@ class SensitivityBuilder:
         if not wanted:
             return None
         value = site.weight.value
-        layer_error = LayerError.of(site.weight, value, self.statistics)
+        layer_error = LayerOutputError.of(site.weight, value, self.statistics)
         options: list[Option] = [] if pinned else [Option("keep", "as it is", nbytes, 0.0, 0.0)]
         refused: dict[str, str] = {}
         probing = _WeightProbe(self.probe, self.variables(site))

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 @attrs.frozen(eq=False)
-class LayerError:
+class LayerOutputError:
     """Measures the error of a weight in the outputs of the ops that use it: noise energy / signal energy.
 
     ``basis`` says what that is known from: ``statistics`` (of the input, in the samples held out where some
@@ -32,7 +32,7 @@ class LayerError:
     signals: tuple[float, ...]
 
     @classmethod
-    def of(cls, weight: Weight, value: Array, statistics: Statistics | None) -> "LayerError":
+    def of(cls, weight: Weight, value: Array, statistics: Statistics | None) -> "LayerOutputError":
         """For ``weight`` and its values; raises ``MilpassesError`` if the statistics do not fit its shape."""
         moments = None
         if statistics is not None:  # what suits the samples that it was fitted to may suit no others

@@ -10,7 +10,7 @@ from milpasses.errors import MilpassesError
 from milpasses.report import decibels
 
 _UNIFORM = 2  # single schemes for all weights that a choice is run against
-_FAR = 4  # times the least predicted damage: predictions err, but not by so much
+_FAR = 4  # times the least predicted output error: predictions err, but not by so much
 _CORRECTIONS = 4
 Measure = Callable[[tuple[Option, ...]], float]
 

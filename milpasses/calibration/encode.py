@@ -23,6 +23,7 @@ from milpasses.encoding.encodings import Encoding, Sparse
 from milpasses.errors import Refusal
 from milpasses.program.weights import Weight
 from milpasses.recipe.schemes import Joint, Palettize, Prune, Quantize, Scheme
+from milpasses.report import decibels
 
 Array = NDArray[Any]
 _DAMPING = 0.01
@@ -127,7 +128,7 @@ def encode_calibrated(
     if inputs.held_out is None and inputs.fit.rows > 1:
         notes.append(Refusal("nothing-held-out"))
     signal = output_error(value, np.zeros_like(value), validation, consumer, weight.name)
-    sqnr = 10 * math.log10(signal / best.error) if best.error > 0 < signal else math.inf
+    sqnr = decibels(signal, best.error) if signal > 0 else math.inf
     return Calibrated(best.encoding, best.method, sqnr, tuple(notes), best.bias)
 
 

@@ -1,11 +1,11 @@
 """From a Program, an MLModel or the path of a model to one MIL function, with what the model says of it.
 
-A legacy neural network (``.mlmodel``) is read into MIL first.
+A legacy neural network (``.mlmodel``, or inside an ``.mlpackage``) is read into MIL first.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import coremltools as ct
@@ -15,9 +15,10 @@ from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.interpreter.registry import InterpreterError
 from milpasses.program.functions import resolve_function
-from milpasses.program.package import Package, new_message, open_package
+from milpasses.program.package import Package, new_message, package_of
 from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import PROGRAM, Source, read_source
 
 
 @dataclass(frozen=True)
@@ -43,28 +44,23 @@ def load(model: Any, function: str | None = None) -> Loaded:
     if isinstance(model, Program):
         return _from_program(model, function, None)
     if isinstance(model, SavedProgram):  # its specification is read already
-        return _from_spec(model.spec, _weights(model.package), function)
+        return _from_spec(model.spec, _weights(model.package), function, model.model)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))
-    if _is_legacy(model):
-        return load(reader_of("neuralnetwork")(model), function)
-    if isinstance(model, (str, Path)):
-        package = open_package(model)  # an MLModel would write into the package
-        return _from_spec(package.spec, _weights(package), function)
-    if isinstance(model, ct.models.MLModel):
+    if isinstance(model, ct.models.MLModel) and host.spec_of(model).WhichOneof("Type") == PROGRAM:
         return _from_spec(host.spec_of(model), model.weights_dir or "", function, model)
-    kind = type(model).__name__
-    raise InterpreterError(
-        f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
-    )
-
-
-def _is_legacy(model: Any) -> bool:
-    if isinstance(model, (str, Path)):
-        return Path(model).suffix.lower() == ".mlmodel" and Path(model).is_file()
-    if isinstance(model, ct.models.MLModel):
-        return host.spec_of(model).WhichOneof("Type") != "mlProgram"
-    return hasattr(model, "specificationVersion")  # a specification
+    if not isinstance(model, (str, os.PathLike, Source, ct.models.MLModel)) and not hasattr(
+        model, "specificationVersion"
+    ):
+        kind = type(model).__name__
+        raise InterpreterError(
+            f"expected a Program, an MLModel or the path of an .mlpackage or .mlmodel, got {kind}"
+        )
+    source = read_source(model)  # of a path; an MLModel would write into the package
+    if source.kind != PROGRAM:
+        return load(reader_of("neuralnetwork")(source), function)
+    package = package_of(source)
+    return _from_spec(package.spec, _weights(package), function)
 
 
 def _weights(package: Package) -> str:
@@ -80,9 +76,6 @@ def _from_program(program: Program, function: str | None, description: Any) -> L
 
 def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None) -> Loaded:
     """``model`` is the MLModel of ``spec``, if there is one: it may have the program in memory."""
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise InterpreterError(f"the package holds a {kind}, not an mlProgram")
     program = spec.mlProgram
     function = _resolve(program.functions, function, spec.description.defaultFunctionName)
     # The loader reads the weights of every function that it is given.

@@ -54,7 +54,8 @@ def upgrade(
     coremltools' own passes fuse ops and bring the program to ``precision``.
 
     Args:
-        model: the path of an ``.mlmodel``, a coremltools ``MLModel``, or its specification.
+        model: as in ``read``: the path of an ``.mlmodel`` or ``.mlpackage``, an ``MLModel``, a
+            specification.
         recipe: what each weight becomes, as ``milpasses.compress`` takes it; None leaves them as they are.
         minimum_deployment_target: iOS16 or later; by default the lowest that holds every quantized weight
             and every scheme of the recipe.

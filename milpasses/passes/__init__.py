@@ -5,6 +5,7 @@ from milpasses.passes.decompress_weights import decompress_weights
 from milpasses.passes.palettize_weights import palettize_weights
 from milpasses.passes.prune_weights import prune_weights
 from milpasses.passes.quantize_weights import quantize_weights
+from milpasses.passes.recipe_passes import register_pass
 
 __all__ = [
     "compress_weights",
@@ -12,4 +13,5 @@ __all__ = [
     "palettize_weights",
     "prune_weights",
     "quantize_weights",
+    "register_pass",
 ]

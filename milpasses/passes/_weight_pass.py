@@ -13,21 +13,21 @@ from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
 from milpasses.rewrite import Rewriter, rewrite_program
 
-COMMON = ("report", "requantize", "statistics")
+COMMON = ("report", "requantize", "statistics", "strict")
 
 
 class WeightPass(AbstractGraphPass):
     """A pass that applies a recipe; subclasses say what their options are.
 
-    Every pass takes ``report`` (a ``milpasses.Report`` to fill), ``requantize`` and ``statistics`` (as
-    ``milpasses.compress`` does, or ``"norms"``).
+    Every pass takes ``report`` (a ``milpasses.Report`` to fill), ``requantize``, ``strict`` and
+    ``statistics`` (as ``milpasses.compress`` does, or ``"norms"``).
     """
 
     accepted: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.report = Report()
-        self.requantize = False
+        self.requantize = self.strict = False
         self.statistics: KnownStatistics | None = None
         self.norms = False
         self._recipe: Recipe | None = None
@@ -47,7 +47,8 @@ class WeightPass(AbstractGraphPass):
         if report is not None and not isinstance(report, Report):
             raise MilpassesError(f"milpasses::{self}: report must be a milpasses.Report, not {report!r}")
         self.report = Report() if report is None else report
-        self.requantize = _flag(self, given.pop("requantize", False))
+        self.requantize = _flag(self, "requantize", given)
+        self.strict = _flag(self, "strict", given)
         statistics = given.pop("statistics", None)
         self.norms = is_norms(statistics)
         self.statistics = None if statistics is None or self.norms else KnownStatistics(statistics)
@@ -57,7 +58,9 @@ class WeightPass(AbstractGraphPass):
         """Rewrite the program in place; a second run over its own output rewrites nothing."""
         recipe, program = self._recipe or self.read_options({}), MemoryProgram(prog)
         source = _from_norms(prog) if self.norms else self.statistics
-        rewriter = Rewriter(recipe, program.target, requantize=self.requantize, calibration=source)
+        rewriter = Rewriter(
+            recipe, program.target, requantize=self.requantize, calibration=source, strict=self.strict
+        )
         if isinstance(source, KnownStatistics):
             source.check([site.weight for site in program.sites() if rewriter.calibrates(site)])
         rewrite_program(program, rewriter, self.report)
@@ -70,9 +73,10 @@ def _from_norms(program: Any) -> KnownStatistics:
     return KnownStatistics(without_data(next(iter(program.functions.values())), {}))
 
 
-def _flag(owner: object, value: Any) -> bool:
+def _flag(owner: object, name: str, given: dict[str, Any]) -> bool:
+    value = given.pop(name, False)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if not isinstance(value, bool):
-        raise MilpassesError(f"milpasses::{owner}: requantize must be true or false, not {value!r}")
+        raise MilpassesError(f"milpasses::{owner}: {name} must be true or false, not {value!r}")
     return value

@@ -23,6 +23,7 @@ from milpasses.program.graph import (
     gives_weight,
     lift_weight,
 )
+from milpasses.program.weight_uses import COMBINED, PASSED_ON, weight_use
 from milpasses.program.weights import Consumer, Site, Weight
 
 _ENDS = 128  # bytes at each end by which constants are told apart before they are compared
@@ -207,10 +208,39 @@ def _structure(graph: FunctionGraph, op: Any) -> Hashable:
 def consumers(graph: FunctionGraph, variable: Any) -> tuple[Consumer, ...]:
     """The uses of ``variable`` as rules see them."""
     uses = [
-        Consumer.of(graph.op_type(op), graph.op_name(op), param, partial(graph.scalar, op))
+        Consumer.of(
+            graph.op_type(op),
+            graph.op_name(op),
+            param,
+            partial(graph.scalar, op),
+            _is_passed_on(graph, op, param, combined=False, seen=set()),
+        )
         for op, param in graph.uses(variable)
     ]
     return tuple(dict.fromkeys(uses))
+
+
+def _is_passed_on(graph: FunctionGraph, op: Any, param: str, combined: bool, seen: set[str]) -> bool:
+    """``op`` hands what its ``param`` takes to an op that multiplies and sums with it.
+
+    ``combined``: other values are in it already, so that it is a weight only where an op calls it that.
+    ``seen``: names of variables that were followed.
+    """
+    kind = graph.op_type(op)
+    if not (kind in COMBINED or (kind in PASSED_ON and param == "x")):
+        return False
+    combined = combined or kind in COMBINED
+    for variable in graph.outputs(op):
+        if graph.variable_name(variable) in seen:
+            continue
+        seen.add(graph.variable_name(variable))
+        for user, taken_as in graph.uses(variable):
+            multiplies = weight_use(graph.op_type(user), taken_as).multiplies
+            if multiplies and (taken_as == "weight" or not combined):
+                return True
+            if _is_passed_on(graph, user, taken_as, combined, seen):
+                return True
+    return False
 
 
 def _blocked(graph: FunctionGraph, variable: Any) -> Refusal | None:

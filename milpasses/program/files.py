@@ -17,10 +17,14 @@ from typing import IO, Any
 from milpasses.errors import PackageError
 
 
-def check_output(output: Path, suffix: str, force: bool) -> None:
-    """Raise ``PackageError`` unless ``output`` ends in ``suffix`` and can be written; ``force`` replaces."""
-    if output.suffix != suffix:
-        raise PackageError(f"{output}: the output must end in {suffix}")
+def check_output(output: Path, suffix: str | tuple[str, ...], force: bool) -> None:
+    """Raise ``PackageError`` unless ``output`` ends in ``suffix`` and can be written; ``force`` replaces.
+
+    Of several suffixes any will do.
+    """
+    accepted = (suffix,) if isinstance(suffix, str) else suffix
+    if output.suffix not in accepted:
+        raise PackageError(f"{output}: the output must end in {' or '.join(accepted)}")
     if output.exists() and not force:
         raise PackageError(f"{output}: exists already; force=True replaces it")
     if not output.parent.is_dir():

@@ -104,7 +104,7 @@ class MemoryFunction:
     def result(self, op: Any) -> tuple[tuple[int, ...], str]:
         """Shape and type of the first output of ``op``."""
         variable = op.outputs[0]
-        return tuple(variable.shape), np.dtype(types.nptype_from_builtin(variable.dtype)).name
+        return tuple(variable.shape), np.dtype(host.numpy_type_of(variable.dtype)).name
 
     def scalar(self, op: Any, param: str) -> Any:
         """The value of a constant scalar input, None where it is not given or not known."""

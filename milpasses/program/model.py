@@ -59,8 +59,10 @@ def write_model(
     except BaseException:
         path.parent.rmdir()
         raise
-    final = Path(tempfile.mkdtemp(suffix=".mlpackage"))
-    final.rmdir()
-    path.rename(final)  # coremltools removes the package at exit, so it must stand in no folder of its own
+    published = Path(tempfile.mkdtemp(suffix=".mlpackage"))
+    published.rmdir()
+    path.rename(
+        published
+    )  # coremltools removes the package at exit, so it must stand in no folder of its own
     path.parent.rmdir()
-    return make(str(final), is_temp_package=True, **options)
+    return make(str(published), is_temp_package=True, **options)

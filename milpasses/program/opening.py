@@ -1,5 +1,6 @@
 """Whatever stands for a saved model, opened once; and a program raised to a newer target."""
 
+import os
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ from coremltools.models import MLModel
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError, TargetError
 from milpasses.program.opset import Opset, compressible, opset_of, raised_note
-from milpasses.program.package import Package, open_package
+from milpasses.program.package import Package, open_package, package_of
 from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import program_needed, read_source
 
 
 def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgram:
     """The program behind ``model``: a path, an ``MLModel``, or a ``SavedProgram``, which is opened already.
+
+    A ``Source`` or a ``Package`` will do, too: one that was read already.
 
     Of an ``MLModel`` what counts is its specification, with what the caller changed in it, and the weight
     files of its package. ``load_options`` of the result say how to load a model as this one was;
@@ -28,15 +32,14 @@ def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgra
         return SavedProgram(model)
     if isinstance(model, MLModel):
         if not model.is_package or model.package_path is None:
-            raise PackageError(
-                "the model is no .mlpackage: an ML Program is needed "
-                "(milpasses upgrade makes one of a legacy .mlmodel)"
-            )
+            raise PackageError(program_needed(read_source(model)))
         skip = not host.is_loaded(model) if skip_model_load is None else skip_model_load
         package = open_package(model.package_path, spec=model.get_spec())
-        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit})
+        return SavedProgram(package, {"skip_model_load": skip, "compute_units": model.compute_unit}, model)
     skip = True if skip_model_load is None else skip_model_load
-    return SavedProgram(open_package(model), {"skip_model_load": skip})
+    by_path = isinstance(model, str | os.PathLike)
+    package = open_package(model) if by_path else package_of(read_source(model))
+    return SavedProgram(package, {"skip_model_load": skip})
 
 
 @contextmanager
@@ -69,7 +72,7 @@ def raise_to_compress(program: SavedProgram, target: Any, folder: Path) -> Saved
     inside = folder / "compressible"
     inside.mkdir()
     raised = _raised(program, new.version, new.name, inside)
-    return SavedProgram(raised.package, raised.load_options, (*program.notes, raised_note(old, new)))
+    return SavedProgram(raised.package, raised.load_options, notes=(*program.notes, raised_note(old, new)))
 
 
 def raise_target(program: SavedProgram, target: Any, folder: Path) -> SavedProgram:
@@ -98,4 +101,4 @@ def _raised(program: SavedProgram, version: int, name: str, folder: Path) -> Sav
     except Exception as error:
         raise TargetError(f"{package.path}: cannot be raised to {name}: {error}") from error
     path = host.create_package(spec, str(written), str(folder / "raised.mlpackage"))
-    return SavedProgram(open_package(path), program.load_options, program.notes)
+    return SavedProgram(open_package(path), program.load_options, notes=program.notes)

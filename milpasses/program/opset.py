@@ -93,7 +93,7 @@ def opset_of(version: int, name: str = "") -> Opset:
     One that is newer than all known ones has at least what the newest has; it goes by ``name``.
     """
     version = int(version)
-    known = next((one for one in OPSETS if one.version == version), None)
+    known = next((opset for opset in OPSETS if opset.version == version), None)
     if known is not None:
         return known
     if version > OPSETS[-1].version:
@@ -105,7 +105,7 @@ def opset_of(version: int, name: str = "") -> Opset:
 def lowest_opset(schemes: Iterable[Scheme]) -> Opset:
     """The oldest opset that has everything that ``schemes`` need."""
     wanted = list(schemes)
-    return next(one for one in OPSETS if one.constexpr and not any(map(one.missing, wanted)))
+    return next(opset for opset in OPSETS if opset.constexpr and not any(map(opset.missing, wanted)))
 
 
 def compressible(opset: Opset) -> Opset:

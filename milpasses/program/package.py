@@ -4,7 +4,6 @@ Only the standard layout is read (``Manifest.json`` and ``Data/``); nothing here
 libraries, so it works wherever Python does.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program import files
 from milpasses.program.blobfile import BlobReader
+from milpasses.program.sources import PROGRAM, Source, program_needed, read_source, spec_path
 
 MODEL_PATH = "@model_path/"
 
@@ -56,37 +56,16 @@ def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
     Raises ``PackageError`` with what is wrong: missing, no package, not an ML Program, damaged.
     """
     folder = Path(path)
-    if not folder.exists():
-        raise PackageError(f"{folder}: no such file or folder")
-    if folder.is_file():
-        raise PackageError(
-            f"{folder}: an .mlpackage folder is needed, and this is a file"
-            + (
-                " (a legacy .mlmodel holds no ML Program; milpasses upgrade makes one of it)"
-                if folder.suffix == ".mlmodel"
-                else ""
-            )
-        )
-    try:
-        manifest = json.loads((folder / "Manifest.json").read_text(encoding="utf-8"))
-        root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise PackageError(f"{folder}: not an .mlpackage (its Manifest.json is missing or damaged)") from None
-    spec_path = folder / "Data" / root
-    if spec is None:
-        try:
-            data = spec_path.read_bytes()
-        except OSError:
-            raise PackageError(f"{folder}: the model file {root} is missing") from None
-        spec = new_message("Model_pb2", "Model")
-        try:
-            spec.ParseFromString(data)
-        except Exception:
-            raise PackageError(f"{folder}: the model file {root} is damaged or truncated") from None
-    kind = spec.WhichOneof("Type")
-    if kind != "mlProgram":
-        raise PackageError(f"{folder}: an ML Program is needed, and this is of type {kind or 'unknown'}")
-    return Package(folder, spec, spec_path)
+    return package_of(
+        read_source(folder) if spec is None else Source(spec, str(folder), folder, spec_path(folder))
+    )
+
+
+def package_of(source: Source) -> Package:
+    """The package of the ML Program in ``source``; ``PackageError`` for any other kind of model."""
+    if source.kind != PROGRAM or source.path is None or source.spec_path is None:
+        raise PackageError(program_needed(source))
+    return Package(source.path, source.spec, source.spec_path)
 
 
 def new_message(module: str, name: str, **fields: Any) -> Any:

@@ -28,8 +28,7 @@ _READERS: dict[str, Reader] = {}
 def register_reader(kind: str, reader: Reader) -> None:
     """``reader`` reads models of ``kind`` (``"neuralnetwork"``) from now on.
 
-    It takes the path of a file, an ``MLModel`` or a specification, and may import what it needs when it is
-    called.
+    It takes a ``Source``, or what ``read_source`` takes, and may import what it needs when it is called.
     """
     _READERS[kind] = reader
 

@@ -171,12 +171,13 @@ def op_name(op: Any) -> str:
 class SavedProgram:
     """The functions of a package's program and the weights in them. A ``WeightProgram``.
 
-    ``load_options``: how an ``MLModel`` of the result is loaded, as the model that was given was. ``notes``:
-    what was done to the model before anybody asked for it.
+    ``load_options``: how an ``MLModel`` of the result is loaded, as the model that was given was. ``model``:
+    the ``MLModel`` that was given, if it was one. ``notes``: what was done to it unasked.
     """
 
     package: Package
     load_options: dict[str, Any] = attrs.field(factory=dict)
+    model: Any = None
     notes: tuple[str, ...] = ()
 
     @cached_property

@@ -93,6 +93,8 @@ class WeightUse:
     ``bias``: the parameter that may take up what the outputs lose on average; empty where the op has none, or
     its mean output is not known. ``structured``: it may be pruned by blocks and n:m. ``reads``: of a look-up
     table, which is no factor of a product: the axis along which it is read, and how often each slice was.
+    ``multiplies``: the op multiplies and sums with the parameter, or looks slices of it up: what is given
+    there is a weight. Other constants (grids, masks, scales, states) are not.
     """
 
     axes: Callable[[int, bool], tuple[int, int]] = _outputs_first
@@ -107,6 +109,7 @@ class WeightUse:
     bias: str = ""
     structured: bool = False
     reads: Callable[[OpCall], tuple[int, Array]] | None = None
+    multiplies: bool = True
 
     @property
     def is_lookup(self) -> bool:
@@ -140,7 +143,8 @@ def _matmul(param: str, other: str) -> WeightUse:
 
 _RECURRENT = WeightUse(rows=linear_rows)
 _HIDDEN = WeightUse(refusal=_hidden_states)
-_UNKNOWN = WeightUse()
+_UNKNOWN = WeightUse(multiplies=False)
+_UNKNOWN_FLOW = WeightUse()  # a product, or a look-up, of which it is not known what flows in
 WEIGHT_USES: dict[tuple[str, str], WeightUse] = {
     ("linear", "weight"): WeightUse(rows=linear_rows, bias="bias", structured=True),
     ("conv", "weight"): WeightUse(
@@ -160,7 +164,7 @@ WEIGHT_USES: dict[tuple[str, str], WeightUse] = {
         groups_param="groups",
     ),
     # Its axes are the op's, as coremltools': a bias has no axis 1, so no output channels.
-    ("conv_transpose", "bias"): WeightUse(axes=_outputs_second),
+    ("conv_transpose", "bias"): WeightUse(axes=_outputs_second, multiplies=False),
     ("matmul", "x"): _matmul("x", "y"),
     ("matmul", "y"): _matmul("y", "x"),
     ("lstm", "weight_ih"): _RECURRENT,
@@ -172,7 +176,30 @@ WEIGHT_USES: dict[tuple[str, str], WeightUse] = {
     ("gru", "weight_hh"): _HIDDEN,
     ("rnn", "weight_hh"): _HIDDEN,
     ("gather", "x"): WeightUse(reads=gather_reads),
+    ("gather_nd", "x"): _UNKNOWN_FLOW,
+    ("gather_along_axis", "x"): _UNKNOWN_FLOW,
+    ("einsum", "values"): _UNKNOWN_FLOW,
+    ("scaled_dot_product_attention", "query"): _UNKNOWN_FLOW,
+    ("scaled_dot_product_attention", "key"): _UNKNOWN_FLOW,
+    ("scaled_dot_product_attention", "value"): _UNKNOWN_FLOW,
 }
+
+# Ops whose output holds the elements of their ``x`` and nothing else: who takes it takes the weight.
+PASSED_ON = frozenset(
+    {
+        "cast",
+        "expand_dims",
+        "identity",
+        "reshape",
+        "slice_by_index",
+        "slice_by_size",
+        "split",
+        "squeeze",
+        "transpose",
+    }
+)
+# Ops whose output is a weight where an op takes it as one: a convolution whose weights depend on its input.
+COMBINED = frozenset({"add", "mul", "real_div", "sub"})
 
 
 def weight_use(op_type: str, param: str) -> WeightUse:

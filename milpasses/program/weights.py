@@ -22,7 +22,8 @@ class Consumer:
     """One use of a weight: the op's type and name, and the parameter that takes the weight.
 
     ``transposed`` is the op's own flag for that parameter (``transpose_y`` of a matmul), ``groups`` a
-    convolution's.
+    convolution's. ``passed_on``: the op only reshapes, casts or scales the weight, and an op that takes its
+    output multiplies and sums with it.
     """
 
     op_type: str
@@ -30,14 +31,22 @@ class Consumer:
     param: str
     transposed: bool = False
     groups: int = 1
+    passed_on: bool = False
 
     @classmethod
-    def of(cls, op_type: str, op_name: str, param: str, constant: Callable[[str], Any]) -> "Consumer":
+    def of(
+        cls,
+        op_type: str,
+        op_name: str,
+        param: str,
+        constant: Callable[[str], Any],
+        passed_on: bool = False,
+    ) -> "Consumer":
         """The use of a weight by an op; ``constant(name)``: a parameter's value, None where it has none."""
         use = weight_use(op_type, param)
         flag = constant(use.transpose_flag) if use.transpose_flag else None
         groups = constant(use.groups_param) if use.groups_param else None
-        return cls(op_type, op_name, param, bool(flag), 1 if groups is None else int(groups))
+        return cls(op_type, op_name, param, bool(flag), 1 if groups is None else int(groups), passed_on)
 
     @property
     def weight_use(self) -> WeightUse:
@@ -51,6 +60,11 @@ class Consumer:
     def layout(self, shape: tuple[int, ...]) -> MatrixLayout:
         """A weight of ``shape`` as the matrices that meet the op's input."""
         return self.weight_use.layout(shape, self.transposed, self.groups)
+
+    @property
+    def multiplies(self) -> bool:
+        """The op, or one that it passes the weight on to, multiplies and sums with it or looks slices up."""
+        return self.passed_on or self.weight_use.multiplies
 
     @property
     def structured(self) -> bool:

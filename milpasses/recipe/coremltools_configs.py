@@ -12,7 +12,8 @@ import attrs
 
 from milpasses import _coremltools as host
 from milpasses.recipe.errors import RecipeError, at, check_names, comma
-from milpasses.recipe.rules import Rule, literal
+from milpasses.recipe.names import literal
+from milpasses.recipe.rules import Rule
 from milpasses.recipe.schemes import Keep, Palettize, Prune, Quantize, Scheme
 from milpasses.recipe.weights import MatchableWeight
 

@@ -20,6 +20,7 @@ import attrs
 from milpasses.errors import Refusal
 from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_config
 from milpasses.recipe.errors import RecipeError, at, check_names, wrong
+from milpasses.recipe.fields import one_of
 from milpasses.recipe.rules import Decision, Rule
 from milpasses.recipe.schemes import Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
@@ -44,12 +45,18 @@ def _rules(value: Any) -> tuple[Rule, ...]:
 class Recipe:
     """What each weight becomes: the scheme of the first rule that matches it, else ``default``.
 
+    ``scope``: ``"weights"`` is for what ops multiply and sum with, or look up (conv, linear, matmul, einsum,
+    gather, recurrent ops); grids, masks and scales, which are only added, multiplied or compared element by
+    element, stay as they are unless a rule with ``name``, ``op_type``, ``op_name`` or ``param`` gives them a
+    scheme. ``"all"``, which coremltools does, is for every constant.
+
     Schemes may be given as text, rules as mappings of their fields. ``str`` is the one-line text and never
     raises. Raises RecipeError.
     """
 
     default: Scheme = attrs.field(converter=Scheme.of)
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
+    scope: str = attrs.field(default="weights", kw_only=True, converter=one_of("scope", "weights", "all"))
 
     def decide(self, weight: MatchableWeight) -> Decision:
         """Choose the scheme for a weight, and whether it is too small for it."""
@@ -63,6 +70,11 @@ class Recipe:
         rule = self.rules[index]
         reason = f"rule {index + 1}: {', '.join(rule.words()) or 'every weight'}"
         return _decision(rule.scheme, index, reason, rule.min_elements, weight.size)
+
+    def takes_every_constant(self, decision: Decision) -> bool:
+        """Whether what was decided holds for a constant that no op multiplies and sums with, too."""
+        index = decision.rule_index
+        return self.scope == "all" or (index is not None and self.rules[index].names_weights)
 
     @classmethod
     def of(cls, value: Any) -> "Recipe":
@@ -89,28 +101,36 @@ class Recipe:
 
     @classmethod
     def parse(cls, text: str) -> "Recipe":
-        """Read one line of text: ``default; condition=value ... -> scheme; ...``."""
-        default, rules = read_rules(text)
-        return cls(Scheme.parse(default), [fields | {"scheme": scheme} for fields, scheme in rules])
+        """Read one line of text: ``default; scope=all; condition=value ... -> scheme; ...``."""
+        default, rules, settings = read_rules(text)
+        check_names("recipe", settings, ("scope",))
+        return cls(
+            Scheme.parse(default),
+            [fields | {"scheme": scheme} for fields, scheme in rules],
+            scope=settings.get("scope", "weights"),
+        )
 
     def to_text(self) -> str:
         """Return one line of text, which ``parse`` reads back; RecipeError where a function has none."""
-        lines = [scheme_text(self.default)]
+        lines = [scheme_text(self.default), *self._scope_words()]
         for index, rule in enumerate(self.rules, 1):
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
         return "; ".join(lines)
 
     def __str__(self) -> str:
-        return "; ".join([scheme_words(self.default), *map(str, self.rules)])
+        return "; ".join([scheme_words(self.default), *self._scope_words(), *map(str, self.rules)])
+
+    def _scope_words(self) -> list[str]:
+        return [] if self.scope == "weights" else [f"scope={self.scope}"]
 
     @classmethod
     def from_yaml(cls, source: "str | os.PathLike[str]") -> "Recipe":
         """Read YAML: a path, or the text itself; a ``str`` is a path if it ends in ``.yaml`` or ``.yml``.
 
-        The keys are ``default`` and ``rules``, a rule's keys are the fields of ``Rule``, a scheme is a short
-        name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools' own keys
-        (``config_type``, ``global_config``, ...) is read as coremltools reads it.
+        The keys are ``default``, ``rules`` and ``scope``, a rule's keys are the fields of ``Rule``, a scheme
+        is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with coremltools'
+        own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
         """
         import yaml
 
@@ -136,6 +156,8 @@ class Recipe:
         import yaml
 
         document: dict[str, Any] = {"default": scheme_text(self.default)}
+        if self.scope != "weights":
+            document["scope"] = self.scope
         if self.rules:
             self.to_text()  # refuses what has no text
             document["rules"] = [
@@ -179,10 +201,10 @@ def _from_mapping(document: Any) -> Recipe:
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))
-    check_names("recipe", fields, ("default", "rules"))
+    check_names("recipe", fields, ("default", "rules", "scope"))
     if "default" not in fields:
         raise RecipeError("default: a recipe needs one; 'default: keep' leaves what no rule names as it is")
     with at("default"):
         default = Scheme.of(fields["default"])
     rules: Any = fields.get("rules")
-    return Recipe(default, () if rules is None else rules)
+    return Recipe(default, () if rules is None else rules, scope=fields.get("scope", "weights"))

@@ -1,9 +1,6 @@
 """Rules: which weights get a scheme, and what a recipe decides for one weight."""
 
-import re
 from collections.abc import Callable, Mapping
-from fnmatch import translate
-from functools import cache
 from typing import Any
 
 import attrs
@@ -11,6 +8,7 @@ import attrs
 from milpasses.errors import Refusal
 from milpasses.recipe.errors import RecipeError, check_names, wrong
 from milpasses.recipe.fields import content, glob, op_types, optional, whole
+from milpasses.recipe.names import CONSTANT_SUFFIX, OP_SUFFIX, matches_exactly, matches_spelling
 from milpasses.recipe.schemes import Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import condition_text
 from milpasses.recipe.weights import MatchableUse, MatchableWeight
@@ -25,8 +23,10 @@ def _count(field: str) -> Any:
 class Rule:
     """Which weights get ``scheme``: those for which every condition given holds.
 
-    ``op_type`` (one, or a tuple), ``op_name`` and ``param`` hold if one and the same op that uses the weight
-    has them all. ``name``, ``op_name`` and ``param`` are case-sensitive globs (``*``, ``?``, ``[...]``).
+    ``op_type`` (one, or a tuple), ``op_name`` and ``param`` hold if one and the same op that uses the
+    weight has them all. ``name``, ``op_name`` and ``param`` are case-sensitive globs (``*``, ``?``,
+    ``[...]``); names match as PyTorch or MIL gave them and as a saved package has them: ``layers.1.weight``
+    and ``layers_1_weight_to_fp16`` are one.
     Bounds are inclusive. ``min_elements`` also takes the place of the scheme's ``weight_threshold``: so a
     rule compresses small weights. ``min_channels`` counts output channels, ``min_input_channels`` input
     channels (of one group of a convolution: what the neural network format calls kernel channels), both along
@@ -69,10 +69,15 @@ class Rule:
     def matches(self, weight: MatchableWeight) -> bool:
         """Whether every condition holds for the weight."""
         return (
-            _matches_glob(self.name, weight.name)
+            self._matches_name(weight.name)
             and self._holds(weight)
             and (self.name is not None or self._has_content(weight))
         )
+
+    def _matches_name(self, name: str) -> bool:
+        if self.content is not None:  # what tells a weight that has another name
+            return matches_exactly(self.name, name)
+        return matches_spelling(self.name, name, CONSTANT_SUFFIX)
 
     def matches_renamed(self, weight: MatchableWeight) -> bool:
         """Whether every condition but the name holds, and the content is the weight's."""
@@ -99,11 +104,17 @@ class Rule:
         def holds(use: MatchableUse) -> bool:
             return (
                 (self.op_type is None or use.op_type in self.op_type)
-                and _matches_glob(self.op_name, use.op_name)
-                and _matches_glob(self.param, use.param)
+                and matches_spelling(self.op_name, use.op_name, OP_SUFFIX)
+                and matches_exactly(self.param, use.param)
             )
 
         return any(map(holds, weight.consumers))
+
+    @property
+    def names_weights(self) -> bool:
+        """Whether the rule says by name, or by the ops, which weights it is for."""
+        conditions = (self.op_type, self.name, self.op_name, self.param, self.content)
+        return any(condition is not None for condition in conditions)
 
     def conditions(self) -> dict[str, object]:
         """The conditions given, in the order of the fields."""
@@ -140,21 +151,6 @@ class Decision:
     threshold: int
     reason: str
     skip: Refusal | None = None
-
-
-def literal(name: str) -> str:
-    """The glob that matches this name alone."""
-    return re.sub(r"([*?\[])", r"[\1]", name)
-
-
-@cache
-def _pattern(glob: str) -> re.Pattern[str]:
-    # fnmatch's own cache is too small for a recipe with a rule for each layer of a large model.
-    return re.compile(translate(glob))
-
-
-def _matches_glob(glob: str | None, name: str) -> bool:
-    return glob is None or _pattern(glob).match(name) is not None
 
 
 def _within(value: int, least: int | None, most: int | None = None) -> bool:

@@ -164,19 +164,27 @@ def write_short(kind: str, fields: Mapping[str, Any]) -> str:
 _QUOTED = r'"(?:\\.|[^"\\])*"'
 
 
-def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]]]:
-    """Take ``default; condition=value condition=value -> scheme; ...`` apart.
+def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]], dict[str, str]]:
+    """Take ``default; setting=value; condition=value condition=value -> scheme; ...`` apart.
 
-    Returns the text of the default scheme, and for each rule its conditions and the text of its scheme.
+    Returns the text of the default scheme, for each rule its conditions and the text of its scheme, and the
+    settings of the recipe.
     """
     pieces = _split_quoted(text, ";")
     rules: list[tuple[Fields, str]] = []
-    for index, piece in enumerate(pieces[1:], 1):
+    settings: dict[str, str] = {}
+    for piece in pieces[1:]:
+        if setting := re.fullmatch(r"(scope)\s*=\s*(\w+)", piece):
+            if setting[1] in settings:
+                raise RecipeError(f"{setting[1]} given twice")
+            settings[setting[1]] = setting[2]
+            continue
+        index = len(rules) + 1
         sides = _split_quoted(piece, "->")
         if len(sides) != 2:
             raise RecipeError(f"rule {index}: expected 'conditions -> scheme', not {piece!r}")
         rules.append((_conditions(f"rule {index}", sides[0]), sides[1]))
-    return pieces[0], rules
+    return pieces[0], rules, settings
 
 
 def _split_quoted(text: str, separator: str) -> list[str]:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program
+from models import convert, random, weights_program
 
 import milpasses  # noqa: F401  (registers the reader of legacy models)
+from milpasses import _coremltools as host
 from milpasses.interpreter import Interpreter, InterpreterError
 from milpasses.program import readers
-from milpasses.program.package import open_package
+from milpasses.program.opening import open_program
+from milpasses.program.package import new_message, open_package
 from milpasses.program.saved import SavedProgram
 
 
@@ -49,7 +52,7 @@ def test_an_open_program_is_read_from_disk_for_its_weights_alone(path: Path) -> 
         for runner in (Interpreter(saved, name), saved.runner(name)):
             np.testing.assert_array_equal(runner.run({"x": np.ones(16)})["y"], np.full(16, factor))
     with pytest.raises(InterpreterError, match="no function 'main'; the program has double, triple"):
-        Interpreter(saved)
+        Interpreter(saved, "main")
     assert saved.package.spec.SerializeToString(deterministic=True) == before
 
 
@@ -82,9 +85,24 @@ def test_a_legacy_model_is_read_by_who_registered_for_it(
     monkeypatch.setitem(readers._READERS, "neuralnetwork", readers._READERS["neuralnetwork"])
     readers.register_reader("neuralnetwork", read)
     path = tmp_path / "model.mlmodel"
-    path.write_bytes(b"")
+    spec = new_message("Model_pb2", "Model", specificationVersion=4)
+    spec.neuralNetwork.SetInParent()
+    path.write_bytes(spec.SerializeToString())
     assert Interpreter(path).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
     assert Interpreter(Reading()).run({"x": [2.0, 4.0]})["y"].tolist() == [1.0, 2.0]
-    assert asked == [path]
+    assert [source.path for source in asked] == [path]
     with pytest.raises(KeyError, match="unheard of"):
         readers.reader_of("unheard of")
+
+
+def test_what_coremltools_cannot_load_runs_from_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = convert(weights_program(random((8, 8))), skip_model_load=True)
+
+    def unknown_rank(*_: object) -> None:
+        raise NotImplementedError("a tensor of unknown rank")
+
+    monkeypatch.setattr(host, "load_mil_program", unknown_rank)
+    for given in (model, open_program(model)):
+        assert Interpreter(given).run({"x": random((2, 8))})
+    with pytest.raises(InterpreterError, match="cannot read this package: a tensor of unknown rank"):
+        Interpreter(model.package_path)

@@ -3,16 +3,17 @@
 import naive
 import numpy as np
 import pytest
-from milpasses_kernels._float16 import (
-    floats_to_halves,
-    half_to_float,
-    halves_to_floats,
-    round_to_half,
-)
+from milpasses_kernels._float16 import float_to_half, half_to_float, halves_to_floats, round_to_half
 from milpasses_kernels._jit import njit, njit_sums
 from numpy.typing import NDArray
 
 ALL = np.arange(1 << 16, dtype=np.uint16)
+
+
+@njit
+def floats_to_halves(floats: NDArray[np.float32], halves: NDArray[np.uint16]) -> None:
+    for i in range(floats.size):
+        halves[i] = float_to_half(floats[i])
 
 
 def expected_halves(floats: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -40,7 +40,7 @@ def test_returns_a_model_that_saves_and_tells(tmp_path: Path) -> None:
     assert isinstance(found, QuantizedModel)
     assert spec.SerializeToString() == before
     found.save(str(tmp_path / "again.mlmodel"))
-    again = read_model(tmp_path / "again.mlmodel")
+    again = read_model(tmp_path / "again.mlmodel").spec
     assert again.SerializeToString() == (tmp_path / "out.mlmodel").read_bytes()
     assert again.specificationVersion == 4
     totals = found.report.totals()
@@ -164,9 +164,9 @@ def test_wrong_arguments_and_files_write_nothing(tmp_path: Path) -> None:
         (good, 4, "linear", {"selector": 3}, "do_quantize"),
         (truncated, 4, "linear", {}, "truncated"),
         (noise, 4, "linear", {}, "encrypted"),
-        (tmp_path / "none.mlmodel", 4, "linear", {}, "No such file"),
+        (tmp_path / "none.mlmodel", 4, "linear", {}, "no such file"),
         (model(tree), 4, "linear", {}, "a neural network is needed, and this is of type treeEnsemble"),
-        (3, 4, "linear", {}, "an .mlmodel or an MLModel is needed"),
+        (3, 4, "linear", {}, "an MLModel or its specification, got int"),
     ]
     for given, nbits, mode, options, message in cases:
         with pytest.raises(MilpassesError, match=message):

@@ -31,7 +31,7 @@ def test_writes_and_prints(model: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert (status, errors) == (0, "")
     assert "convolution.weights" in text
     assert "times smaller" in text
-    assert read_model(out).specificationVersion == 4
+    assert read_model(out).spec.specificationVersion == 4
     status, text, _ = call(capsys, model, "-b", 4, "--json", "-o", out, "--force", "--skip", "bias")
     content = json.loads(text)
     assert content["recipe"] == "linear 4"
@@ -51,7 +51,7 @@ def test_errors_are_one_line_and_leave_nothing(
         ((model, "--bits", 4, "--mode", "best"), "no quantization mode 'best'"),
         ((model, "--bits", 4, "--mode", "custom_lut"), "takes a function"),
         ((model, "--bits", 4, "--skip", "sofa"), "sofa"),
-        ((tmp_path / "none.mlmodel", "--bits", 4), "No such file"),
+        ((tmp_path / "none.mlmodel", "--bits", 4), "no such file"),
     ]
     for arguments, message in cases:
         status, text, errors = call(capsys, *arguments, "-o", out)

@@ -28,7 +28,7 @@ def variants() -> Any:
 
 @pytest.fixture(scope="module")
 def exact() -> Any:
-    found = weights(read_model(FOOD / "food.mlmodel"))
+    found = weights(read_model(FOOD / "food.mlmodel").spec)
     return {name: decode(site.params, site.shape) for name, site in found.items()}
 
 

@@ -65,7 +65,7 @@ def weight_bytes(model: Any, path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("make", "compressed"), [(returned_weight, 1), (equal_weights_in_branches, 1), (recurrent_states, 3)]
+    ("make", "compressed"), [(returned_weight, 1), (equal_weights_in_branches, 1), (recurrent_states, 2)]
 )
 def test_same_records_and_bytes(make: Callable[[], Any], compressed: int, tmp_path: Path) -> None:
     pipeline = mp.pipeline(RECIPE)

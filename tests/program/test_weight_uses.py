@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
 from statistics_programs import const, program
 
 import milpasses as mp
-from milpasses.budget.layer_error import LayerError
+from milpasses.budget.layer_error import LayerOutputError
 from milpasses.calibration import KnownStatistics, output_error
 from milpasses.calibration.sources import gram_bytes
 from milpasses.encoding.encoder import Encoder
@@ -142,7 +142,7 @@ class TestAnOpByOneEntry:
         assert calibrated.record.method.startswith("gptq")
         plain = Rewriter(mp.Recipe.of(mp.Palettize(nbits=2, weight_threshold=0)), opset_of(9)).rewrite(site)
         before = site.weight.value
-        meter = LayerError.of(site.weight, before, statistics)
+        meter = LayerOutputError.of(site.weight, before, statistics)
         assert meter.basis == "statistics"
         errors = []
         for rewritten in (plain, calibrated):

@@ -82,7 +82,7 @@ class TestErrors:
             (["explain", "a", "--bogus"], "No such option: --bogus"),
             (["explain", "a", "--sort", "size"], "'bytes', 'name', 'form'"),
             (["explain", "nowhere.mlpackage"], "nowhere.mlpackage: no such file or folder"),
-            (["explain", __file__], "an .mlpackage folder is needed, and this is a file"),
+            (["explain", __file__], "an .mlpackage folder or an .mlmodel file is needed, and this is a file"),
             (["explain", str(Path(__file__).parent)], "not an .mlpackage"),
         ],
     )

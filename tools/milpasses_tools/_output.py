@@ -154,5 +154,6 @@ def sqnr_text(sqnr_db: float | None) -> str | None:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files in ``folder``, as they are on disk."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Bytes of all files in ``folder``, as they are on disk; those of a file itself."""
+    paths = [folder] if folder.is_file() else folder.rglob("*")
+    return sum(path.stat().st_size for path in paths if path.is_file())

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from milpasses_tools._bisect.found import Bisection, WeightDamage
@@ -113,11 +114,12 @@ def _raised(original: Any, compressed: Any, target: Any) -> Generator[tuple[Any,
     """The original, raised to ``target``; one before iOS16 to what the compressed model has; and notes."""
     from coremltools.converters.mil.mil import Program
 
-    from milpasses.neuralnetwork.spec.legacy_model import is_legacy
     from milpasses.program.opening import open_program, raise_target
     from milpasses.program.opset import compressible, raised_note
+    from milpasses.program.sources import read_source
 
-    if any(isinstance(model, Program) or is_legacy(model) for model in (original, compressed)):
+    models = (original, compressed)
+    if any(isinstance(model, Program) or read_source(model).is_network for model in models):
         yield original, []  # in memory, or read anew for the newest target
         return
     program, other = open_program(original), open_program(compressed).target
@@ -127,10 +129,8 @@ def _raised(original: Any, compressed: Any, target: Any) -> Generator[tuple[Any,
         return
     with tempfile.TemporaryDirectory() as folder:
         raised = raise_target(program, other if target is None else target, Path(folder))
-        yield (
-            raised.package.path,
-            [] if target is not None or raised is program else [raised_note(old, other)],
-        )
+        unasked = target is None and raised is not program
+        yield raised.package.path, [raised_note(old, other)] if unasked else []
 
 
 def _saved(search: "Search", name: str) -> int:
@@ -168,7 +168,7 @@ def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], st
         return texts, ""
     try:
         recipe = Recipe.parse(known)
-        return texts, Recipe(recipe.default, [*rules, *recipe.rules]).to_yaml()
+        return texts, attrs.evolve(recipe, rules=[*rules, *recipe.rules]).to_yaml()
     except MilpassesError:  # a rule of it was a Python function
         return texts, ""
 

@@ -2,6 +2,9 @@
 
 import json
 import time
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +86,9 @@ def command(
     requantize: Requantize = False,
     target: Target = None,
     function: Function = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
     ] = None,
@@ -132,7 +138,7 @@ def command(
         with progress(quiet or as_json) as step:
             fitted, known = fit_recipe(model, wish, wanted, requantize, function, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
-    with progress(quiet) as step:
+    with progress(quiet) as step, unmatched_in_report():
         compressed = milpasses.compress(
             model,
             chosen,
@@ -144,6 +150,7 @@ def command(
             statistics=None if sequential else known,
             calibration=None if data == "random" or (known is not None and not sequential) else data,
             sequential=sequential,
+            strict=strict,
             progress=step,
         )
     seconds = time.perf_counter() - began
@@ -181,6 +188,16 @@ def command(
             print_comparison(found, top=20)
 
 
+@contextmanager
+def unmatched_in_report() -> Generator[None, None, None]:
+    """A context without the warnings of rules that decide nothing: the report has them."""
+    from milpasses import UnmatchedRuleWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnmatchedRuleWarning)
+        yield
+
+
 def print_report(report: "Report", verbose: bool = False) -> None:
     """Print what became of each weight: those compressed one by one, the others by reason."""
     listed = [record for record in report if verbose or record.status == "compressed"]
@@ -203,6 +220,8 @@ def print_report(report: "Report", verbose: bool = False) -> None:
         f"{totals['bits_per_weight']:.2f} bits a weight"
         + (f", worst SQNR {sqnr_text(worst)} dB" if worst is not None else "")
     )
+    for text in report.unmatched:
+        print(f"warning: {text}")
 
 
 def _row(record: "Record") -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""``milpasses quantize-nn``: quantize the weights of a legacy ``.mlmodel``."""
+"""``milpasses quantize-nn``: quantize the weights of a legacy neural network."""
 
 import json
 import time
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Json, Quiet, print_json, progress
+from milpasses_tools._output import Force, Json, Quiet, folder_bytes, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.neuralnetwork import QuantizedModel
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
+    model: Annotated[Path, typer.Argument(metavar="IN", help="A neural network: .mlmodel or .mlpackage.")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="OUT", help="The .mlmodel to write, whole or not at all."),
+        typer.Option(
+            "--output", "-o", metavar="OUT", help="The .mlmodel or .mlpackage to write, whole or not at all."
+        ),
     ],
     bits: Annotated[int | None, typer.Option("--bits", "-b", help="1 to 8, or 16 for float16.")] = None,
     mode: Annotated[
@@ -59,7 +61,7 @@ def command(
             model, output, bits, mode, requantize=requantize, skip=skip, force=force, progress=step
         )
     seconds = time.perf_counter() - began
-    sizes = model.stat().st_size, output.stat().st_size
+    sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content = json.loads(found.report.to_json())
         content["input"] = {"path": str(model), "bytes": sizes[0]}
@@ -84,7 +86,7 @@ def quantize_nn(
     force: bool = False,
     progress: Any = None,
 ) -> "QuantizedModel":
-    """Quantize a legacy ``.mlmodel`` into ``output``: ``milpasses.neuralnetwork.quantize_weights``.
+    """Quantize a legacy network into ``output``: ``milpasses.neuralnetwork.quantize_weights``.
 
     ``skip`` names layer types that stay as they are, divided by commas, as coremltools'
     ``AdvancedQuantizedLayerSelector`` takes them (its limits on small convolutions do not apply). Raises

@@ -11,7 +11,7 @@ from milpasses_tools._output import Force, Json, Output, Quiet, Verbose, folder_
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlmodel that holds a neural network.")],
+    model: Annotated[Path, typer.Argument(metavar="IN", help="A neural network: .mlmodel or .mlpackage.")],
     output: Output,
     recipe: Annotated[
         str | None,
@@ -47,14 +47,14 @@ def command(
     milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4-g16-gptq --data photos
     """
     from milpasses import neuralnetwork
-    from milpasses_tools.compress import read_target
+    from milpasses_tools.compress import read_target, unmatched_in_report
 
     if data is not None and recipe is None:
         raise typer.BadParameter("--data: only with a --recipe, which it calibrates")
     began = time.perf_counter()
     wanted = None if target is None else read_target(target)
     chosen: Any = precision
-    with progress(quiet) as step:
+    with progress(quiet) as step, unmatched_in_report():
         upgraded = neuralnetwork.upgrade(
             model,
             recipe,
@@ -66,7 +66,7 @@ def command(
             progress=step,
         )
     seconds = time.perf_counter() - began
-    sizes = model.stat().st_size, folder_bytes(output)
+    sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content: dict[str, Any] = json.loads(upgraded.report.to_json()) if recipe is not None else {}
         content["input"] = {"path": str(model), "bytes": sizes[0]}

@@ -6,6 +6,7 @@ floats stays as it is.
 """
 
 import os
+import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -21,11 +22,11 @@ from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
 from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
 from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationError, Settings
-from milpasses.neuralnetwork.spec.legacy_model import read_specification
 from milpasses.neuralnetwork.spec.networks import scopes, submodels
 from milpasses.neuralnetwork.spec.weight_params import form
 from milpasses.program import files
-from milpasses.program.package import new_message
+from milpasses.program.package import Package, new_message, write_package
+from milpasses.program.sources import PROGRAM, Source, read_source
 from milpasses.report import METADATA_KEY, Report
 
 Progress = Callable[[int, int, str], None]
@@ -66,7 +67,8 @@ def quantize_weights(
     """Quantize the weights of a neural network, its classifier or regressor, or a pipeline of them.
 
     Args:
-        model: the path of an ``.mlmodel``, or an ``MLModel``; it is never changed.
+        model: the path of an ``.mlmodel`` or of an ``.mlpackage`` that holds a neural network, or an
+            ``MLModel``; it is never changed.
         nbits: 1 to 8, or 16 for float16.
         quantization_mode: ``linear``: a scale and a bias for each output channel; ``linear_symmetric``: the
             same with the middle code at zero; ``kmeans_lut`` (``kmeans``): a table of 2^nbits values for each
@@ -76,7 +78,8 @@ def quantize_weights(
             the interpreter; ``agreement`` then tells the signal-to-noise ratio of each output.
         selector: a ``QuantizedLayerSelector`` of coremltools, or whatever has its ``do_quantize``.
         requantize: quantize what is quantized already; its error comes on top of what was lost before.
-        output: where to write the ``.mlmodel``, whole or not at all; ``force`` replaces what is there.
+        output: the ``.mlmodel`` or ``.mlpackage`` to write, whole or not at all; ``force`` replaces what is
+            there. A package that was made of a package keeps its other files.
         progress: ``progress(done, total, name)``, called for each weight.
 
     Returns:
@@ -89,7 +92,8 @@ def quantize_weights(
     settings = Settings.of(nbits, quantization_mode, selector, lut_function, requantize)
     if output is not None:
         check_output(Path(output), force)
-    original = read_model(model)
+    source = read_model(model)
+    original = source.spec
     spec = prepared(original, settings)
     report = quantize_spec(spec, settings, {}, progress)
     agreement: dict[str, float] = {}
@@ -98,7 +102,7 @@ def quantize_weights(
 
         agreement = output_agreement(original, spec, sample_data)
     if output is not None:
-        write_model(spec, Path(output))
+        write_model(spec, Path(output), source)
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
     skip = not host.is_loaded(model)
@@ -124,7 +128,7 @@ def quantize_variants(
         Settings.of(nbits, mode, selector, lut_function if mode == "custom_lut" else None, requantize)
         for nbits, mode in variants
     ]
-    original = read_model(model)
+    original = read_model(model).spec
     bases: dict[bool, Any] = {}
     caches: dict[bool, dict[int, Array]] = {True: {}, False: {}}
     for settings in wanted:
@@ -136,22 +140,18 @@ def quantize_variants(
         yield spec, quantize_spec(spec, settings, caches[folds])
 
 
-def read_model(model: Any) -> Any:
-    """The specification of a model or a file that holds a neural network. Raises ``PackageError``."""
-    if isinstance(model, str | os.PathLike):
-        spec, label = read_specification(Path(model)), str(model)
-    elif isinstance(model, MLModel):
-        spec, label = model.get_spec(), "the model"
-    else:
-        raise PackageError(f"an .mlmodel or an MLModel is needed, but this is a {type(model).__name__}")
-    kind = spec.WhichOneof("Type")
-    if kind == "mlProgram":
+def read_model(model: Any) -> Source:
+    """A model or a file that holds a neural network, or a pipeline with some. Raises ``PackageError``."""
+    source = read_source(model)
+    if source.kind == PROGRAM:
         raise PackageError(
-            f"{label}: is an ML Program; milpasses.compress (milpasses compress) compresses those"
+            f"{source.label}: is an ML Program; milpasses.compress (milpasses compress) compresses those"
         )
-    if not list(scopes(spec)):
-        raise PackageError(f"{label}: a neural network is needed, and this is of type {kind or 'unknown'}")
-    return spec
+    if not list(scopes(source.spec)):
+        raise PackageError(
+            f"{source.label}: a neural network is needed, and this is of type {source.kind or 'unknown'}"
+        )
+    return source
 
 
 def prepared(spec: Any, settings: Settings) -> Any:
@@ -195,14 +195,25 @@ def quantize_spec(
 
 
 def check_output(output: Path, force: bool) -> None:
-    """Raise ``PackageError`` if ``output`` cannot become a model file."""
-    files.check_output(output, ".mlmodel", force)
+    """Raise ``PackageError`` if ``output`` cannot become a model file or package."""
+    files.check_output(output, (".mlmodel", ".mlpackage"), force)
 
 
-def write_model(spec: Any, output: Path) -> None:
-    """Write a specification as an ``.mlmodel``, whole or not at all. Raises ``PackageError``."""
-    with files.whole_file(output) as file:
-        file.write(spec.SerializeToString())
+def write_model(spec: Any, output: Path, source: Source | None = None) -> None:
+    """Write a specification as an ``.mlmodel`` or ``.mlpackage``, whole or not at all.
+
+    A package keeps the other files of the one that ``source`` was read from. Raises ``PackageError``.
+    """
+    if output.suffix != ".mlpackage":
+        with files.whole_file(output) as file:
+            file.write(spec.SerializeToString())
+    elif source is not None and source.path is not None and source.spec_path is not None:
+        package = Package(source.path, spec, source.spec_path)
+        write_package(package, output, lambda _: spec, force=True)
+    else:
+        with files.whole_folder(output) as staged, tempfile.TemporaryDirectory() as folder:
+            package_path = host.create_package(spec, None, str(Path(folder) / output.name))
+            shutil.copytree(package_path, staged, dirs_exist_ok=True)
 
 
 def _folds(settings: Settings) -> bool:

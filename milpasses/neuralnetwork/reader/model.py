@@ -51,7 +51,8 @@ def read(
     a ``classify`` op; declared names, shapes and texts stay. The networks of a pipeline become one program.
 
     Args:
-        model: the path of an ``.mlmodel``, a coremltools ``MLModel``, or its specification.
+        model: the path of an ``.mlmodel``, or of an ``.mlpackage`` that holds a neural network; a coremltools
+            ``MLModel``, or its specification.
         minimum_deployment_target: whose ops the program uses (``ct.target.iOS16`` or later); by default the
             lowest that holds every quantized weight as it is.
         input_shapes: shapes to read inputs with instead of the declared ones, by name: for inputs that

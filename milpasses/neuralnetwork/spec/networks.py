@@ -5,8 +5,7 @@ from typing import Any
 
 import attrs
 
-NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
-PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
+from milpasses.program.sources import NETWORKS, PIPELINES
 
 
 @attrs.frozen(eq=False)

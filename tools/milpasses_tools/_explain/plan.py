@@ -11,6 +11,7 @@ from milpasses.program.opset import Opset, compressible, lowest_opset, raised_no
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe
+from milpasses.recipe.unmatched import unmatched_rules
 from milpasses.report import Record, Report
 from milpasses.rewrite import Rewriter, Rewritten
 from milpasses_tools._explain.why import rule_text, what_would_change
@@ -34,8 +35,9 @@ class Planned:
 
 @attrs.frozen
 class Plan:
-    """What a recipe would do. ``refused`` says why compress would not even begin, if so.
+    """What a recipe would do.
 
+    ``refused`` says why compress would not even begin, if so; ``unmatched``: rules that decide no weight;
     ``notes``: what compress would do to the model first.
     """
 
@@ -44,6 +46,7 @@ class Plan:
     weights: tuple[Planned, ...]
     totals: dict[str, Any]
     refused: str = ""
+    unmatched: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Plan:
             "recipe": self.recipe,
             "target": self.target,
             "refused": self.refused,
+            "unmatched": list(self.unmatched),
             "notes": list(self.notes),
             "totals": self.totals,
             "weights": [one.to_dict() for one in self.weights],
@@ -94,8 +98,9 @@ def make_plan(
             progress(index, len(sites), site.weight.name)
         program.package.release()
     totals = Report(str(recipe), [one.record for one in planned]).totals()
+    unmatched = tuple(unmatched_rules(recipe, [site.weight for site in sites]))
     refused = refusals[0] if refusals else ""
-    return Plan(str(recipe), target.name, tuple(planned), totals, refused, tuple(notes))
+    return Plan(str(recipe), target.name, tuple(planned), totals, refused, unmatched, tuple(notes))
 
 
 def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:

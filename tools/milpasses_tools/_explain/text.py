@@ -117,6 +117,8 @@ def print_plan(plan: "Plan", sort: Sort, top: int | None) -> None:
         f"weights, {totals['bytes_before']:,} -> {totals['bytes_after']:,} bytes, "
         f"{totals['bits_per_weight']:.2f} bits a weight; nothing was written"
     )
+    for rule in plan.unmatched:
+        print(f"warning: {rule}")
     if plan.refused:
         print(f"compress would refuse: {in_options(plan.refused)}")
     for note in plan.notes:

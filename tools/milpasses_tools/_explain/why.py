@@ -107,6 +107,10 @@ def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Re
         return ""
     if decision.skip:
         return f"min_elements=0 in a Rule: {name} min_elements=0 -> {scheme_text(scheme)}"
+    if refusal is not None and refusal.code == "not-multiplied":
+        return (
+            f"a rule that names it: {name} -> {scheme_text(scheme)}; or scope=all in the recipe, for all such"
+        )
     if compressible(target).missing(scheme):
         return f"minimum_deployment_target=ct.target.{lowest_opset([scheme]).name}"
     return _remedy(refusal, scheme)

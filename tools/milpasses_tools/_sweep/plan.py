@@ -79,13 +79,14 @@ def conduct(
 ) -> Sweep:
     """Do all of it; see ``sweep``."""
     from milpasses_tools._compare.runners import open_runner
+    from milpasses_tools._models import is_network
     from milpasses_tools._sweep.report import write_results
 
-    legacy = request.model.suffix.lower() == ".mlmodel"
-    if request.classic and not legacy:
-        raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    legacy = is_network(request.model)
+    if request.classic and not legacy:
+        raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
     variants = _variants(request, legacy)
     if not legacy:
         _check_targets(request, variants)

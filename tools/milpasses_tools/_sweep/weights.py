@@ -51,9 +51,10 @@ def _read_once(path: Path, key: str) -> dict[str, Any]:
 
 def _by_name(path: Path) -> dict[str, Any]:
     """The weights of a model. Numbers that a reader adds to the names of a legacy network's do not count."""
+    from milpasses_tools._models import is_network
     from milpasses_tools._view.view import view
 
-    legacy = path.suffix == ".mlmodel"
+    legacy = is_network(path)
     if legacy:
         from milpasses.neuralnetwork import read
 

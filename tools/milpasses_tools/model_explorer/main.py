@@ -7,7 +7,7 @@ from model_explorer import Adapter, AdapterMetadata  # pyright: ignore[reportMis
 from model_explorer.graph_builder import GraphCollection  # pyright: ignore[reportMissingImports]
 
 from milpasses.errors import PackageError
-from milpasses.neuralnetwork.spec.legacy_model import read_specification
+from milpasses.program.sources import PROGRAM, program_needed, read_source
 from milpasses_tools._view.model_explorer import graph_collection
 from milpasses_tools._view.view import view
 
@@ -38,8 +38,8 @@ def package_of(path: Path) -> Path:
     An ML Program's file by itself, as the page uploads it, has lost its weights.
     """
     package = next((folder for folder in path.parents if folder.suffix == ".mlpackage"), path)
-    if package.suffix == ".mlmodel" and read_specification(package).WhichOneof("Type") == "mlProgram":
-        raise PackageError(
-            f"{path.name}: one file of an .mlpackage, without its weights; open the package by its path"
-        )
+    if package.suffix == ".mlmodel":
+        source = read_source(package)
+        if source.kind == PROGRAM:
+            raise PackageError(program_needed(source))
     return package

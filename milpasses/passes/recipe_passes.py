@@ -1,0 +1,80 @@
+"""Recipes as passes without options: ``milpasses::pal4-g16``.
+
+For hosts that rebuild a pipeline from the names of its passes, which loses their options (ExecuTorch's Core
+ML backend does that). Every short name of the README's table is registered when milpasses is imported;
+``register_pass`` registers any other recipe.
+"""
+
+from typing import Any
+
+from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+from milpasses.errors import MilpassesError
+from milpasses.passes._weight_pass import WeightPass
+from milpasses.recipe.recipe import Recipe
+
+NAMESPACE = "milpasses"
+
+# The README's table; "-gptq" and "-obs" also need the option statistics.
+SHORT_NAMES = (
+    *("int8", "uint8", "int8-tensor", "int8-asym"),
+    *("int4", "int4-b32"),
+    *("pal8", "pal6", "pal4", "pal2", "pal1"),
+    *("pal3", "pal4-g16", "pal4-v2"),
+    *("sparse50", "sparse2of4"),
+    *("sparse50+pal4", "sparse50+int8", "pal4+int8"),
+    *("pal4-g16-gptq", "int4-b32-gptq", "sparse50-obs"),
+    *("unique", "keep"),
+)
+
+
+class RecipePass(WeightPass):
+    """``milpasses::compress_weights`` with its recipe set; a subclass for each recipe has its name."""
+
+    recipe: Any = None
+
+    def read_options(self, options: dict[str, Any]) -> Recipe:
+        """The recipe that the pass was registered with: it has no option of its own."""
+        return Recipe.of(self.recipe)
+
+
+def register_pass(recipe: Any, name: str | None = None, override: bool = False) -> str:
+    """Register a pass of coremltools that compresses with ``recipe`` and needs no options.
+
+    ``recipe`` is whatever ``Recipe.of`` takes. ``name`` is by default the recipe's text; a recipe with Python
+    functions has none, and must be given one. The same recipe may be registered again; ``override`` lets
+    another one take its name. Like coremltools' own registry, this one ends with the process: the process
+    that converts must register what it uses.
+
+    Returns the name of the pass, for ``ct.PassPipeline(pass_names=[...])`` and ``append_pass``::
+
+        passes = ct.PassPipeline.DEFAULT
+        passes.append_pass(milpasses.register_pass("pal4-g16; name=head* -> int8"))
+
+    Raises ``RecipeError`` for a recipe that cannot be read or named, ``MilpassesError`` for a name that is
+    taken.
+    """
+    wanted = Recipe.of(recipe)
+    short = wanted.to_text() if name is None else name
+    if not short or short != short.strip() or "::" in short:
+        raise MilpassesError(f"{short!r} cannot name a pass: give a text without spaces around it and '::'")
+    full = f"{NAMESPACE}::{short}"
+    registered = PASS_REGISTRY.passes.get(full)
+    if registered is not None:
+        own = issubclass(registered, RecipePass)
+        if own and Recipe.of(registered.recipe) == wanted:
+            return full
+        if not own or not override:
+            remedy = "; override=True replaces it" if own else ""
+            raise MilpassesError(f"the pass {full} exists already, and is another one{remedy}")
+    _register(short, wanted)
+    return full
+
+
+def _register(name: str, recipe: Any) -> None:
+    kind = type(name, (RecipePass,), {"recipe": recipe, "__module__": __name__})
+    PASS_REGISTRY.add(NAMESPACE, kind, override=True, name=name)
+
+
+for _name in SHORT_NAMES:
+    _register(_name, _name)  # as text: importing milpasses reads no recipe

@@ -1,7 +1,4 @@
-"""What the entry points share: for each weight match, check, encode, verify; then the program emits.
-
-This module decides and encodes; it never touches a graph.
-"""
+"""What the entry points share: match, check, encode, verify each weight; it never touches a graph."""
 
 import os
 import warnings
@@ -80,13 +77,10 @@ class Rewriter:
         self.check_target(sites)
         for site in sites:
             decision = self.recipe.decide(site.weight)
-            if (
-                self.calibration is None
-                and feedback_method(decision.scheme)
-                and self.unwanted(site, decision) is None
-            ):
-                refusal = Refusal("needs-calibration", scheme=decision.scheme)
-                raise MilpassesError(f"{site.weight.name}: {refusal}")
+            needs_inputs = self.calibration is None and feedback_method(decision.scheme)
+            if needs_inputs and self.unwanted(site, decision) is None:
+                needed = Refusal("needs-calibration", scheme=decision.scheme)
+                raise MilpassesError(f"{site.weight.name}: {needed}")
 
     def check_target(self, sites: Sequence[Site]) -> None:
         """Raise ``TargetError`` for the first of ``sites`` of which the recipe asks what the target lacks."""

@@ -2,8 +2,8 @@
 
 ``ct.convert`` turns ``layers.1.weight`` into ``layers_1_weight_to_fp16``: its ``sanitize_name_strings``
 leaves letters, digits and underscores, and puts ``op_`` (``_`` for variables) before a digit at the start;
-``add_fp16_cast`` appends to what it casts. A pattern may be written in either spelling, and is tried
-against both.
+``add_fp16_cast`` appends to what it casts. A pattern may be written in either spelling, and is tried against
+both.
 """
 
 import re

@@ -13,7 +13,7 @@ from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
-from milpasses.program.opening import open_program, raise_target
+from milpasses.program.opening import open_program, raise_to_compress
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline
 from milpasses.program.saved import SavedProgram
@@ -44,6 +44,7 @@ def compress(
     strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
+    function: str | None = None,
     force: bool = False,
     skip_model_load: bool | None = None,
     progress: Progress | None = None,
@@ -72,8 +73,11 @@ def compress(
     ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
-    model first. ``progress(done, total, name)`` is called for each weight, and for each sample that is run.
-    ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded into Core ML and a model as it was.
+    model first; one for a target without compressed weights (iOS15) is raised to iOS16, and the report's
+    ``notes`` say so. ``function``: which function of a multifunction model runs on the data, its default one
+    unless given; weights of all are compressed. ``progress(done, total, name)`` is called for each weight,
+    and for each sample that is run. ``skip_model_load`` is ``MLModel``'s; by default a path is not loaded
+    into Core ML and a model as it was.
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
@@ -98,11 +102,14 @@ def compress(
     if output is not None:
         check_output(Path(output), force)
     with tempfile.TemporaryDirectory() as folder:
-        if minimum_deployment_target is not None:
-            programs = _raised(programs, minimum_deployment_target, Path(folder))
+        programs = _raised(programs, minimum_deployment_target, Path(folder))
         if pipeline is None:
-            rewriter = rewriter_for(programs[""], recipe, **options)
+            if function is not None:
+                programs[""].function_name(function)  # raises where there is none of that name
+            rewriter = rewriter_for(programs[""], recipe, function=function, **options)
             return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress)
+        if function is not None:
+            raise MilpassesError(f"function {function}: the parts of a pipeline have one function each")
         pipeline = attrs.evolve(pipeline, raised=programs)
         rewriters = _rewriters(pipeline, programs, recipe, options)
         return _write_pipeline(pipeline, part, rewriters, output, force, progress)
@@ -128,12 +135,12 @@ def decompress(
 
 
 def _raised(programs: dict[str, SavedProgram], target: Any, folder: Path) -> dict[str, SavedProgram]:
-    """``programs`` for a newer ``target``, each in a folder of its own under ``folder``."""
+    """``programs`` for ``target``, or the oldest that has compressed weights, in folders under ``folder``."""
     raised: dict[str, SavedProgram] = {}
     for index, (name, program) in enumerate(programs.items()):
         place = folder / str(index)
         place.mkdir()
-        raised[name] = raise_target(program, target, place)
+        raised[name] = raise_to_compress(program, target, place)
     return raised
 
 
@@ -163,7 +170,7 @@ def _write_pipeline(
     progress: Progress | None = None,
 ) -> CompressedModel:
     """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed."""
-    report = Report()
+    report = Report(notes=[note for program in pipeline.raised.values() for note in program.notes])
 
     def rewrite_part(name: str, copy: SavedCopy) -> None:
         found = Report()

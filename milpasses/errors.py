@@ -81,6 +81,9 @@ REASONS = {
     "not-multiplied": "no op multiplies and sums with it: a constant of {op_types}",
     "stated": "{text}",
     "small": "{size:,} elements <= {which} {limit:,}",
+    "all-zero": "every element is zero: a sparse form would store no value",
+    "needs-calibration": "{scheme} needs to know what flows into the weight: "
+    "pass calibration=data (samples to run the model on) or statistics=",
     "target": "{need} needs {since}; this model targets {target}",
     # Why a bias does not take up what its op's weight loses on average.
     "bias-shared": "{name} has other uses",

@@ -92,7 +92,7 @@ class Record:
 def _rounded(value: float | None) -> float | str | None:
     if value is None:
         return None
-    return "inf" if math.isinf(value) else round(value, 3)
+    return str(value) if math.isinf(value) else round(value, 3)
 
 
 _CONVERTER = cattrs.Converter()
@@ -110,7 +110,7 @@ _CONVERTER.register_unstructure_hook(
 
 @attrs.define
 class Report:
-    """The records of one compression, in the order of the program.
+    """The records of one compression, in the order of the program; ``notes`` are of the model as a whole.
 
     ``unmatched``: a sentence for each rule of the recipe that decided no weight.
     """
@@ -118,6 +118,7 @@ class Report:
     recipe: str = ""
     records: list[Record] = attrs.field(factory=list)
     unmatched: list[str] = attrs.field(factory=list)
+    notes: list[str] = attrs.field(factory=list)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -176,6 +177,7 @@ class Report:
             "recipe": self.recipe,
             "unmatched": self.unmatched,
             "totals": self.totals(),
+            "notes": self.notes,
             "weights": self.to_rows(),
         }
         return json.dumps(content, indent=indent)
@@ -206,6 +208,7 @@ class Report:
             "recipe": self.recipe,
             **({"unmatched": self.unmatched} if self.unmatched else {}),
             "totals": self.totals(),
+            **({"notes": self.notes} if self.notes else {}),
             "weights": list(alike.values()),
         }
         return json.dumps(content, separators=(",", ":"), default=str)
@@ -228,8 +231,7 @@ class Report:
             f"{totals['bytes_before']} -> {totals['bytes_after']} bytes, "
             f"{totals['bits_per_weight']:.2f} bits a weight"
         )
-        lines += self.unmatched
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 
 def read_metadata(text: str) -> dict[str, Any]:

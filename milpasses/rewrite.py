@@ -1,7 +1,4 @@
-"""What the entry points share: for each weight match, check, encode, verify; then the program emits.
-
-This module decides and encodes; it never touches a graph.
-"""
+"""What the entry points share: match, check, encode, verify each weight; it never touches a graph."""
 
 import os
 import warnings
@@ -79,17 +76,22 @@ class Rewriter:
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
+        self.check_target(sites)
+        for site in sites:
+            decision = self.recipe.decide(site.weight)
+            needs_inputs = self.calibration is None and feedback_method(decision.scheme)
+            if needs_inputs and self.unwanted(site, decision) is None:
+                needed = Refusal("needs-calibration", scheme=decision.scheme)
+                raise MilpassesError(f"{site.weight.name}: {needed}")
+
+    def check_target(self, sites: Sequence[Site]) -> None:
+        """Raise ``TargetError`` for the first of ``sites`` of which the recipe asks what the target lacks."""
         if self.recipe.rest is not None and sites:
             check_target(self.recipe.rest, self.target, sites[0].weight.name)
         for site in sites:
             decision = self.recipe.decide(site.weight)
             if self.unwanted(site, decision) is None:
                 check_target(decision.scheme, self.target, site.weight.name)
-                if self.calibration is None and feedback_method(decision.scheme):
-                    raise MilpassesError(
-                        f"{site.weight.name}: {decision.scheme} needs to know what flows into the weight: "
-                        "pass calibration=data (samples to run the model on) or statistics="
-                    )
 
     def calibrates(self, site: Site) -> bool:
         """Statistics of this site's weight would be asked for."""
@@ -286,11 +288,12 @@ def rewriter_for(
     calibration: Any = None,
     sequential: bool = False,
     strict: bool = False,
+    function: str | None = None,
     progress: Progress | None = None,
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
     rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
-    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, progress)
+    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, function, progress)
     return attrs.evolve(rewriter, calibration=source)
 
 
@@ -316,7 +319,7 @@ def write_rewritten(
     ``make`` is called with the path, ``report`` and how to load the model.
     """
     check_functions(program)
-    report = Report()
+    report = Report(notes=list(program.notes))
 
     def write_weights(folder: Path) -> Any:
         copy = SavedCopy(program, folder)

@@ -148,13 +148,17 @@ def test_the_input_is_never_changed(conv_linear: Any, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["in.mlpackage", "out.mlpackage"]
 
 
-def test_an_old_model_is_raised_on_request(tmp_path: Path) -> None:
+def test_an_old_model_is_raised(tmp_path: Path) -> None:
     model = convert(conv_linear_program(ct.target.iOS15), ct.target.iOS15)
-    with pytest.raises(mp.TargetError, match=r"targets iOS15: pass minimum_deployment_target"):
-        mp.compress(model, EVERY)
+    unasked = mp.compress(model, EVERY)
+    assert unasked.get_spec().specificationVersion == 7
+    assert unasked.report.notes == ["raised from iOS15 to iOS16: iOS15 has no compressed weights"]
+    assert "note: raised from iOS15 to iOS16" in str(unasked.report)
+    with pytest.raises(mp.TargetError, match="supported since iOS18"):
+        mp.compress(model, "int4-b32")
     raised = mp.compress(model, EVERY, minimum_deployment_target=ct.target.iOS16)
     assert raised.get_spec().specificationVersion == 7
-    assert raised.report.count("compressed") == 2
+    assert (raised.report.count("compressed"), raised.report.notes) == (2, [])
     higher = mp.compress(model, "pal4-g16", minimum_deployment_target=ct.target.iOS18)
     assert higher.get_spec().specificationVersion == 9
     assert higher.report["conv1_weight_0_to_fp16"].form == "lut4 per_grouped_channel(16)"

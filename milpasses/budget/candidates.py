@@ -58,7 +58,7 @@ def read_candidates(candidates: Any, target: Opset) -> dict[str, Scheme]:
     for candidate in candidates:
         scheme = Scheme.of(candidate)
         if not isinstance(scheme, Keep):  # every weight may stay as it is
-            check_target(scheme, target, "--candidates")
+            check_target(scheme, target, "candidates")
             schemes[scheme_text(scheme)] = scheme
     if not schemes:
         raise MilpassesError("no candidates: name schemes such as pal4, pal6, int8")
@@ -75,7 +75,7 @@ class SensitivityBuilder:
     """Makes the sensitivity table of ``program``: encodes its weights with ``candidates``; see ``build``.
 
     ``pins``: rules of weights that get one scheme for certain. ``probe``: runs the model; without, the errors
-    are those of layers. ``exact``: run it with each candidate. ``function``: the one that the probe runs.
+    are those of layers. ``exact``: run it with each candidate.
     """
 
     program: SavedProgram
@@ -85,7 +85,6 @@ class SensitivityBuilder:
     probe: Probe | None = None
     exact: bool = False
     requantize: bool = False
-    function: str = "main"
     _pinned: Rewriter = attrs.field(init=False)
     _rewriters: dict[str, Rewriter] = attrs.field(init=False)
     _others: dict[str, Rewriter] = attrs.field(factory=dict)  # of schemes that only rules name
@@ -110,6 +109,10 @@ class SensitivityBuilder:
             calibration = KnownStatistics(self.statistics)
         target = self.program.target
         return Rewriter(recipe, target, requantize=self.requantize, calibration=calibration)
+
+    def variables(self, site: Site) -> list[str]:
+        """The variables of a weight in the function that the probe runs; none without a probe."""
+        return [] if self.probe is None else site.variables(self.probe.interpreter.function_name)
 
     def encoding(self, index: int, site: Site, text: str) -> Encoding | None:
         """What a candidate makes of the program's weight number ``index``; None where it is refused."""
@@ -145,6 +148,7 @@ class SensitivityBuilder:
             fixed_bytes=sum(blobs.values()) - sum(decided.values()) + 64,  # the file's own header
             how="layers" if self.probe is None else "exact" if self.exact else "probed",
             data="" if self.statistics is None else self.statistics.data,
+            notes=self.program.notes,
         )
 
     def _check_statistics(self, sites: Sequence[Site]) -> None:
@@ -171,8 +175,7 @@ class SensitivityBuilder:
         layer_error = LayerOutputError.of(site.weight, value, self.statistics)
         options: list[Option] = [] if pinned else [Option("keep", "as it is", nbytes, 0.0, 0.0)]
         refused: dict[str, str] = {}
-        variables = [variable for name, variable in site.places if name == self.function]
-        probing = _WeightProbe(self.probe, variables)
+        probing = _WeightProbe(self.probe, self.variables(site))
         for text, rewriter in wanted.items():
             rewritten = rewriter.rewrite(site)
             if rewritten.encoding is None or rewritten.specs is None:

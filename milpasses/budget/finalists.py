@@ -33,7 +33,7 @@ class MeasuredChoices:
         values: dict[str, Any] = {}
         for index, site in enumerate(self.builder.program.sites()):
             options = waiting.get((site.weight.name, site.weight.shape))
-            variables = [name for function, name in site.places if function == self.builder.function]
+            variables = self.builder.variables(site)
             option = options.pop(0) if options else None
             if option is None or option.scheme == "keep" or not variables:
                 continue

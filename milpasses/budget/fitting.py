@@ -25,7 +25,7 @@ from milpasses.data.moments import Statistics
 from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
-from milpasses.program.opening import open_program
+from milpasses.program.opening import opened_to_compress
 from milpasses.program.saved import SavedProgram
 from milpasses.recipe import Keep, Recipe, Rule, literal
 from milpasses.report import decibels
@@ -128,8 +128,9 @@ def sensitivity(
     exact: bool = False,
     samples: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     requantize: bool = False,
+    minimum_deployment_target: Any = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Encode every weight once with every candidate, and tell what each stores and what error it makes.
@@ -149,6 +150,9 @@ def sensitivity(
             either, a layer's error is its weight's own.
         rules: rules, or mappings of their fields, of weights that get one scheme for certain.
         requantize: try weights that are compressed already, too.
+        function: which function of a multifunction model runs; its default one unless given.
+        minimum_deployment_target: raise an older model to it first. One without compressed weights (iOS15) is
+            raised to iOS16, and ``notes`` say so.
         progress: called with (done, total, weight's name).
 
     Raises:
@@ -156,11 +160,10 @@ def sensitivity(
     """
     if exact and data is None:
         raise MilpassesError("exact: the model has to run: give data")
-    program = open_program(model)
-    loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
-    return _builder(program, loaded, candidates, statistics, rules, exact, requantize, function).build(
-        progress
-    )
+    with opened_to_compress(model, minimum_deployment_target) as program:
+        loaded = LoadedModel.of(program, data, samples, seed, function)
+        builder = _builder(program, loaded, candidates, statistics, rules, exact, requantize)
+        return builder.build(progress)
 
 
 def fit(
@@ -176,8 +179,9 @@ def fit(
     sensitivity: Any = None,
     samples: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     requantize: bool = False,
+    minimum_deployment_target: Any = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Choose a scheme for each weight: least output error within a budget, or least bytes within a loss.
@@ -188,8 +192,8 @@ def fit(
     until what is measured keeps it.
 
     Args:
-        model, data, candidates, statistics, rules, samples, seed, function, requantize, progress: as
-            ``milpasses.budget.sensitivity`` takes them.
+        model, data, candidates, statistics, rules, samples, seed, function, requantize,
+        minimum_deployment_target, progress: as ``milpasses.budget.sensitivity`` takes them.
         budget: of the weight file: ``"4 bits"`` (an element of any constant), ``"12 MB"`` (``kB``, ``MiB``,
             ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
             codes, tables, scales, masks, each blob's record and padding, and what is not compressed.
@@ -214,15 +218,30 @@ def fit(
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:
         raise MilpassesError("validation: the model has to run: give data, too")
-    program = open_program(model)
-    loaded = None if data is None else LoadedModel.of(program, data, samples, seed, function)
-    builder = _builder(program, loaded, candidates, statistics, rules, False, requantize, function)
-    if sensitivity is None:
-        table = builder.build(progress)
-    else:
-        table = _of_program(Sensitivity.of(sensitivity), program)
-        if candidates is not None or builder.pins:
-            raise MilpassesError("candidates and rules go into the sensitivity table: compute it with them")
+    with opened_to_compress(model, minimum_deployment_target) as program:
+        loaded = LoadedModel.of(program, data, samples, seed, function)
+        builder = _builder(program, loaded, candidates, statistics, rules, False, requantize)
+        if sensitivity is None:
+            table = builder.build(progress)
+        else:
+            table = _of_program(Sensitivity.of(sensitivity), program)
+            if candidates is not None or builder.pins:
+                raise MilpassesError(
+                    "candidates and rules go into the sensitivity table: compute it with them"
+                )
+        return _fit(budget, limit, validation, statistics, loaded, builder, table)
+
+
+def _fit(
+    budget: Any,
+    limit: float | None,
+    validation: Any,
+    statistics: Statistics | None,
+    loaded: "LoadedModel | None",
+    builder: SensitivityBuilder,
+    table: Sensitivity,
+) -> Fit:
+    """The choice that ``fit`` makes of ``table``; ``statistics`` as given to it."""
     if not table.weights:
         raise MilpassesError("no candidate applies to any weight: there is nothing to choose")
     problem = Problem(table)
@@ -263,9 +282,11 @@ class LoadedModel:
 
     @classmethod
     def of(
-        cls, program: SavedProgram, data: Any, samples: int | None, seed: int, function: str
-    ) -> "LoadedModel":
-        """Load ``program``; a large one without a second, decoded copy of its weights."""
+        cls, program: SavedProgram, data: Any, samples: int | None, seed: int, function: str | None
+    ) -> "LoadedModel | None":
+        """Load ``program``, a large one without a second, decoded copy of its weights; None without data."""
+        if data is None:
+            return None
         keep = sum(file.stat().st_size for file in program.package.path.rglob("*.bin")) < _LARGE
         interpreter = Interpreter(program, function, keep_weights=keep)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
@@ -298,7 +319,6 @@ def _builder(
     rules: Sequence[Any],
     exact: bool,
     requantize: bool,
-    function: str,
 ) -> SensitivityBuilder:
     schemes = read_candidates(candidates, program.target)
     pins = Recipe(Keep(), list(rules)).rules
@@ -306,10 +326,10 @@ def _builder(
     if loaded is not None:
         if statistics is None:
             full = any(map(feedback_method, (*schemes.values(), *(rule.scheme for rule in pins))))
-            statistics = _statistics(loaded, program, function, full)
+            statistics = _statistics(loaded, program, full)
         count = loaded.samples if exact else loaded.probed
         probe = Probe(loaded.interpreter, list(loaded.first(count)))
-    return SensitivityBuilder(program, schemes, pins, statistics, probe, exact, requantize, function)
+    return SensitivityBuilder(program, schemes, pins, statistics, probe, exact, requantize)
 
 
 def _rules(table: Sensitivity, chosen: Mapping[str, Option]) -> list[Rule]:
@@ -335,14 +355,10 @@ def _of_program(table: Sensitivity, program: SavedProgram) -> Sensitivity:
     return table
 
 
-def _statistics(loaded: LoadedModel, program: SavedProgram, function: str, full: bool) -> Statistics:
+def _statistics(loaded: LoadedModel, program: SavedProgram, full: bool) -> Statistics:
     """What flows into the weights; with ``full``, for error feedback, of more samples, some held out."""
-    names = {
-        variable: site.weight.name
-        for site in program.sites()
-        for owner, variable in site.places
-        if owner == function
-    }
+    function = loaded.interpreter.function_name
+    names = {variable: site.weight.name for site in program.sites() for variable in site.variables(function)}
     if full:
         return collect(loaded.interpreter, loaded.source, names, full=True, held_out=HELD_OUT)
     return collect(loaded.interpreter, loaded.first(loaded.samples), names)

@@ -77,7 +77,8 @@ class Sensitivity:
     upper bound of nothing).
 
     ``elements``: of all constants. ``fixed_bytes``: of what is not to be decided: constants that no
-    candidate applies to, pinned weights apart. ``data``: what was run.
+    candidate applies to, pinned weights apart. ``data``: what was run. ``notes``: what was done to the model
+    first.
     """
 
     weights: tuple[WeightOptions, ...]
@@ -86,6 +87,7 @@ class Sensitivity:
     fixed_bytes: int
     how: str
     data: str = ""
+    notes: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[WeightOptions]:
         return iter(self.weights)

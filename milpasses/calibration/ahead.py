@@ -18,9 +18,12 @@ def collect_ahead(
     calibrates: Callable[[Site], bool],
     data: Any,
     *,
+    function: str | None = None,
     progress: _Progress | None = None,
 ) -> Statistics | None:
     """What ``compress`` would compute for the weights that ``calibrates`` picks, whatever their recipe.
+
+    ``function``: the one that runs, the program's default unless given.
 
     None where it does not fit into ``sources.MEMORY`` together.
     """
@@ -28,9 +31,10 @@ def collect_ahead(
     needed = sum(2 * sources.gram_bytes(site.weight) for site in sites)  # samples held out have their own
     if needed > sources.MEMORY:
         return None
-    names = {variable: site.weight.name for site in sites for _, variable in site.places}
+    interpreter = Interpreter(program, function)
+    names = {
+        variable: site.weight.name for site in sites for variable in site.variables(interpreter.function_name)
+    }
     wanted = frozenset(names.values())
     held_out = sources.HELD_OUT
-    return collect(
-        Interpreter(program), data, names, full=wanted, only=wanted, held_out=held_out, progress=progress
-    )
+    return collect(interpreter, data, names, full=wanted, only=wanted, held_out=held_out, progress=progress)

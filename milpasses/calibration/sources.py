@@ -161,13 +161,14 @@ class OnlineStatistics:
         biases: Sequence[tuple[Weight, Sequence[str]]] = (),
         sequential: bool = False,
         limit: int | None = None,
+        function: str | None = None,
         progress: _Progress | None = None,
     ) -> None:
         """``weights``: those to calibrate, in the order of the program, with the variables they are.
 
-        ``biases``: constants that may be corrected for them.
+        ``biases``: constants that may be corrected for them. ``function``: the one that runs.
         """
-        self._interpreter = Interpreter(model)
+        self._interpreter = Interpreter(model, function)
         self._data, self._limit, self._progress = data, limit, progress
         self._sequential = sequential
         self._variables = {constant.name: tuple(names) for constant, names in (*biases, *weights)}
@@ -236,11 +237,13 @@ def source_for(
     statistics: Any,
     calibration: Any,
     sequential: bool,
+    function: str | None,
     progress: Callable[[int, int, str], None] | None,
 ) -> StatisticsSource | None:
     """What ``milpasses.compress`` is given by ``statistics``, ``calibration`` and ``sequential``.
 
-    ``calibrates``: the weights of ``program`` that statistics will be asked of. None where neither is given.
+    ``calibrates``: the weights of ``program`` that statistics will be asked of. ``function``: the one that
+    runs. None where neither statistics nor data are given.
     """
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
@@ -251,7 +254,7 @@ def source_for(
     if statistics is None and calibration is None:
         return None
     if is_norms(calibration) or is_norms(statistics):
-        return KnownStatistics(collect_statistics(program, NORMS))
+        return KnownStatistics(collect_statistics(program, NORMS, function=function))
     sites = [site for site in program.sites() if calibrates(site)]
     if statistics is not None:
         known = KnownStatistics(statistics)
@@ -262,15 +265,17 @@ def source_for(
         if progress is not None:
             progress(done, total or done, f"running {name}")
 
+    name = program.function_name(function)
     return OnlineStatistics(
         program,
         calibration,
-        _with_variables(sites),
-        biases=_with_variables([site for site in program.sites() if site.weight.rank == 1]),
+        _with_variables(sites, name),
+        biases=_with_variables([site for site in program.sites() if site.weight.rank == 1], name),
         sequential=sequential,
+        function=name,
         progress=shown,
     )
 
 
-def _with_variables(sites: Sequence[Site]) -> list[tuple[Weight, list[str]]]:
-    return [(site.weight, [variable for _, variable in site.places]) for site in sites]
+def _with_variables(sites: Sequence[Site], function: str) -> list[tuple[Weight, list[str]]]:
+    return [(site.weight, site.variables(function)) for site in sites]

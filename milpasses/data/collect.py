@@ -32,7 +32,7 @@ def statistics(
     held_out: int = 0,
     limit: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     precision: Precision = "declared",
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> Statistics:
@@ -117,14 +117,13 @@ def collect(
     return statistics
 
 
-def _names(model: Any, function: str) -> dict[str, str]:
+def _names(model: Any, function: str | None) -> dict[str, str]:
     """Names of a saved model's weights by variable, as reports have them: equal weights have one name."""
     if not isinstance(model, str | os.PathLike) and not hasattr(model, "get_spec"):
         return {}
-    sites = open_program(model).sites()
-    return {
-        variable: site.weight.name for site in sites for owner, variable in site.places if owner == function
-    }
+    program = open_program(model)
+    name = program.function_name(function)
+    return {variable: site.weight.name for site in program.sites() for variable in site.variables(name)}
 
 
 class _Collector:

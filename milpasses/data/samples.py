@@ -66,7 +66,7 @@ class Samples:
 
     @classmethod
     def of(
-        cls, data: Any, model: Any, *, limit: int | None = None, seed: int = 0, function: str = "main"
+        cls, data: Any, model: Any, *, limit: int | None = None, seed: int = 0, function: str | None = None
     ) -> "Samples":
         """Samples from whatever names or holds them.
 
@@ -90,7 +90,7 @@ class Samples:
             seed: of the random data: floats are normal with mean 0 and deviation 1, images uniform over
                 0..255, integers and booleans 0 or 1 (valid as a mask, and as an index into any table).
                 Sample i is the same whatever their number.
-            function: which function of a multifunction model.
+            function: which function of a multifunction model; its default one unless given.
 
         Raises:
             SampleError: what is wrong with the data, and what would fit.
@@ -191,7 +191,7 @@ class Samples:
         return f"Samples({self.description})"
 
 
-def model_inputs(model: Any, function: str = "main") -> dict[str, Feature]:
+def model_inputs(model: Any, function: str | None = None) -> dict[str, Feature]:
     """The inputs of a model: a path, ``MLModel``, ``Program``, ``Interpreter``, or the mapping itself."""
     if isinstance(model, Interpreter):
         return model.inputs

@@ -129,6 +129,8 @@ class Encoder(Generic[W]):
         return Sparse(mask, gather(value, mask))
 
     def _mask(self, value: Array, scheme: Prune) -> Array:
+        if not value.any():
+            raise Refusal("all-zero")
         return prune_mask(self.weight, value, scheme, self.importance)
 
     def _joint(self, value: Array, scheme: Joint) -> Encoding:

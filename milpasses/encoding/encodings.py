@@ -204,9 +204,8 @@ class Sparse:
     @property
     def form(self) -> str:
         """The form in a few words."""
-        sparsity = 1 - self.kept / max(self.mask.size, 1)
         joint = "" if isinstance(self.values, np.ndarray) else f" + {self.values.form}"
-        return f"sparse {sparsity:.0%}{joint}"
+        return f"sparse {_share_text(self.mask.size - self.kept, self.mask.size)}{joint}"
 
     @property
     def kept(self) -> int:
@@ -233,6 +232,15 @@ class Sparse:
         mask = self.mask if self._repeat is None else np.repeat(self.mask, *self._repeat)
         dense[mask == 0] = 0
         return dense
+
+
+def _share_text(count: int, total: int) -> str:
+    """A share as a percentage, with digits enough that only all of it is 100 %: ``50%``, ``99.5%``."""
+    share = count / max(total, 1)
+    digits = 0
+    while count < total and float(f"{100 * share:.{digits}f}") >= 100 and digits < 12:
+        digits += 1
+    return f"{share:.{digits}%}"
 
 
 @attrs.frozen(eq=False)

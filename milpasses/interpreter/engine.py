@@ -42,7 +42,7 @@ class Interpreter:
         program_or_package: a coremltools ``Program`` or ``MLModel``, the path of an ``.mlpackage`` or
             ``.mlmodel``, a ``SavedProgram`` (whose specification is not read again), what a legacy model was
             read into, or a pipeline of models, of which it makes a ``PipelineInterpreter``.
-        function: which function of a multifunction program.
+        function: which function of a multifunction program; its default one unless given.
         precision: ``declared`` rounds every result once, from float32, to the type that MIL declares for it;
             ``float32`` keeps float32 everywhere, weights as they are stored.
         backend: ``auto`` takes torch for the heavy ops where it is installed; ``numpy`` or ``torch`` force
@@ -52,7 +52,7 @@ class Interpreter:
             the program's own copy. Without, weights are decoded for each use and dropped: slow but small.
 
     Attributes:
-        function: the MIL function (coremltools').
+        function, function_name: the MIL function (coremltools'), and its name.
         inputs: its inputs by name, in order.
         output_names: names of its outputs, in order.
         precision, backend: as chosen.
@@ -76,7 +76,7 @@ class Interpreter:
     def __init__(
         self,
         program_or_package: Any,
-        function: str = "main",
+        function: str | None = None,
         precision: Precision = "declared",
         *,
         backend: BackendName = "auto",
@@ -87,6 +87,7 @@ class Interpreter:
             raise InterpreterError(f"precision must be 'declared' or 'float32', got {precision!r}")
         self._loaded = load(program_or_package, function)
         self.function: Any = self._loaded.function
+        self.function_name: str = self._loaded.name
         self.precision: Precision = precision
         self.backend: Backend = choose_backend(backend)
         self.seed = seed

@@ -4,6 +4,7 @@ A legacy neural network (``.mlmodel``, or inside an ``.mlpackage``) is read into
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,9 @@ import coremltools as ct
 from coremltools.converters.mil.mil import Program
 
 from milpasses import _coremltools as host
+from milpasses.errors import MilpassesError
 from milpasses.interpreter.registry import InterpreterError
+from milpasses.program.functions import resolve_function
 from milpasses.program.package import Package, new_message, package_of
 from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
@@ -20,7 +23,7 @@ from milpasses.program.sources import PROGRAM, Source, read_source
 
 @dataclass(frozen=True)
 class Loaded:
-    """One MIL function.
+    """One MIL function, and the name that it has in its program.
 
     ``description`` is the package's (a ModelDescription or FunctionDescription); an in-memory program has
     none, and its ``input_types`` are coremltools' TensorType and ImageType objects, if the frontend left
@@ -28,12 +31,13 @@ class Loaded:
     """
 
     function: Any
+    name: str
     description: Any = None
     input_types: tuple[Any, ...] = ()
 
 
-def load(model: Any, function: str) -> Loaded:
-    """Find the function in ``model``; see ``Interpreter`` for what that may be.
+def load(model: Any, function: str | None = None) -> Loaded:
+    """Find the function in ``model``; see ``Interpreter`` for what that may be, and for the default.
 
     Raises InterpreterError where it is no model or has no such function, PackageError for a damaged file.
     """
@@ -63,20 +67,17 @@ def _weights(package: Package) -> str:
     return str(package.model_folder / "weights")
 
 
-def _from_program(program: Program, function: str, description: Any) -> Loaded:
-    names = list(program.functions)
-    if function not in names:
-        raise InterpreterError(_no_function(function, names))
+def _from_program(program: Program, function: str | None, description: Any) -> Loaded:
+    function = _resolve(program.functions, function, program.default_function_name)
     block: Any = program.functions[function]
-    return Loaded(block, description, tuple(getattr(block, "input_types", None) or ()))
+    types = tuple(getattr(block, "input_types", None) or ())
+    return Loaded(block, function, description, types)
 
 
-def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loaded:
+def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None) -> Loaded:
     """``model`` is the MLModel of ``spec``, if there is one: it may have the program in memory."""
     program = spec.mlProgram
-    names = list(program.functions)
-    if function not in names:
-        raise InterpreterError(_no_function(function, names))
+    function = _resolve(program.functions, function, spec.description.defaultFunctionName)
     # The loader reads the weights of every function that it is given.
     wanted = new_message("MIL_pb2", "Program", version=program.version)
     wanted.functions[function].CopyFrom(program.functions[function])
@@ -90,8 +91,11 @@ def _from_spec(spec: Any, weights: str, function: str, model: Any = None) -> Loa
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
     description = type(described)()
     description.CopyFrom(described)  # the caller may change the specification while this runs
-    return Loaded(mil.functions[function], description)
+    return Loaded(mil.functions[function], function, description)
 
 
-def _no_function(wanted: str, names: list[str]) -> str:
-    return f"no function '{wanted}'; the program has {', '.join(sorted(names))}"
+def _resolve(names: Iterable[str], wanted: str | None, default: Any) -> str:
+    try:
+        return resolve_function(names, wanted, str(default or ""))
+    except MilpassesError as error:
+        raise InterpreterError(str(error)) from None

@@ -26,7 +26,7 @@ def check_output(output: Path, suffix: str | tuple[str, ...], force: bool) -> No
     if output.suffix not in accepted:
         raise PackageError(f"{output}: the output must end in {' or '.join(accepted)}")
     if output.exists() and not force:
-        raise PackageError(f"{output}: exists already; --force (force=True) replaces it")
+        raise PackageError(f"{output}: exists already; force=True replaces it")
     if not output.parent.is_dir():
         raise PackageError(f"{output}: the folder {output.parent} does not exist")
 

@@ -180,7 +180,7 @@ class MemoryProgram:
         self._occurrences = discover(self.functions)
         return list(self._occurrences)
 
-    def runner(self, function: str = "main") -> Runner:
+    def runner(self, function: str | None = None) -> Runner:
         """What runs a function of the program as it is."""
         return make_runner(self.program, function)
 

@@ -1,6 +1,9 @@
 """Whatever stands for a saved model, opened once; and a program raised to a newer target."""
 
 import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError, TargetError
+from milpasses.program.opset import Opset, compressible, opset_of, raised_note
 from milpasses.program.package import Package, open_package, package_of
 from milpasses.program.saved import SavedProgram
 from milpasses.program.sources import program_needed, read_source
@@ -38,15 +42,56 @@ def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgra
     return SavedProgram(package, {"skip_model_load": skip})
 
 
+@contextmanager
+def opened_to_compress(
+    model: Any, target: Any = None, skip_model_load: bool | None = None
+) -> Generator[SavedProgram]:
+    """``model`` as ``open_program`` opens it, raised to ``target`` and to what has compressed weights at all.
+
+    A program that was raised is in a temporary folder, which goes at the end of the context.
+    """
+    program = open_program(model, skip_model_load)
+    with tempfile.TemporaryDirectory() as folder:
+        yield raise_to_compress(program, target, Path(folder))
+
+
+def raise_to_compress(program: SavedProgram, target: Any, folder: Path) -> SavedProgram:
+    """``program`` raised to ``target``, if one is given, and at least to the oldest with compressed weights.
+
+    As coremltools' own functions do it; where nobody asked for the target, ``notes`` of the result say so.
+    A program whose functions have several targets is raised to the newest of them.
+    """
+    if target is not None:
+        program = raise_target(program, target, folder)
+    old = program.target
+    oldest = compressible(old)
+    if oldest is old:
+        return program
+    versions = [program.spec.specificationVersion, *(one.target.version for one in program.functions)]
+    new = opset_of(max(oldest.version, *versions))
+    inside = folder / "compressible"
+    inside.mkdir()
+    raised = _raised(program, new.version, new.name, inside)
+    return SavedProgram(raised.package, raised.load_options, notes=(*program.notes, raised_note(old, new)))
+
+
 def raise_target(program: SavedProgram, target: Any, folder: Path) -> SavedProgram:
     """``program`` for a newer ``target``, written under ``folder``; the same program if it is new enough.
 
-    Each op is built again in the newer opset by coremltools' own loader, which checks that the op still means
-    what it did, and written by its own exporter. No pass runs.
+    ``target`` is one of coremltools' (``ct.target.iOS18``) or an ``Opset``. Each op is built again in the
+    newer opset by coremltools' own loader, which checks that the op still means what it did, and written by
+    its own exporter. No pass runs.
     """
-    version, package = int(target), program.package
+    version = target.version if isinstance(target, Opset) else int(target)
+    package = program.package
+    name = str(getattr(target, "name", target))
     if package.spec.specificationVersion >= version and program.target.version >= version:
         return program
+    return _raised(program, version, name, folder)
+
+
+def _raised(program: SavedProgram, version: int, name: str, folder: Path) -> SavedProgram:
+    package = program.package
     weights = package.model_folder / "weights"
     try:
         raised = host.load_program(package.spec, version, str(weights) if weights.is_dir() else "")
@@ -54,7 +99,6 @@ def raise_target(program: SavedProgram, target: Any, folder: Path) -> SavedProgr
         written.mkdir()
         spec = host.program_to_spec(raised, str(written), version, package.spec.description)
     except Exception as error:
-        name = getattr(target, "name", target)
         raise TargetError(f"{package.path}: cannot be raised to {name}: {error}") from error
     path = host.create_package(spec, str(written), str(folder / "raised.mlpackage"))
-    return SavedProgram(open_package(path), program.load_options)
+    return SavedProgram(open_package(path), program.load_options, notes=program.notes)

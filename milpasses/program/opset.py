@@ -108,6 +108,17 @@ def lowest_opset(schemes: Iterable[Scheme]) -> Opset:
     return next(opset for opset in OPSETS if opset.constexpr and not any(map(opset.missing, wanted)))
 
 
+def compressible(opset: Opset) -> Opset:
+    """``opset``; where it is older than all with ops for compressed weights, the oldest of those."""
+    oldest = lowest_opset(())
+    return oldest if opset.constexpr is None and opset.version < oldest.version else opset
+
+
+def raised_note(old: Opset, new: Opset) -> str:
+    """What is said of a model that was raised unasked, to hold compressed weights."""
+    return f"raised from {old.name} to {new.name}: {old.name} has no compressed weights"
+
+
 def check_target(scheme: Scheme, opset: Opset, weight: str) -> None:
     """Raise ``TargetError`` if ``opset`` has no op for ``scheme``, which ``weight`` is to get."""
     if opset.constexpr is None:
@@ -116,8 +127,9 @@ def check_target(scheme: Scheme, opset: Opset, weight: str) -> None:
     if need:
         since = lowest_opset([scheme]).name
         raise TargetError(
-            f"{weight}: The {need} is {supported_since(since)}, or give that to milpasses.compress "
-            f"(--target {since}); the recipe asks for {scheme} and this model targets {opset.name}"
+            f"{weight}: The {need} is {supported_since(since)}, or pass "
+            f"minimum_deployment_target=ct.target.{since} to milpasses; the recipe asks for {scheme} and "
+            f"this model targets {opset.name}"
         )
 
 

@@ -43,20 +43,20 @@ class WeightProgram(Protocol):
         """
         ...
 
-    def runner(self, function: str = "main") -> Runner:
-        """What runs a function of the program as it is."""
+    def runner(self, function: str | None = None) -> Runner:
+        """What runs a function of the program as it is, the default one unless another is named."""
         ...
 
 
-_makers: list[Callable[[Any, str], Runner]] = []
+_makers: list[Callable[[Any, "str | None"], Runner]] = []
 
 
-def register_runner(make: Callable[[Any, str], Runner]) -> None:
+def register_runner(make: Callable[[Any, "str | None"], Runner]) -> None:
     """Let ``make(program, function)`` be what runs programs; the layer above that can run them calls this."""
     _makers[:] = [make]
 
 
-def make_runner(program: Any, function: str) -> Runner:
+def make_runner(program: Any, function: str | None) -> Runner:
     """What runs ``function`` of ``program``; ``MilpassesError`` where nothing that can run it is loaded."""
     if not _makers:
         raise MilpassesError("nothing runs programs here: import milpasses.interpreter")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program import discovery, graph
+from milpasses.program.functions import resolve_function
 from milpasses.program.graph import Produced, StoredConstant
 from milpasses.program.opset import Opset, opset_of
 from milpasses.program.package import Package
@@ -171,12 +172,13 @@ class SavedProgram:
     """The functions of a package's program and the weights in them. A ``WeightProgram``.
 
     ``load_options``: how an ``MLModel`` of the result is loaded, as the model that was given was. ``model``:
-    the ``MLModel`` that was given, if it was one.
+    the ``MLModel`` that was given, if it was one. ``notes``: what was done to it unasked.
     """
 
     package: Package
     load_options: dict[str, Any] = attrs.field(factory=dict)
     model: Any = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def functions(self) -> list[SavedFunction]:
@@ -211,7 +213,12 @@ class SavedProgram:
         """Give back the memory of the weights that were read."""
         self.package.release()
 
-    def runner(self, function: str = "main") -> Runner:
+    def function_name(self, wanted: str | None = None) -> str:
+        """The function ``wanted``, if there is one of that name; without a name the package's default."""
+        default = str(self.spec.description.defaultFunctionName)
+        return resolve_function(self.spec.mlProgram.functions, wanted, default)
+
+    def runner(self, function: str | None = None) -> Runner:
         """What runs a function of the program as it is."""
         return make_runner(self, function)
 

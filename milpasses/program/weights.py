@@ -152,6 +152,10 @@ class Site:
     existing: Callable[[], Encoding] | None = None
     op_type: str = "const"
 
+    def variables(self, function: str) -> list[str]:
+        """The variables that it is in ``function``."""
+        return [variable for name, variable in self.places if name == function]
+
 
 def is_constant(var: Any) -> bool:
     """A variable of a program in memory is a const, or what a constexpr op gives: a compressed weight."""

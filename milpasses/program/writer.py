@@ -96,7 +96,7 @@ class SavedCopy:
         """As ``SavedProgram``'s."""
         return self.program.sites()
 
-    def runner(self, function: str = "main") -> Runner:
+    def runner(self, function: str | None = None) -> Runner:
         """What runs the program as it was."""
         return self.program.runner(function)
 

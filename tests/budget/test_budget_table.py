@@ -42,6 +42,7 @@ def test_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_form_is_that_of_the_fields() -> None:
     assert list(content()) == [
         "milpasses_sensitivity", "weights", "candidates", "elements", "fixed_bytes", "how", "data",
+            "notes",
     ]  # fmt: skip
     assert content()["milpasses_sensitivity"] == 2
     assert content()["weights"][0]["options"][1] == {

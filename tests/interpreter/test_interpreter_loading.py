@@ -52,7 +52,7 @@ def test_an_open_program_is_read_from_disk_for_its_weights_alone(path: Path) -> 
         for runner in (Interpreter(saved, name), saved.runner(name)):
             np.testing.assert_array_equal(runner.run({"x": np.ones(16)})["y"], np.full(16, factor))
     with pytest.raises(InterpreterError, match="no function 'main'; the program has double, triple"):
-        Interpreter(saved)
+        Interpreter(saved, "main")
     assert saved.package.spec.SerializeToString(deterministic=True) == before
 
 

@@ -150,8 +150,9 @@ def test_multifunction_packages(tmp_path: Any) -> None:
     model.save(str(path))
     for name, factor in (("double", 2), ("triple", 3)):
         assert Interpreter(path, name).run({"x": [1.0, 4.0]})["y"].tolist() == [factor, 4 * factor]
+    assert Interpreter(path).function_name == "double"
     with pytest.raises(InterpreterError, match="no function 'main'; the program has double, triple"):
-        Interpreter(path)
+        Interpreter(path, "main")
 
 
 def test_image_outputs_and_gray_inputs(convert: Any) -> None:

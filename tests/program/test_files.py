@@ -103,7 +103,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     check_output(tmp_path / "b.mlmodel", ".mlmodel", force=False)
     for path, message in (
         (tmp_path / "a.mlpackage", "must end in .mlmodel"),
-        (there, "exists already; --force"),
+        (there, "exists already; force=True"),
         (tmp_path / "none" / "a.mlmodel", "does not exist"),
     ):
         with pytest.raises(PackageError, match=message):

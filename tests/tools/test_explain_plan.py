@@ -110,7 +110,7 @@ class TestWhatWouldChange:
 
     @pytest.mark.parametrize(
         ("recipe", "target", "expected"),
-        [("int4-b32", IOS16, "--target iOS18"), ("int8", opset_of(6), "--target iOS16")],
+        [("int4-b32", IOS16, "minimum_deployment_target=ct.target.iOS18"), ("int8", opset_of(6), "")],
     )
     def test_the_target(self, recipe: str, target: Opset, expected: str):
         decision = Recipe.of(recipe).decide(site().weight)
@@ -193,7 +193,7 @@ class TestPlan:
         assert plan.refused == str(refusal.value)
         large = next(one for one in plan.weights if one.record.shape == (96, 256))
         assert large.record.reason == "per_block quantization needs iOS18; this model targets iOS16"
-        assert large.change == "--target iOS18 (minimum_deployment_target=ct.target.iOS18)"
+        assert large.change == "minimum_deployment_target=ct.target.iOS18"
         raised = explain(path, recipe="int4-b32", target=ct.target.iOS18).plan
         assert (raised.refused, raised.target, raised.totals["compressed"]) == ("", "iOS18", 3)
 
@@ -202,7 +202,7 @@ class TestPlan:
         kept = explain(path, recipe="pal2").plan
         assert kept.totals["compressed"] == 1  # the one that a rule kept
         changes = [one.change for one in kept.weights if "compressed already" in one.record.reason]
-        assert changes == ["requantize=True (--requantize) compresses it anew"] * 2
+        assert changes == ["requantize=True compresses it anew"] * 2
         assert explain(path, recipe="pal2", requantize=True).plan.totals["compressed"] == 3
 
     def test_nothing_is_written(self, digits_packages: dict[str, Path]):

@@ -133,7 +133,7 @@ def test_nothing_is_measured_twice(swept: Sweep, model: Path, data: Path, tmp_pa
 
 
 def test_a_folder_with_a_sweep_is_not_overwritten(swept: Sweep, model: Path, data: Path, tmp_path: Path):
-    with pytest.raises(MilpassesError, match=r"holds a sweep already; --resume .* --force"):
+    with pytest.raises(MilpassesError, match=r"holds a sweep already; resume=True .* force=True"):
         sweep(model, swept.folder, ["int8"], data)
     (tmp_path / "mine.txt").write_text("x")
     for options in ({}, {"force": True}, {"resume": True}):
@@ -148,7 +148,7 @@ def test_a_variant_that_fails_is_a_row(digits_packages: dict[str, Path], data: P
     assert row["error"].startswith("TargetError:")
     assert "iOS18" in row["error"]
     assert found["int8"]["status"] == "done"
-    assert any("failed, and tried again with --resume: int4" in note for note in found.notes)
+    assert any("failed, and tried again with resume=True: int4" in note for note in found.notes)
     assert sorted(name.partition("-")[0] for name in finished(tmp_path / "out")) == ["int8", "original"]
 
 
@@ -291,7 +291,7 @@ def test_a_full_disk_keeps_what_is_done(
     folder = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
-        with pytest.raises(MilpassesError, match=r"disk is full.*--resume"):
+        with pytest.raises(MilpassesError, match=r"disk is full.*resume=True"):
             sweep(model, folder, RECIPES, data, samples=5)
     kept = finished(folder)
     assert not list(folder.rglob("*.partial"))

@@ -1,6 +1,5 @@
 """``milpasses compress --budget``: the recipe is fitted before it is used."""
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from milpasses_tools.sensitivity import read_candidate_texts
 if TYPE_CHECKING:
     from milpasses import Statistics
     from milpasses.budget import Fit
+    from milpasses.program.saved import SavedProgram
     from milpasses.program.weights import Site
 
 
@@ -46,28 +46,28 @@ class Wanted:
 
 
 def fit_recipe(
-    model: Path, wanted: Wanted, target: Any, requantize: bool, progress: Progress
+    model: Path, wanted: Wanted, target: Any, requantize: bool, function: str | None, progress: Progress
 ) -> "tuple[Fit, Statistics | None]":
-    """The fit for ``model``, raised to ``target`` first where one is given, and the statistics it took."""
+    """The fit for ``model``, raised to ``target`` first where one is given, and the statistics it took.
+
+    ``function``: the one that runs on data.
+    """
     from milpasses import Statistics
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
     from milpasses.data.samples import Samples
-    from milpasses.program.opening import open_program, raise_target
+    from milpasses.program.opening import opened_to_compress
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = model
-        if target is not None:
-            path = raise_target(open_program(model), target, Path(folder)).package.path
+    with opened_to_compress(model, target) as program:
         candidates = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
         validation = None
         if candidates is None and wanted.data not in (None, "random"):
-            candidates, statistics = _tuned(path, wanted.data, requantize, progress)
+            candidates, statistics = _tuned(program, wanted.data, requantize, function, progress)
             if statistics is not None and statistics.held_out:
-                validation = Samples.of(wanted.data, path).apart(HELD_OUT)
+                validation = Samples.of(wanted.data, program, function=function).apart(HELD_OUT)
         found = fit(
-            path,
+            program,
             wanted.budget,
             max_loss=wanted.max_loss,
             data=wanted.data,
@@ -75,6 +75,7 @@ def fit_recipe(
             statistics=statistics,
             candidates=candidates,
             sensitivity=wanted.sensitivity,
+            function=function,
             requantize=requantize,
             progress=progress,
         )
@@ -82,7 +83,7 @@ def fit_recipe(
 
 
 def _tuned(
-    model: Path, data: Any, requantize: bool, progress: Progress
+    program: "SavedProgram", data: Any, requantize: bool, function: str | None, progress: Progress
 ) -> "tuple[list[str] | None, Statistics | None]":
     """Candidates that error feedback improves, and the statistics that it takes.
 
@@ -92,10 +93,8 @@ def _tuned(
     from milpasses import Recipe
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.calibration.ahead import collect_ahead
-    from milpasses.program.opening import open_program
     from milpasses.rewrite import Rewriter
 
-    program = open_program(model)
     candidates = tuned_candidates(program.target)
 
     def shown(done: int, total: int | None, name: str) -> None:
@@ -106,5 +105,5 @@ def _tuned(
     def calibrates(site: "Site") -> bool:
         return any(rewriter.calibrates(site) for rewriter in rewriters)
 
-    found = collect_ahead(program, calibrates, data, progress=shown)
+    found = collect_ahead(program, calibrates, data, function=function, progress=shown)
     return (None, None) if found is None else (candidates, found)

@@ -19,9 +19,40 @@ Output = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Function = Annotated[
+    str | None,
+    typer.Option(
+        "--function", metavar="NAME", help="The function of a multifunction model; else its default one."
+    ),
+]
+Requantize = Annotated[
+    bool, typer.Option("--requantize", help="Take weights that are compressed already, too: anew.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="TARGET",
+        help="Raise an older model to this target first, such as iOS18 (one before iOS16 is raised to that).",
+    ),
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
 ]
+
+
+def read_target(name: str | None) -> Any:
+    """The deployment target of that name, whatever its case; None without. Raises ``TargetError``."""
+    import coremltools as ct
+
+    from milpasses.errors import TargetError
+
+    if name is None:
+        return None
+    members = {member.lower(): target for member, target in ct.target.__members__.items()}
+    if name.lower() not in members:
+        raise TargetError(f"there is no target {name}; there are {', '.join(ct.target.__members__)}")
+    return members[name.lower()]
 
 
 def console(stderr: bool = False, width: int | None = None) -> Any:

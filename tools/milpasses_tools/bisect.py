@@ -1,5 +1,8 @@
 """``milpasses bisect``: which weight, or which pass, first damages what a model computes."""
 
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +12,7 @@ import typer
 from milpasses_tools._bisect.found import Bisection, WeightDamage
 from milpasses_tools._bisect.measure import Tolerance
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
-from milpasses_tools._output import Json, Progress, print_json, progress
+from milpasses_tools._output import Function, Json, Progress, Target, print_json, progress, read_target
 
 if TYPE_CHECKING:
     from milpasses_tools._bisect.weights import Search
@@ -26,7 +29,8 @@ def bisect(
     max_error: float | None = None,
     samples: int | None = 4,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
+    minimum_deployment_target: Any = None,
     every: bool = False,
     progress: Progress | None = None,
 ) -> Bisection:
@@ -45,7 +49,9 @@ def bisect(
         max_error: absolute error instead; then ``tolerance`` is not used.
         samples: use the first so many; None uses all.
         seed: of random data.
-        function: which function of multifunction models.
+        function: which function of multifunction models; of each its default one unless given.
+        minimum_deployment_target: raise the original to it first, so that its ops are those of the compressed
+            model. One before iOS16 is raised to the compressed model's target.
         every: measure each weight alone in any case.
         progress: called with (runs so far, 0, what runs).
 
@@ -58,46 +64,76 @@ def bisect(
     from milpasses_tools._compare.runners import Reference, check_alike, open_runner
 
     limit = Tolerance.of(None if max_error is not None else tolerance, max_error)
-    first, second = (open_runner(model, function, "reference") for model in (original, compressed))
-    if not isinstance(first, Reference):
-        raise MilpassesError("bisect takes one program, not a pipeline: save the part that is to be searched")
-    check_alike(first, second)
-    swaps, notes = differing(original, compressed, function)
-    source = Samples.of(data, first.inputs, limit=samples, seed=seed)
-    subject = Subject(first, {swap.variable: swap for swap in swaps}, list(source), progress)
-    whole = subject.whole(second)
-    del second
-    search = Search(subject, limit)
-    search.run(every)
-    combined = subject.damage(subject.swaps)
-    if limit.keeps(combined) != limit.keeps(whole):
-        notes.append(
-            f"ops differ too: the compressed model is at {whole.snr_db:.1f} dB, its weights in the "
-            f"original's ops at {combined.snr_db:.1f} dB (milpasses diff shows them)"
+    with _raised(original, compressed, minimum_deployment_target) as (raised, raised_notes):
+        first, second = (open_runner(model, function, "reference") for model in (raised, compressed))
+        if not isinstance(first, Reference) or not isinstance(second, Reference):
+            raise MilpassesError(
+                "bisect takes one program, not a pipeline: save the part that is to be searched"
+            )
+        check_alike(first, second)
+        functions = first.interpreter.function_name, second.interpreter.function_name
+        swaps, notes = differing(raised, compressed, functions)
+        notes += raised_notes
+        source = Samples.of(data, first.inputs, limit=samples, seed=seed)
+        subject = Subject(first, {swap.variable: swap for swap in swaps}, list(source), progress)
+        whole, nonfinite = subject.whole(second)
+        del second
+        search = Search(subject, limit)
+        search.run(every)
+        combined = subject.damage(subject.swaps)
+        if limit.keeps(combined) != limit.keeps(whole):
+            notes.append(
+                f"ops differ too: the compressed model is at {whole.snr_db:.1f} dB, its weights in the "
+                f"original's ops at {combined.snr_db:.1f} dB (milpasses diff shows them)"
+            )
+        keep = tuple(subject.swaps[name].original.name for name in search.keep)
+        rules, recipe = _recipe(compressed, keep)
+        return Bisection(
+            _name(original),
+            _name(compressed),
+            source.description,
+            source.random,
+            len(subject.samples),
+            str(limit),
+            limit.keeps(whole),
+            len(swaps),
+            subject.executions,
+            combined,
+            whole,
+            _table(search),
+            None if search.first is None else subject.swaps[search.first].original.name,
+            keep,
+            subject.damage(set(subject.swaps) - set(search.keep)) if keep else None,
+            sum(_saved(search, name) for name in search.keep),
+            rules,
+            recipe,
+            nonfinite,
+            tuple(notes),
         )
-    keep = tuple(subject.swaps[name].original.name for name in search.keep)
-    rules, recipe = _recipe(compressed, keep)
-    return Bisection(
-        _name(original),
-        _name(compressed),
-        source.description,
-        source.random,
-        len(subject.samples),
-        str(limit),
-        limit.keeps(whole),
-        len(swaps),
-        subject.executions,
-        combined,
-        whole,
-        _table(search),
-        None if search.first is None else subject.swaps[search.first].original.name,
-        keep,
-        subject.damage(set(subject.swaps) - set(search.keep)) if keep else None,
-        sum(_saved(search, name) for name in search.keep),
-        rules,
-        recipe,
-        tuple(notes),
-    )
+
+
+@contextmanager
+def _raised(original: Any, compressed: Any, target: Any) -> Generator[tuple[Any, list[str]]]:
+    """The original, raised to ``target``; one before iOS16 to what the compressed model has; and notes."""
+    from coremltools.converters.mil.mil import Program
+
+    from milpasses.program.opening import open_program, raise_target
+    from milpasses.program.opset import compressible, raised_note
+    from milpasses.program.sources import read_source
+
+    models = (original, compressed)
+    if any(isinstance(model, Program) or read_source(model).is_network for model in models):
+        yield original, []  # in memory, or read anew for the newest target
+        return
+    program, other = open_program(original), open_program(compressed).target
+    old = program.target
+    if target is None and compressible(old) is old:
+        yield original, []
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        raised = raise_target(program, other if target is None else target, Path(folder))
+        unasked = target is None and raised is not program
+        yield raised.package.path, [raised_note(old, other)] if unasked else []
 
 
 def _saved(search: "Search", name: str) -> int:
@@ -180,7 +216,8 @@ def command(
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = 4,
     seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
-    function: Annotated[str, typer.Option(help="The function of multifunction models.")] = "main",
+    function: Function = None,
+    target: Target = None,
     every: Annotated[
         bool, typer.Option("--all", help="Measure every weight alone, or run the program after every pass.")
     ] = False,
@@ -208,10 +245,15 @@ def command(
     }
     from milpasses_tools._bisect import text
 
+    if target is not None and compressed is None:
+        raise typer.BadParameter("--target: only with two models")
     with progress(quiet=as_json) as step:
         found: Bisection | PassBisection
         if compressed is not None:
-            found = bisect(original, compressed, data, **options, progress=step)
+            raised = read_target(target)
+            found = bisect(
+                original, compressed, data, **options, minimum_deployment_target=raised, progress=step
+            )
         else:
             found = bisect_passes(_conversion(original), data, **options, progress=step)
     if as_json:

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from milpasses_tools._output import quiet_coremltools
+from milpasses_tools._words import in_options
 
 SUBCOMMANDS = (
     "compress",
@@ -92,7 +93,7 @@ def _advice(error: Exception) -> str | None:
         return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
     packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
-    return _one_line(str(error)) if packages & {"milpasses", "milpasses_tools"} else None
+    return in_options(_one_line(str(error))) if packages & {"milpasses", "milpasses_tools"} else None
 
 
 def _one_line(text: str) -> str:

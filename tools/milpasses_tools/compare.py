@@ -17,7 +17,7 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._output import Json, Progress, print_json, progress
+from milpasses_tools._output import Function, Json, Progress, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample, Samples
@@ -50,7 +50,7 @@ def compare(
     *,
     samples: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     runtime: Runtime | str = Runtime.REFERENCE,
     per_op: bool = False,
     scores: str | None = None,
@@ -68,7 +68,7 @@ def compare(
             images, ``"module:function"``, a callable, arrays by name, ``"random"``.
         samples: use the first so many; with random data draw so many.
         seed: of random data.
-        function: which function of multifunction models.
+        function: which function of multifunction models; of each its default one unless given.
         runtime: ``reference``, milpasses' interpreter, which is not an emulation of Core ML; or ``coreml``,
             Core ML itself, on macOS only.
         per_op: also measure every op that both models have, and what it adds to the error by itself.
@@ -148,7 +148,7 @@ def accuracy(
     *,
     samples: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     runtime: Runtime | str = Runtime.REFERENCE,
     scores: str | None = None,
     top_k: int = 5,
@@ -226,7 +226,7 @@ def command(
     ] = "random",
     samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
     seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
-    function: Annotated[str, typer.Option(help="The function of multifunction models.")] = "main",
+    function: Function = None,
     runtime: Annotated[
         Runtime, typer.Option(help="milpasses' reference interpreter, or Core ML itself (macOS; untried).")
     ] = Runtime.REFERENCE,
@@ -283,8 +283,10 @@ def command(
             progress=step,
         )
     misses = found.misses(**limits)
+    from milpasses.program.files import write_text
+
     if csv is not None:
-        csv.write_text(found.to_csv(), encoding="utf-8")
+        write_text(csv, found.to_csv())
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:

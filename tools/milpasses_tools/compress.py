@@ -12,17 +12,22 @@ import typer
 
 from milpasses_tools._output import (
     Force,
+    Function,
     Json,
     Output,
     Quiet,
+    Requantize,
+    Target,
     Verbose,
     folder_bytes,
     print_json,
     print_table,
     progress,
+    read_target,
     shape_text,
     sqnr_text,
 )
+from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
     from milpasses.report import Record, Report
@@ -78,13 +83,9 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Write the recipe that was used to FILE, as YAML.")
     ] = None,
     force: Force = False,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
-    ] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(metavar="TARGET", help="Raise an older model to this target first, such as iOS18."),
-    ] = None,
+    requantize: Requantize = False,
+    target: Target = None,
+    function: Function = None,
     part: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of a pipeline, compress this part alone.")
     ] = None,
@@ -132,13 +133,13 @@ def command(
     if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
         raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
     began = time.perf_counter()
-    wanted = None if target is None else read_target(target)
+    wanted = read_target(target)
     fitted = None
     known: Any = statistics
     if not wish.recipe:
         check_output(output, force)
         with progress(quiet or as_json) as step:
-            fitted, known = fit_recipe(model, wish, wanted, requantize, step)
+            fitted, known = fit_recipe(model, wish, wanted, requantize, function, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
     with progress(quiet) as step, unmatched_in_report():
         compressed = milpasses.compress(
@@ -148,6 +149,7 @@ def command(
             requantize=requantize,
             minimum_deployment_target=wanted,
             part=part,
+            function=function,
             force=force,
             statistics=None if sequential else known,
             calibration=None if data == "random" or (known is not None and not sequential) else data,
@@ -164,7 +166,7 @@ def command(
     if compare_on is not None:
         from milpasses_tools.compare import compare
 
-        found = compare(model, compressed, compare_on)
+        found = compare(model, compressed, compare_on, function=function)
     sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content = json.loads(compressed.report.to_json())
@@ -190,18 +192,6 @@ def command(
             print_comparison(found, top=20)
 
 
-def read_target(name: str) -> Any:
-    """The deployment target of that name, whatever its case; raises ``TargetError``."""
-    import coremltools as ct
-
-    from milpasses import TargetError
-
-    members = {member.lower(): target for member, target in ct.target.__members__.items()}
-    if name.lower() not in members:
-        raise TargetError(f"there is no target {name}; there are {', '.join(ct.target.__members__)}")
-    return members[name.lower()]
-
-
 @contextmanager
 def unmatched_in_report() -> Generator[None, None, None]:
     """A context without the warnings of rules that decide nothing: the report has them."""
@@ -222,7 +212,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
         from milpasses_tools._reasons import by_reason
 
         for line in by_reason([record for record in report if record.status != "compressed"]):
-            print(line)
+            print(in_options(line))
+    for note in report.notes:
+        print(f"note: {note}")
     recipe = report.recipe if len(report.recipe) <= 200 else f"{report.recipe[:197]}..."
     totals = report.totals()
     worst = totals["worst_sqnr_db"]
@@ -246,5 +238,5 @@ def _row(record: "Record") -> tuple[object, ...]:
         record.bytes_before,
         record.bytes_after,
         sqnr_text(record.sqnr_db),
-        record.reason,
+        in_options(record.reason),
     )

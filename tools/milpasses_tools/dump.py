@@ -189,10 +189,12 @@ def command(
     if output is None:
         print(text, end="")
         return
-    output.write_text(text, encoding="utf-8")
+    from milpasses.program.files import write_text
+
+    write_text(output, text)
     if format is Format.MODEL_EXPLORER:
         from milpasses_tools._view.model_explorer import node_data
 
         for measure, content in node_data(json.loads(text)).items():
             beside = output.with_name(f"{output.stem}.{measure}.json")
-            beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            write_text(beside, json.dumps(content, indent=1) + "\n")

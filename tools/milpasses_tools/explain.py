@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
-from milpasses_tools._output import Json, Model, Progress, folder_bytes, print_json, progress
+from milpasses_tools._output import (
+    Json,
+    Model,
+    Progress,
+    Requantize,
+    Target,
+    folder_bytes,
+    print_json,
+    progress,
+    read_target,
+)
 from milpasses_tools._view.features import Function, functions_of
 
 if TYPE_CHECKING:
@@ -175,12 +185,8 @@ def command(
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="RECIPE", help="Say what this recipe would do.")
     ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="For a newer deployment target, as with compress.")
-    ] = None,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Compress anew what is compressed already.")
-    ] = False,
+    target: Target = None,
+    requantize: Requantize = False,
     units: Annotated[
         list[str] | None,
         typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
@@ -204,14 +210,12 @@ def command(
     milpasses explain model.mlpackage --recipe int4-b32 --target iOS18 --for neural-engine
     """
     from milpasses_tools._explain import text
-    from milpasses_tools.compress import read_target
 
     if target is not None and recipe is None:
         raise typer.BadParameter("--target goes with --recipe")
     options: dict[str, Any] = {"part": part, **({"units": units} if units else {})}
     if recipe is not None:
-        wanted = None if target is None else read_target(target)
-        options |= {"recipe": recipe, "target": wanted, "requantize": requantize}
+        options |= {"recipe": recipe, "target": read_target(target), "requantize": requantize}
     with progress(quiet=as_json) as step:
         if recipe is not None:
             options["progress"] = step

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Json, Model, Progress, print_json, print_table, progress, shape_text
+from milpasses_tools._output import (
+    Function,
+    Json,
+    Model,
+    Progress,
+    Requantize,
+    Target,
+    print_json,
+    print_table,
+    progress,
+    read_target,
+    shape_text,
+)
 from milpasses_tools._sensitivity.order import by_sensitivity, decibels
 
 if TYPE_CHECKING:
@@ -32,8 +44,9 @@ def sensitivity(
     exact: bool = False,
     samples: int | None = None,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     requantize: bool = False,
+    minimum_deployment_target: Any = None,
     progress: Progress | None = None,
 ) -> "Sensitivity":
     """What every candidate would store, and the error that it would make: ``milpasses.budget.sensitivity``.
@@ -58,6 +71,7 @@ def sensitivity(
         seed=seed,
         function=function,
         requantize=requantize,
+        minimum_deployment_target=minimum_deployment_target,
         progress=progress,
     )
 
@@ -100,9 +114,9 @@ def command(
         typer.Option(metavar="N", min=1, help="Use the first N samples of DATA (default: 2 to 16)."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of random data.")] = 0,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Try weights that are compressed already, too.")
-    ] = False,
+    requantize: Requantize = False,
+    target: Target = None,
+    function: Function = None,
     top: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="List the N most sensitive; totals count all."),
@@ -132,7 +146,8 @@ def command(
     with progress(quiet=as_json) as step:
         table = sensitivity(
             model, data, candidates=read_candidate_texts(candidates), statistics=statistics, exact=exact,
-            samples=samples, seed=seed, requantize=requantize, progress=step,
+            samples=samples, seed=seed, function=function, requantize=requantize,
+            minimum_deployment_target=read_target(target), progress=step,
         )  # fmt: skip
     from milpasses.program.files import write_text
 
@@ -186,3 +201,5 @@ def print_sensitivity(table: "Sensitivity", top: int | None = None) -> None:
     print(f"signal-to-noise ratio in dB, each weight alone: {_HOW[table.how]}")
     if table.data:
         print(f"data: {table.data}")
+    for note in table.notes:
+        print(f"note: {note}")

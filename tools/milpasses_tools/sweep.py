@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Json, Progress, print_json, progress
+from milpasses_tools._output import Function, Json, Progress, Target, print_json, progress, read_target
 from milpasses_tools._sweep.result import Sweep
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def sweep(
     by: str | None = None,
     max_loss: float | None = None,
     max_size: int | None = None,
-    function: str = "main",
+    function: str | None = None,
+    minimum_deployment_target: Any = None,
     runtime: str = "reference",
     scores: str | None = None,
     top_k: int = 5,
@@ -75,6 +76,8 @@ def sweep(
             accuracy or agreement, units of a metric. Not what ``compress`` calls so, a loss of signal.
         max_size: choose the best variant of at most so many bytes.
         function, runtime, scores, top_k: as in ``compare``.
+        minimum_deployment_target: what recipes raise an older model to first; by default one before iOS16 is
+            raised to that, and a legacy network to iOS18.
         jobs: processes to use; 1 is this one. A script that asks for more needs ``if __name__ ==
             "__main__"``, as with any ``multiprocessing``.
         executor: any ``concurrent.futures`` executor instead; its workers need to see ``output``.
@@ -96,8 +99,8 @@ def sweep(
     named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     request = Request(
         Path(model), Path(output), None if recipes is None else tuple(recipes), data, classic,
-        tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function, runtime,
-        scores, top_k, keep_models,
+        tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function,
+        minimum_deployment_target, runtime, scores, top_k, keep_models,
     )  # fmt: skip
     return conduct(request, jobs, executor, resume, force, progress)
 
@@ -162,7 +165,8 @@ def command(
     max_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Choose the best of at most this size: 1.2MB.")
     ] = None,
-    function: Annotated[str, typer.Option(help="The function of multifunction models.")] = "main",
+    function: Function = None,
+    target: Target = None,
     scores: Annotated[
         str | None, typer.Option(metavar="OUTPUT", help="The output that holds class scores.")
     ] = None,
@@ -210,6 +214,7 @@ def command(
             max_loss=max_loss,
             max_size=None if max_size is None else read_size(max_size),
             function=function,
+            minimum_deployment_target=read_target(target),
             scores=scores,
             top_k=top_k,
             jobs=jobs or os.cpu_count() or 1,

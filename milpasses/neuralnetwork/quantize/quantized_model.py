@@ -170,7 +170,7 @@ def prepared(spec: Any, settings: Settings) -> Any:
         forms = ", ".join(sorted({quantizer.stored_form(weight.declared) for weight in done}))
         raise QuantizationError(
             f"{len(done)} of {len(weights)} weights are quantized already ({forms}), and each time loses "
-            "more: start from the original model, select other layers, or pass requantize=True (--requantize)"
+            "more: start from the original model, select other layers, or pass requantize=True"
         )
     if _folds(settings) and not spec.isUpdatable:
         for scope in scopes(copy):

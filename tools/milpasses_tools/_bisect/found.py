@@ -42,8 +42,9 @@ class Bisection:
     the weights to leave uncompressed, none of which can be spared; ``kept`` is the damage that is left then,
     ``added_bytes`` what that costs. ``all`` is the damage of all compressed weights in the original's ops,
     ``whole`` that of the compressed model itself. ``rules`` are texts of rules that keep them, ``recipe``
-    (YAML) has them before the model's own recipe, where that is known. ``executions`` counts the runs of a
-    model over all samples.
+    (YAML) has them before the model's own recipe, where that is known. ``nonfinite``: the first NaN or
+    infinity that an op of the compressed model makes and that op of the original does not. ``executions``
+    counts the runs of a model over all samples.
     """
 
     original: str
@@ -64,6 +65,7 @@ class Bisection:
     added_bytes: int = 0
     rules: tuple[str, ...] = ()
     recipe: str = ""
+    nonfinite: "NonFinite | None" = None
     notes: tuple[str, ...] = ()
     note: str = NOTE
 
@@ -87,7 +89,7 @@ class PassDamage:
 
     ``damage`` is against the program at the start, ``added_db`` the signal-to-noise ratio against the program
     before the pass (None unless every program ran), ``nonfinite`` the first NaN or infinity that an op of it
-    makes. ``problem`` says why it could not be run.
+    makes and the program at the start does not. ``problem`` says why it could not be run.
     """
 
     index: int

@@ -48,8 +48,7 @@ class Tolerance:
         limits = [limit for limit in (tolerance, max_error) if limit is not None]
         if len(limits) != 1 or not math.isfinite(limits[0]) or (max_error is not None and max_error < 0):
             raise MilpassesError(
-                "give a tolerance: decibels (tolerance=40, --tolerance 40), or an absolute error "
-                "(max_error=0.01, --max-error 0.01)"
+                "give a tolerance: decibels (tolerance=40), or an absolute error (max_error=0.01)"
             )
         return cls(tolerance, max_error)
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from milpasses_tools._bisect.found import PassBisection, PassDamage
-from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure, run_all
+from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure
 from milpasses_tools._output import Progress
 
 if TYPE_CHECKING:
     import os
 
+    from milpasses_tools._bisect.nonfinite import ReferenceNonFinite
     from milpasses_tools._bisect.store import Step, Store
     from milpasses_tools._compare.comparison import NonFinite
     from milpasses_tools._compare.runners import Reference
@@ -32,7 +33,7 @@ def bisect_passes(
     max_error: float | None = None,
     samples: int | None = 4,
     seed: int = 0,
-    function: str = "main",
+    function: str | None = None,
     every: bool = False,
     progress: Progress | None = None,
 ) -> PassBisection:
@@ -41,7 +42,8 @@ def bisect_passes(
     The programs after the passes run on the same samples, and their outputs are measured against those of
     the program that the frontend made, before any pass. Without ``every`` the first pass is found by halves,
     which takes it that outputs that left the tolerance stay outside; so is the first one that makes a NaN or
-    an infinity. With ``every`` all programs run, and the pass that adds most is known.
+    an infinity which the first program does not make. With ``every`` all programs run, and the pass that adds
+    most is known.
 
     Args:
         conversion: a function that converts one model (``lambda: ct.convert(...)``), or the folder that
@@ -51,7 +53,7 @@ def bisect_passes(
         max_error: absolute error instead; then ``tolerance`` is not used.
         samples: use the first so many; None uses all.
         seed: of random data.
-        function: the function to run.
+        function: the function to run; the program's default unless given.
         every: run the program after every pass.
         progress: called with (runs so far, 0, what runs).
 
@@ -77,13 +79,14 @@ class _Programs:
     """The kept programs, each of which is built and run once."""
 
     store: "Store"
-    function: str
+    function: str | None
     progress: Progress | None
     steps: "list[Step]" = attrs.field(factory=list)
     executions: int = 0
     source: Any = None
     samples: list[Any] = attrs.field(factory=list[Any])
     reference: list[Outputs] = attrs.field(factory=list[Outputs])
+    expected: "ReferenceNonFinite | None" = None  # what the reference makes that is not finite
     results: dict[int, PassDamage] = attrs.field(factory=dict[int, PassDamage])
     last: tuple[int, list[Outputs]] | None = None
 
@@ -146,17 +149,16 @@ class _Programs:
         return Reference(Interpreter(self.store.load(step), self.function))
 
     def _run(self, runner: "Reference", step: "Step") -> tuple[list[Outputs], "NonFinite | None"]:
-        from milpasses_tools._compare.per_op import FirstNonFinite
+        from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
 
         self.executions += 1
         if self.progress is not None:
             self.progress(self.executions, 0, step.name)
-        watch = FirstNonFinite("b")
-        made: list[Outputs] = []
-        for sample in self.samples:
-            watch.sample = sample.name
-            made += run_all(runner, [sample], [watch])
-        return made, next(iter(watch.found.values()), None)
+        if self.expected is None:
+            self.expected = ReferenceNonFinite(runner.interpreter.function)
+            return run_observed(runner, self.samples, self.expected), None
+        observer = NewNonFinite(runner.interpreter.function, self.expected)
+        return run_observed(runner, self.samples, observer), observer.found
 
 
 def _search(run: _Programs, limit: Tolerance, every: bool) -> PassBisection:

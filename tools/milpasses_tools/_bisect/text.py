@@ -8,6 +8,7 @@ from milpasses_tools._output import print_table, sqnr_text
 if TYPE_CHECKING:
     from milpasses_tools._bisect.found import Bisection, PassBisection
     from milpasses_tools._bisect.measure import Damage
+    from milpasses_tools._compare.comparison import NonFinite
 
 
 def _decibels(snr_db: float | None) -> str | None:
@@ -18,6 +19,10 @@ def _text(damage: "Damage") -> str:
     if math.isinf(damage.snr_db):
         return "exact" if damage.snr_db > 0 else f"not finite in {damage.output}"
     return f"{damage.snr_db:.1f} dB in {damage.output}"
+
+
+def _nonfinite(first: "NonFinite") -> str:
+    return f"first {first.value}: in {first.output} of {first.op_type} {first.op}"
 
 
 def print_weights(found: "Bisection") -> None:
@@ -39,6 +44,8 @@ def print_weights(found: "Bisection") -> None:
         print()
     print(f"compressed: {_text(found.whole)}; tolerance {found.tolerance}")
     _print_footer(found, f"{found.differ:,} weights differ")
+    if found.nonfinite is not None:
+        print(f"{_nonfinite(found.nonfinite)}, which the original keeps finite")
     if found.kept is None:
         print("within the tolerance" if found.within else "no weight is at fault")
         return
@@ -82,8 +89,7 @@ def print_passes(found: "PassBisection") -> None:
     if found.worst is not None:
         print(f"most damage: {found.worst.name}, {_decibels(found.worst.added_db)} dB to the program before")
     if found.nonfinite is not None:
-        one = found.nonfinite
-        print(f"first {one.value}: in {one.output} of {one.op_type} {one.op}, after {found.nonfinite_pass}")
+        print(f"{_nonfinite(found.nonfinite)}, after {found.nonfinite_pass}")
 
 
 def _print_footer(found: "Bisection | PassBisection", what: str) -> None:

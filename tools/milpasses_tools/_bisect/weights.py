@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from milpasses.errors import MilpassesError
 from milpasses_tools._bisect.measure import Damage, Outputs, Tolerance, first_bad, measure, run_all
+from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
 from milpasses_tools._output import Progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample
-    from milpasses_tools._compare.runners import Reference, Runner
+    from milpasses_tools._compare.comparison import NonFinite
+    from milpasses_tools._compare.runners import Reference
     from milpasses_tools._view.graph import Function, Op, Weight
 
 
@@ -34,18 +35,18 @@ class Swap:
     values: dict[str, Any]
 
 
-def differing(original: Any, compressed: Any, function: str) -> tuple[list[Swap], list[str]]:
-    """The weights whose values differ, in program order, and notes on those that cannot be swapped."""
+def differing(original: Any, compressed: Any, functions: tuple[str, str]) -> tuple[list[Swap], list[str]]:
+    """The weights whose values differ, in program order, and notes on those that cannot be swapped.
+
+    ``functions``: the one of each model that runs.
+    """
     from milpasses_tools._view.view import view
     from milpasses_tools.diff import PairedFunctions, same_values
 
-    found = [
-        next((one for one in graph.functions if one.name == function), None)
-        for graph in (view(original), view(compressed))
-    ]
-    first, second = found
-    if first is None or second is None:
-        raise MilpassesError(f"both models need a function {function} (--function)")
+    first, second = (
+        next(function for function in view(model).functions if function.name == name)
+        for model, name in zip((original, compressed), functions, strict=True)
+    )
     pairs = PairedFunctions(first, second)
     swaps: list[Swap] = []
     notes: list[str] = []
@@ -98,19 +99,24 @@ class Subject:
     executions: int = 0
     reference: list[Outputs] = attrs.field(factory=list[Outputs])
     _known: dict[frozenset[str], Damage] = attrs.field(factory=dict)
+    _expected: ReferenceNonFinite = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.reference = self._run(self.runner, "the original")
+        self._expected = ReferenceNonFinite(self.runner.interpreter.function)
+        self._count("the original")
+        self.reference = run_observed(self.runner, self.samples, self._expected)
 
-    def _run(self, runner: "Runner", what: str) -> list[Outputs]:
+    def _count(self, what: str) -> None:
         self.executions += 1
         if self.progress is not None:
             self.progress(self.executions, 0, what)
-        return run_all(runner, self.samples)
 
-    def whole(self, runner: "Runner") -> Damage:
-        """The damage of the compressed model itself."""
-        return measure(self.reference, self._run(runner, "the compressed model"))
+    def whole(self, runner: "Reference") -> "tuple[Damage, NonFinite | None]":
+        """The damage of the compressed model itself; the first NaN or infinity that the original lacks."""
+        observer = NewNonFinite(runner.interpreter.function, self._expected)
+        self._count("the compressed model")
+        outputs = run_observed(runner, self.samples, observer)
+        return measure(self.reference, outputs), observer.found
 
     def damage(self, compressed: Iterable[str]) -> Damage:
         """The damage where just these weights are compressed."""
@@ -120,7 +126,8 @@ class Subject:
         if chosen not in self._known:
             values = [self.swaps[name].values for name in sorted(chosen)]
             self.runner.interpreter.override({name: value for one in values for name, value in one.items()})
-            outputs = self._run(self.runner, f"{len(chosen)} of {len(self.swaps)} weights compressed")
+            self._count(f"{len(chosen)} of {len(self.swaps)} weights compressed")
+            outputs = run_all(self.runner, self.samples)
             self._known[chosen] = measure(self.reference, outputs)
         return self._known[chosen]
 

@@ -109,7 +109,7 @@ def _from_coreml(value: Any) -> Any:
     return value
 
 
-def open_runner(model: Any, function: str, runtime: str) -> Runner:
+def open_runner(model: Any, function: str | None, runtime: str) -> Runner:
     """Who runs ``model`` (a path, ``MLModel``, ``Program`` or ``Interpreter``); raises ``MilpassesError``."""
     if runtime == "reference":
         interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function)
@@ -124,7 +124,8 @@ def open_runner(model: Any, function: str, runtime: str) -> Runner:
 
     if not isinstance(model, str | os.PathLike | MLModel):
         raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
-    package = open_program(model).package
+    program = open_program(model)
+    function, package = program.function_name(function), program.package
     path = str(package.path)
     description = package.spec.description
     several = {one.name: one for one in description.functions}

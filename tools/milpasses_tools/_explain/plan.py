@@ -7,7 +7,7 @@ import attrs
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError, Refusal, TargetError
-from milpasses.program.opset import Opset, lowest_opset
+from milpasses.program.opset import Opset, compressible, lowest_opset, raised_note
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe
@@ -37,7 +37,8 @@ class Planned:
 class Plan:
     """What a recipe would do.
 
-    ``refused`` says why compress would not even begin, if so; ``unmatched``: rules that decide no weight.
+    ``refused`` says why compress would not even begin, if so; ``unmatched``: rules that decide no weight;
+    ``notes``: what compress would do to the model first.
     """
 
     recipe: str
@@ -46,6 +47,7 @@ class Plan:
     totals: dict[str, Any]
     refused: str = ""
     unmatched: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON."""
@@ -54,6 +56,7 @@ class Plan:
             "target": self.target,
             "refused": self.refused,
             "unmatched": list(self.unmatched),
+            "notes": list(self.notes),
             "totals": self.totals,
             "weights": [one.to_dict() for one in self.weights],
         }
@@ -73,6 +76,11 @@ def make_plan(
     ``look`` is shown each site with its new encoding (None where it stays) and the op that would hold it.
     """
     recipe = Recipe.of(recipe)
+    notes: list[str] = []
+    raised = compressible(target)
+    if raised is not target:
+        notes.append(raised_note(target, raised))
+        target = raised
     rewriter = Rewriter(recipe, target, requantize=requantize)
     planned: list[Planned] = []
     refusals: list[str] = []
@@ -92,7 +100,7 @@ def make_plan(
     totals = Report(str(recipe), [one.record for one in planned]).totals()
     unmatched = tuple(unmatched_rules(recipe, [site.weight for site in sites]))
     refused = refusals[0] if refusals else ""
-    return Plan(str(recipe), target.name, tuple(planned), totals, refused, unmatched)
+    return Plan(str(recipe), target.name, tuple(planned), totals, refused, unmatched, tuple(notes))
 
 
 def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
@@ -107,5 +115,9 @@ def _rewrite(rewriter: Rewriter, site: Site, refusals: list[str]) -> Rewritten:
         return Rewritten(rewriter.record(site, decision, "skipped", refusal))
     except MilpassesError as error:  # a scheme that has to be calibrated
         refusals.append(str(error))
-        return Rewritten(rewriter.record(site, decision, "skipped", Refusal("stated", text=str(error))))
+        return Rewritten(
+            rewriter.record(
+                site, decision, "skipped", Refusal("needs-calibration", scheme=str(decision.scheme))
+            )
+        )
     return rewriter.rewrite(site)

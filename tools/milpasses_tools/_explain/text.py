@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from milpasses_tools._explain.explanation import Explanation, Sort, StoredWeight
 from milpasses_tools._output import print_table, shape_text, sqnr_text
+from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
     from milpasses_tools._explain.plan import Plan, Planned
@@ -31,9 +32,9 @@ def print_weights(found: Explanation, weights: Sequence[StoredWeight]) -> None:
             f"{found.share(weight.nbytes):.1%}",
             *([sqnr_text(weight.sqnr_db)] if compressed else []),
             " ".join(weight.op_types),
-            weight.why or weight.note,
+            in_options(weight.why or weight.note),
             *([weight.rule] if decided else []),
-            *([weight.change] if changed else []),
+            *([in_options(weight.change)] if changed else []),
         ]
         for weight in weights
     ]
@@ -100,8 +101,8 @@ def print_plan(plan: "Plan", sort: Sort, top: int | None) -> None:
             one.record.bytes_after,
             sqnr_text(one.record.sqnr_db),
             one.rule,
-            one.record.reason,
-            one.change,
+            in_options(one.record.reason),
+            in_options(one.change),
         ]
         for one in weights[:top]
     ]
@@ -119,7 +120,9 @@ def print_plan(plan: "Plan", sort: Sort, top: int | None) -> None:
     for rule in plan.unmatched:
         print(f"warning: {rule}")
     if plan.refused:
-        print(f"compress would refuse: {plan.refused}")
+        print(f"compress would refuse: {in_options(plan.refused)}")
+    for note in plan.notes:
+        print(f"note: {note}")
 
 
 def print_findings(found: Explanation) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from milpasses.errors import MilpassesError, Refusal
-from milpasses.program.opset import Opset, lowest_opset
+from milpasses.program.opset import Opset, compressible, lowest_opset
 from milpasses.program.weights import Site
 from milpasses.recipe import Decision, Keep, Palettize, Prune, Recipe, Scheme, literal, short_name
 from milpasses.rewrite import FLOATS
@@ -100,7 +100,7 @@ def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Re
             return f"a rule for it: {name} -> int8"
         return f"another scheme in rule {decision.rule_index + 1}, or before it a rule {name} -> int8"
     if site.existing is not None:
-        return "requantize=True (--requantize) compresses it anew"
+        return "requantize=True compresses it anew"
     if not weight.consumers and site.blocked:
         return "nothing: the model can do without it"
     if site.blocked or weight.dtype not in FLOATS or weight.rank < 2:
@@ -111,11 +111,8 @@ def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Re
         return (
             f"a rule that names it: {name} -> {scheme_text(scheme)}; or scope=all in the recipe, for all such"
         )
-    if target.constexpr is None:
-        return "--target iOS16 or later (minimum_deployment_target)"
-    if target.missing(scheme):
-        since = lowest_opset([scheme]).name
-        return f"--target {since} (minimum_deployment_target=ct.target.{since})"
+    if compressible(target).missing(scheme):
+        return f"minimum_deployment_target=ct.target.{lowest_opset([scheme]).name}"
     return _remedy(refusal, scheme)
 
 

@@ -1,6 +1,7 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
 import shutil
+import tempfile
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -60,7 +61,8 @@ class Request:
     metrics: tuple[tuple[str, Metric], ...]
     by: str | None
     limit: Limit
-    function: str
+    function: str | None
+    target: Any
     runtime: str
     scores: str | None
     top_k: int
@@ -78,6 +80,7 @@ def conduct(
     """Do all of it; see ``sweep``."""
     from milpasses_tools._compare.runners import open_runner
     from milpasses_tools._models import is_network
+    from milpasses_tools._sweep.report import write_results
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
@@ -85,6 +88,8 @@ def conduct(
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
     variants = _variants(request, legacy)
+    if not legacy:
+        _check_targets(request, variants)
     runner = open_runner(request.model, request.function, request.runtime)
     if request.scores is not None and request.scores not in runner.output_names:
         raise MilpassesError(f"no output {request.scores}; there are {', '.join(runner.output_names)}")
@@ -100,13 +105,14 @@ def conduct(
             )  # fmt: skip
             write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
             write_json(store.folder / "split.json", data.split(request.seed))
-            models = _models(request, store, variants, data, legacy, progress)
-            return _measured(request, store, models, data, variants, jobs, executor, progress)
+            models, notes = _models(request, store, variants, data, legacy, progress)
+            found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
+            return attrs.evolve(found, notes=(*found.notes, *write_results(found)))
     except (OSError, MilpassesError) as error:
         if is_full(error):
             raise MilpassesError(
                 f"{request.output}: the disk is full; what is finished is kept: make room and go on with "
-                "--resume (resume=True)"
+                "resume=True"
             ) from error
         raise
 
@@ -115,9 +121,8 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
     """The variants in the order of the table, without the original."""
     recipes = request.recipes
     if recipes is None and not request.classic and not request.variants:
-        from milpasses.program.opset import OPSETS
-
-        recipes = ("keep", *default_recipes(OPSETS[-1])) if legacy else default_recipes(_opset(request.model))
+        opset = _target(request, legacy)
+        recipes = ("keep", *default_recipes(opset)) if legacy else default_recipes(opset)
     found: list[Variant] = [*(classic() if request.classic else []), *map(from_recipe, recipes or ())]
     found += request.variants
     if any(variant.name == Original().name for variant in found):
@@ -125,10 +130,54 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
     return check_names(found)
 
 
-def _opset(model: Path) -> "Opset":
+def _target(request: Request, legacy: bool) -> "Opset":
+    """What the ML Program that recipes take will target."""
     from milpasses.program.opening import open_program
+    from milpasses.program.opset import OPSETS, compressible, opset_of
 
-    return open_program(model).target
+    if legacy:
+        own = OPSETS[-1] if request.target is None else OPSETS[0]
+    else:
+        own = open_program(request.model).target
+    asked = own if request.target is None else opset_of(int(request.target), request.target.name)
+    return compressible(max(own, asked, key=lambda opset: opset.version))
+
+
+def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
+    """Raise ``TargetError``, before anything is prepared, where the target refuses every variant there is."""
+    from milpasses.errors import TargetError
+    from milpasses.program.opening import open_program
+    from milpasses.rewrite import Rewriter
+
+    target, sites = _target(request, False), open_program(request.model).sites()
+    refused: TargetError | None = None
+    for variant in variants:
+        if not isinstance(variant, Compressed):
+            return
+        try:
+            Rewriter(variant.recipe, target).check_target(sites)
+        except TargetError as error:
+            refused = error
+        else:
+            return
+    if refused is not None:
+        raise refused
+
+
+def _raised(request: Request, store: Store) -> tuple[Path, tuple[str, ...]]:
+    """The package that recipes take: the model, or raised to its target, in the cache; and notes on that."""
+    from milpasses.program.opening import open_program, raise_to_compress
+
+    given, program = request.model.absolute(), open_program(request.model)
+    with tempfile.TemporaryDirectory(dir=store.work) as folder:
+        raised = raise_to_compress(program, request.target, Path(folder))
+        if raised is program:
+            return given, ()
+        name = f"program-{hash_model(given)[:20]}-{raised.target.name}.mlpackage"
+        path = (store.cache / name).absolute()
+        if not path.exists():
+            copy_whole(raised.package.path, path)
+        return path, raised.notes
 
 
 def _models(
@@ -138,22 +187,31 @@ def _models(
     data: Prepared,
     legacy: bool,
     progress: Progress | None,
-) -> Models:
-    """The models to start from; a legacy network is raised to an ML Program where a recipe needs one."""
+) -> tuple[Models, tuple[str, ...]]:
+    """The models to start from, and notes on them.
+
+    A legacy network is raised to an ML Program where a recipe needs one, a program to its target.
+    """
     given = program = request.model.absolute()
+    notes: tuple[str, ...] = ()
+    if not legacy:
+        program, notes = _raised(request, store)
     if legacy and any(isinstance(variant, Compressed | Fitted) for variant in variants):
-        program = (store.cache / f"program-{hash_model(given)[:20]}.mlpackage").absolute()
+        name = f"program-{hash_model(given)[:20]}-{_target(request, legacy).name}.mlpackage"
+        program = (store.cache / name).absolute()
         if not program.exists():
             import coremltools as ct
 
             from milpasses import neuralnetwork
 
-            neuralnetwork.upgrade(given, minimum_deployment_target=ct.target.iOS18, output=program)
+            target = ct.target.iOS18 if request.target is None else request.target
+            neuralnetwork.upgrade(given, minimum_deployment_target=target, output=program)
     if not data.calibration:
-        return Models(given, program)
+        return Models(given, program), notes
     tuned = [one.recipe for one in variants if isinstance(one, Compressed) and one.calibrated]
     fits = any(isinstance(one, Fitted) for one in variants)
-    return Models(given, program, learn(data, program, tuned, fits, store.cache, progress))
+    learnt = learn(data, program, tuned, fits, store.cache, request.function, progress)
+    return Models(given, program, learnt), notes
 
 
 def _measured(
@@ -162,6 +220,7 @@ def _measured(
     models: Models,
     data: Prepared,
     variants: Sequence[Variant],
+    notes: tuple[str, ...],
     jobs: int,
     executor: Executor | None,
     progress: Progress | None,
@@ -187,12 +246,9 @@ def _measured(
         raise MilpassesError(f"{request.model}: the original cannot be measured: {rows[0]['error']}")
     choice = choose(rows, request.limit, request.by, request.seed)
     saved = _save(request, store, models, tasks, choice)
-    notes = _notes(request, data, rows, choice)
+    notes = (*notes, *_notes(data, rows, choice))
     about = _about(request, data, variants, base)
-    found = Sweep(store.folder, about, _marked(rows, choice), choice, saved, len(ran), notes)
-    from milpasses_tools._sweep.report import write_results
-
-    return attrs.evolve(found, notes=(*notes, *write_results(found)))
+    return Sweep(store.folder, about, _marked(rows, choice), choice, saved, len(ran), notes)
 
 
 def _base_key(request: Request, data: Prepared) -> str:
@@ -201,8 +257,8 @@ def _base_key(request: Request, data: Prepared) -> str:
 
     metrics = repr([(name, metric_text(metric)) for name, metric in request.metrics])
     parts = [
-        __version__, hash_model(request.model), data.key, request.function, request.runtime,
-        str(request.scores), str(request.top_k), metrics,
+        __version__, hash_model(request.model), data.key, str(request.function), str(request.target),
+        request.runtime, str(request.scores), str(request.top_k), metrics,
     ]  # fmt: skip
     return content_hash(parts)
 
@@ -266,9 +322,7 @@ def _marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict
     return tuple(found)
 
 
-def _notes(
-    request: Request, data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None
-) -> tuple[str, ...]:
+def _notes(data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[str, ...]:
     notes: list[str] = []
     if choice is None:
         notes.append(
@@ -285,7 +339,7 @@ def _notes(
         notes.append(f"{len(data.measured) - data.labelled:,} samples have no label")
     failed = [row["name"] for row in rows if row["status"] == "failed"]
     if failed:
-        notes.append(f"failed, and tried again with --resume: {', '.join(failed)}")
+        notes.append(f"failed, and tried again with resume=True: {', '.join(failed)}")
     broken = {name: text for row in rows for name, text in row.get("metric_errors", {}).items()}
     notes += [
         f"metric {name} failed, its column is empty where it did: {text}" for name, text in broken.items()

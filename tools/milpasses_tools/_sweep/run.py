@@ -168,7 +168,7 @@ def _take(
     if row.get("disk_full"):
         raise MilpassesError(
             f"{name}: {row['error']}; the disk is full: {len(found):,} variants of this run are kept, make "
-            "room and go on with --resume (resume=True)"
+            "room and go on with resume=True"
         )
     found[name] = row
     board.tell(name if row["status"] == "done" else f"{name} failed")

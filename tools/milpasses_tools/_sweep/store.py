@@ -125,8 +125,7 @@ class Store:
             raise MilpassesError(f"{self.folder}: holds other files; give a new or empty folder")
         if holds and not again:
             raise MilpassesError(
-                f"{self.folder}: holds a sweep already; --resume (resume=True) goes on with it, --force "
-                "(force=True) starts anew"
+                f"{self.folder}: holds a sweep already; resume=True goes on with it, force=True starts anew"
             )
 
     @contextmanager

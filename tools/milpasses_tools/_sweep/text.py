@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from milpasses_tools._output import print_table
+from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
     from milpasses_tools._sweep.result import Sweep
@@ -26,7 +27,7 @@ def print_sweep(found: "Sweep") -> None:
         for sentence in found.choice.words:
             print(sentence)
     for note in found.notes:
-        print(f"note: {note}")
+        print(f"note: {in_options(note)}")
     about = found.about
     aside = f", {about['calibration']:,} more set aside to tune on" if about["calibration"] else ""
     print(f"on {about['samples']:,} samples of {about['data']}{aside}; computed {about['computed']}")
@@ -38,7 +39,7 @@ def print_sweep(found: "Sweep") -> None:
 def _row(row: dict[str, Any], original: dict[str, Any], metrics: list[str]) -> tuple[object, ...]:
     mark = "*" if row.get("chosen") else "+" if row.get("front") else ""
     if row["status"] != "done":
-        return (mark, row["name"], f"failed: {row['error']}", *[None] * (9 + len(metrics)))
+        return (mark, row["name"], f"failed: {in_options(row['error'])}", *[None] * (9 + len(metrics)))
     loss = row.get("loss")
     accuracy = row["accuracy"]
     return (

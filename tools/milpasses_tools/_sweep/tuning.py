@@ -24,18 +24,22 @@ class Calibration:
     Iterating gives the samples. ``statistics`` (.npz): of the inputs of all weights that a recipe calibrates;
     None where they do not fit into memory together, so that each variant computes its own, a few weights at a
     time. ``sensitivity`` (.json): what each scheme stores and what error it makes, for budgets.
+    ``function``: the one that runs.
     """
 
     data: Prepared
     statistics: Path | None = None
     sensitivity: Path | None = None
+    function: str | None = None
 
     def __iter__(self) -> Iterator[Sample]:
         return self.data.samples(self.data.calibration)
 
     def options(self) -> dict[str, Any]:
         """What to give to ``milpasses.compress``."""
-        return {"calibration": self} if self.statistics is None else {"statistics": self.statistics}
+        if self.statistics is not None:
+            return {"statistics": self.statistics}
+        return {"calibration": self, "function": self.function}
 
 
 def learn(
@@ -44,6 +48,7 @@ def learn(
     recipes: Sequence[Recipe],
     fits: bool,
     cache: Path,
+    function: str | None,
     progress: Progress | None,
 ) -> Calibration:
     """Statistics for ``recipes``, and with ``fits`` a sensitivity table; what ``cache`` holds is taken.
@@ -54,9 +59,10 @@ def learn(
 
     recipes = [*recipes, Recipe.of("pal4")] if fits else recipes  # a fit calibrates every weight that is used
     texts = sorted(map(repr, recipes))
-    key = content_hash([__version__, hash_model(program), data.key, repr(data.calibration), *texts])[:20]
+    given = [__version__, hash_model(program), data.key, repr(data.calibration), str(function)]
+    key = content_hash([*given, *texts])[:20]
     statistics, sensitivity = cache / f"statistics-{key}.npz", cache / f"sensitivity-{key}.json"
-    found = Calibration(data)
+    found = Calibration(data, function=function)
     with one_thread():
         if recipes:
             known = statistics.exists() or _write_statistics(found, program, recipes, statistics, progress)
@@ -87,7 +93,7 @@ def _write_statistics(
     def calibrates(site: Site) -> bool:
         return any(rewriter.calibrates(site) for rewriter in rewriters)
 
-    found = collect_ahead(opened, calibrates, samples, progress=shown)
+    found = collect_ahead(opened, calibrates, samples, function=samples.function, progress=shown)
     if found is not None:
         found.save(path)
     return found is not None
@@ -103,7 +109,13 @@ def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress
         names = tuned_candidates(open_program(program).target)
     statistics = _load(samples.statistics)
     found = sensitivity(
-        program, samples, candidates=names, statistics=statistics, samples=PROBES, progress=progress
+        program,
+        samples,
+        candidates=names,
+        statistics=statistics,
+        samples=PROBES,
+        function=samples.function,
+        progress=progress,
     )
     write_json(path, found.to_dict())
 
@@ -125,7 +137,8 @@ def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Rec
     wanted: dict[str, Any] = {"max_loss" if budget.lower().endswith("db") else "budget": budget}
     if calibration is None:
         return fit(program, **wanted).recipe
-    samples, statistics = Samples.of(list(calibration), program), _load(calibration.statistics)
+    samples = Samples.of(list(calibration), program, function=calibration.function)
+    statistics = _load(calibration.statistics)
     return fit(
         program,
         data=samples,
@@ -133,5 +146,6 @@ def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Rec
         samples=PROBES,
         statistics=statistics,
         sensitivity=calibration.sensitivity,
+        function=calibration.function,
         **wanted,
     ).recipe

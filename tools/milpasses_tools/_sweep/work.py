@@ -42,7 +42,7 @@ class Task:
     result: Path
     reference: Path
     work: Path
-    function: str = "main"
+    function: str | None = None
     runtime: str = "reference"
     scores: str | None = None
     top_k: int = 5

@@ -16,6 +16,7 @@ from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
+from milpasses.program.files import whole_file, write_text
 from milpasses_tools._view.graph import GraphView
 from milpasses_tools._view.program import view_program
 from milpasses_tools._view.text import text_lines
@@ -39,13 +40,14 @@ class Kept:
         """Write the folder; what was there of another failure is replaced."""
         folder.mkdir(parents=True, exist_ok=True)
         lines = text_lines(self.view)
-        (folder / "program.mil").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / "program.mil", "\n".join(lines) + "\n")
         for old in ("program.json", "constants.npz"):
             (folder / old).unlink(missing_ok=True)
         if not self.problem:
-            (folder / "program.json").write_text(json.dumps(self.functions), encoding="utf-8")
+            write_text(folder / "program.json", json.dumps(self.functions))
             arrays: Any = {str(index): plain(one) for index, one in enumerate(self.arrays)}
-            np.savez(folder / "constants.npz", **arrays)
+            with whole_file(folder / "constants.npz") as file:
+                np.savez(file, **arrays)
         kept, lost = _options(options)
         content = {
             "pass": name,
@@ -56,7 +58,7 @@ class Kept:
             "error": error,
             "problem": self.problem,
         }
-        (folder / "replay.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_text(folder / "replay.json", json.dumps(content, indent=2) + "\n")
 
 
 def _options(options: Any) -> tuple[dict[str, Any], list[str]]:

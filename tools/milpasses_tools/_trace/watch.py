@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from milpasses import _coremltools as host
+from milpasses.program.files import write_text
 from milpasses_tools._bisect.store import Store
 from milpasses_tools._trace.fingerprint import Snapshot, Values, compare, stale
 from milpasses_tools._trace.keep import Kept, capture
@@ -107,7 +108,7 @@ class Watch:
     def _write(self, program: Any, title: str, notes: list[str]) -> None:
         assert self.dumps is not None
         lines = [*(f"# {note}" for note in notes), *text_lines(view_program(program))]
-        (self.dumps / f"{title}.mil").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(self.dumps / f"{title}.mil", "\n".join(lines) + "\n")
         if self.keep_programs:
             Store(self.dumps).add(title, capture(program))
 
@@ -128,8 +129,7 @@ class Watch:
         if self.snapshot is not None and not self.every_value:
             names = filter(None, map(self.snapshot.constant_of, self.values.overlooked()))
             self.trace.notes.extend(
-                f"constant {name} was changed in place; every_value=True (--every-value) says by which pass"
-                for name in names
+                f"constant {name} was changed in place; every_value=True says by which pass" for name in names
             )
         ran = {one.name for one in self.trace.passes}
         self.trace.notes.extend(f"pass {name} did not run" for name in self.dump_after if name not in ran)

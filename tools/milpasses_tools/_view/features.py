@@ -47,7 +47,8 @@ def type_text(feature: Any) -> str:
 
 def _array_text(array: Any) -> str:
     dtype = type(array).ArrayDataType.Name(array.dataType).lower()
-    return f"{dtype} {shape_text(array.shape)}{_flexible(array)}"
+    shape = shape_text(array.shape) if array.shape else "unknown"
+    return f"{dtype} {shape}{_flexible(array)}"
 
 
 def _flexible(feature: Any) -> str:

@@ -19,6 +19,7 @@ from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipelin
 from milpasses.program.saved import SavedProgram
 from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
+from milpasses.recipe.unmatched import find_unmatched
 from milpasses.report import METADATA_KEY, Report
 from milpasses.rewrite import (
     Progress,
@@ -171,13 +172,17 @@ def _write_pipeline(
 ) -> CompressedModel:
     """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed."""
     report = Report(notes=[note for program in pipeline.raised.values() for note in program.notes])
+    if rewriters is not None:  # a rule may be for one part alone
+        rewriter = next(iter(rewriters.values()))
+        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
+        find_unmatched(report, rewriter.recipe, weights, rewriter.strict)
 
     def rewrite_part(name: str, copy: SavedCopy) -> None:
         found = Report()
         if rewriters is None:
             decompress_program(copy, found)
         else:
-            rewrite_program(copy, rewriters[name], found, progress)
+            rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
         report.recipe = found.recipe
         report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
 

@@ -1,7 +1,6 @@
 """What the entry points share: match, check, encode, verify each weight; it never touches a graph."""
 
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,25 +15,18 @@ from milpasses.calibration.sources import StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, Stored, lower
-from milpasses.encoding.verify import check_decoding
-from milpasses.errors import (
-    MilpassesError,
-    Refusal,
-    TargetError,
-    UnmatchedRuleWarning,
-    unmatched_text,
-)
+from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
+from milpasses.errors import MilpassesError, Refusal, TargetError
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
-from milpasses.recipe.errors import RecipeError
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
-from milpasses.recipe.unmatched import unmatched_rules
-from milpasses.report import METADATA_KEY, Record, Report, Status, decibels
+from milpasses.recipe.unmatched import find_unmatched
+from milpasses.report import METADATA_KEY, Record, Report, Status
 
 Progress = Callable[[int, int, str], None]
 
@@ -144,7 +136,7 @@ class Rewriter:
         chosen: dict[str, Any] = {}
         corrected = None
         try:
-            _check_finite(value)
+            check_finite(value)
             if existing is not None and self.join:
                 encoding = encoder.extend(existing, value, decision.scheme)
             else:
@@ -162,7 +154,7 @@ class Rewriter:
             notes=tuple(encoder.notes),
             form=encoding.form,
             bytes_after=encoding.nbytes,
-            **errors(value, decoded),
+            **decoding_errors(value, decoded),
             **chosen,
         )
         if self.calibration is not None:
@@ -254,26 +246,25 @@ class PairedRewriter:
         record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept")
         change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
         note = "bias corrected: + (W - W') E[x]"
-        return Rewritten(
-            attrs.evolve(record, notes=(note,), max_error=float(change)),
-            [_constant(site.weight.name, corrected)],
-        )
+        record = attrs.evolve(record, notes=(note,), max_error=float(change))
+        return Rewritten(record, [_constant(site.weight.name, corrected)])
 
 
 def rewrite_program(
-    program: WeightProgram, rewriter: Rewriter, report: Report, progress: Progress | None = None
+    program: WeightProgram,
+    rewriter: Rewriter,
+    report: Report,
+    progress: Progress | None = None,
+    say_unmatched: bool = True,
 ) -> int:
     """Rewrite every weight of ``program`` that the recipe wants; fills ``report``, returns the count.
 
-    Warns of rules that decide nothing, and raises RecipeError where the rewriter is strict.
+    ``say_unmatched``: as ``find_unmatched`` does, which a part of a pipeline alone cannot tell.
     """
     sites = program.sites()
-    report.unmatched[:] = unmatched_rules(rewriter.recipe, [site.weight for site in sites])
-    if report.unmatched and rewriter.strict:
-        raise RecipeError(unmatched_text(report.unmatched))
+    if say_unmatched:
+        find_unmatched(report, rewriter.recipe, [site.weight for site in sites], rewriter.strict)
     rewriter.check(sites)
-    if report.unmatched:
-        warnings.warn(unmatched_text(report.unmatched), UnmatchedRuleWarning, stacklevel=2)
     paired = PairedRewriter(rewriter, sites)
     report.recipe = str(rewriter.recipe)
     return _replace(program, sites, report, paired.rewrite, progress)
@@ -378,22 +369,6 @@ def _replace(
 def _is_multiplied(weight: Weight) -> bool:
     """Whether it is a weight, and no grid, mask or scale; one without known uses is taken for a weight."""
     return not weight.consumers or any(use.multiplies for use in weight.consumers)
-
-
-def _check_finite(value: NDArray[Any]) -> None:
-    from milpasses_kernels.finite import nonfinite
-
-    nans, infinities = nonfinite(value)
-    if nans or infinities:
-        raise Refusal("nonfinite", nans=nans, infinities=infinities)
-
-
-def errors(value: NDArray[Any], decoded: NDArray[Any]) -> dict[str, float]:
-    """``sqnr_db`` and ``max_error`` of a decoded weight, as a ``Record`` has them."""
-    from milpasses_kernels.decode import error_sums
-
-    signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)
-    return {"sqnr_db": decibels(signal, noise), "max_error": largest if noise else 0.0}
 
 
 def decompressed(site: Site) -> Rewritten:

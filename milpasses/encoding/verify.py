@@ -15,7 +15,8 @@ from milpasses.encoding.blocks import Shape
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import OpGeneration
 from milpasses.encoding.lowering import OpSpec, Ref, lower
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, Refusal
+from milpasses.report import decibels
 
 Array = NDArray[Any]
 _CORNER = 16_384
@@ -157,3 +158,20 @@ _OPTIONAL = {
     "constexpr_lut_to_dense": "vector_axis",
     "constexpr_lut_to_sparse": "vector_axis",
 }
+
+
+def check_finite(value: Array) -> None:
+    """Raise ``Refusal`` where a weight has NaN or infinite values."""
+    from milpasses_kernels.finite import nonfinite
+
+    nans, infinities = nonfinite(value)
+    if nans or infinities:
+        raise Refusal("nonfinite", nans=nans, infinities=infinities)
+
+
+def decoding_errors(value: Array, decoded: Array) -> dict[str, float]:
+    """``sqnr_db`` and ``max_error`` of a decoded weight, as a ``Record`` has them."""
+    from milpasses_kernels.decode import error_sums
+
+    signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)
+    return {"sqnr_db": decibels(signal, noise), "max_error": largest if noise else 0.0}

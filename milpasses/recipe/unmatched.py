@@ -1,12 +1,16 @@
 """Rules that give nothing to any weight of a model, and what may have been meant."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+from milpasses.errors import UnmatchedRuleWarning, unmatched_text
+from milpasses.recipe.errors import RecipeError
 from milpasses.recipe.names import CONSTANT_SUFFIX, OP_SUFFIX, matches_exactly, matches_spelling
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.rules import Rule
 from milpasses.recipe.weights import MatchableWeight
+from milpasses.report import Report
 
 _NEAREST = 3
 
@@ -76,3 +80,14 @@ def _nothing(rule: Rule, weights: Sequence[MatchableWeight]) -> str:
 def _nearest(what: str, glob: str, names: Sequence[str]) -> list[str]:
     nearest = get_close_matches(glob.strip("*?"), dict.fromkeys(names), _NEAREST, 0.4)
     return [f"nearest {what}: {', '.join(nearest)}"] if nearest else []
+
+
+def find_unmatched(
+    report: Report, recipe: Recipe, weights: Sequence[MatchableWeight], strict: bool = False
+) -> None:
+    """Put ``unmatched_rules`` into ``report``, and warn of them; RecipeError instead where ``strict``."""
+    report.unmatched[:] = unmatched_rules(recipe, weights)
+    if report.unmatched and strict:
+        raise RecipeError(unmatched_text(report.unmatched))
+    if report.unmatched:
+        warnings.warn(unmatched_text(report.unmatched), UnmatchedRuleWarning, stacklevel=4)

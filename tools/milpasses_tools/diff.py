@@ -280,9 +280,9 @@ def _compare(function: str, a: Weight, b: Weight) -> WeightChange | None:
     sqnr: float | None = float("inf") if same else None
     floats = {"float16", "float32"}
     if not same and first.shape == second.shape and {first.dtype.name, second.dtype.name} <= floats:
-        from milpasses.rewrite import errors
+        from milpasses.encoding.verify import decoding_errors
 
-        sqnr = errors(first, second)["sqnr_db"]
+        sqnr = decoding_errors(first, second)["sqnr_db"]
     return WeightChange("changed", function, a.name, _form(a), _form(b), a.bits, b.bits, sqnr)
 
 

@@ -62,14 +62,14 @@ class PipelineInterpreter(Interpreter):
     def __init__(
         self,
         program_or_package: Any,
-        function: str = "main",
+        function: str | None = None,
         precision: Precision = "declared",
         *,
         backend: BackendName = "auto",
         seed: int = 0,
         keep_weights: bool = True,
     ) -> None:
-        if function != "main":
+        if function not in (None, "main"):
             raise InterpreterError(f"no function '{function}': a pipeline has none")
         pipeline = open_pipeline(program_or_package)
         options: dict[str, Any] = {"backend": backend, "seed": seed, "keep_weights": keep_weights}

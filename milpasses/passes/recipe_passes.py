@@ -7,8 +7,7 @@ ML backend does that). Every short name of the README's table is registered when
 
 from typing import Any
 
-from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
-
+from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.passes._weight_pass import WeightPass
 from milpasses.recipe.recipe import Recipe
@@ -59,7 +58,7 @@ def register_pass(recipe: Any, name: str | None = None, override: bool = False) 
     if not short or short != short.strip() or "::" in short:
         raise MilpassesError(f"{short!r} cannot name a pass: give a text without spaces around it and '::'")
     full = f"{NAMESPACE}::{short}"
-    registered = PASS_REGISTRY.passes.get(full)
+    registered = host.pass_registry().passes.get(full)
     if registered is not None:
         own = issubclass(registered, RecipePass)
         if own and Recipe.of(registered.recipe) == wanted:
@@ -73,7 +72,7 @@ def register_pass(recipe: Any, name: str | None = None, override: bool = False) 
 
 def _register(name: str, recipe: Any) -> None:
     kind = type(name, (RecipePass,), {"recipe": recipe, "__module__": __name__})
-    PASS_REGISTRY.add(NAMESPACE, kind, override=True, name=name)
+    host.pass_registry().add(NAMESPACE, kind, override=True, name=name)
 
 
 for _name in SHORT_NAMES:

@@ -171,9 +171,10 @@ def test_wrong_arguments_and_files_write_nothing(tmp_path: Path) -> None:
     for given, nbits, mode, options, message in cases:
         with pytest.raises(MilpassesError, match=message):
             quantize_weights(given, nbits, mode, output=out, **options)
+    (tmp_path / "program").mkdir()
     with pytest.raises(PackageError, match=r"is an ML Program; milpasses\.compress"):
-        quantize_weights(saved(program, tmp_path), 4, output=out)
-    for bad in (tmp_path / "out.mlpackage", tmp_path / "none" / "out.mlmodel", good):
+        quantize_weights(saved(program, tmp_path / "program"), 4, output=out)
+    for bad in (tmp_path / "out.onnx", tmp_path / "none" / "out.mlmodel", good):
         with pytest.raises(PackageError, match=r"must end in \.mlmodel|does not exist|exists already"):
             quantize_weights(good, 4, output=bad)
     assert not out.exists()

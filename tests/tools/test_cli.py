@@ -114,7 +114,7 @@ class TestErrors:
             milpasses_command("explain", "model.mlpackage")
 
     def test_ctrl_c_ends_quietly(self, milpasses_command: Run, monkeypatch: pytest.MonkeyPatch):
-        def interrupt(*_: object) -> None:
+        def interrupt(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(sys.modules["milpasses_tools.explain"], "explain", interrupt)

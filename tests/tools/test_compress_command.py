@@ -97,7 +97,7 @@ class TestResult:
         assert content["output"] == {"path": str(output), "bytes": disk_bytes(output)}
         assert content["seconds"] > 0
         saved = json.loads(report.read_text(encoding="utf-8"))
-        keys = ("milpasses", "recipe", "unmatched", "totals", "weights")
+        keys = ("milpasses", "recipe", "unmatched", "notes", "totals", "weights")
         assert saved == {key: content[key] for key in keys}
 
     def test_a_recipe_with_rules_and_one_in_yaml_are_the_same(

@@ -213,11 +213,16 @@ def consumers(graph: FunctionGraph, variable: Any) -> tuple[Consumer, ...]:
             graph.op_name(op),
             param,
             partial(graph.scalar, op),
-            _is_passed_on(graph, op, param, combined=False, seen=set()),
+            _normalizes_input(graph, op) or _is_passed_on(graph, op, param, combined=False, seen=set()),
         )
         for op, param in graph.uses(variable)
     ]
     return tuple(dict.fromkeys(uses))
+
+
+def _normalizes_input(graph: FunctionGraph, op: Any) -> bool:
+    """``op`` subtracts a mean image from an input of the program: as good as a first layer."""
+    return graph.op_type(op) == "sub" and graph.takes_input(op)
 
 
 def _is_passed_on(graph: FunctionGraph, op: Any, param: str, combined: bool, seen: set[str]) -> bool:

@@ -92,6 +92,10 @@ class FunctionGraph(Protocol):
         """The value of a constant scalar input, None where it is not given or not known."""
         ...
 
+    def takes_input(self, op: Any) -> bool:
+        """``op`` takes an input of the function, as it is or cast."""
+        ...
+
     def inferred(self, op: Any) -> bool:
         """``op`` has a value that was inferred from its constant inputs."""
         ...

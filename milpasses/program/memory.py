@@ -111,6 +111,16 @@ class MemoryFunction:
         bound = op.inputs.get(param)
         return None if bound is None else bound.val
 
+    def takes_input(self, op: Any) -> bool:
+        """``op`` takes an input of the function, as it is or cast."""
+        for bound in op.inputs.values():
+            for variable in bound if isinstance(bound, list | tuple) else [bound]:
+                while variable is not None and variable.op is not None and variable.op.op_type == "cast":
+                    variable = variable.op.x
+                if variable is not None and variable.op is None and variable.val is None:
+                    return True
+        return False
+
     def inferred(self, op: Any) -> bool:
         """``op`` has a value that was inferred from its constant inputs."""
         return any(output.val is not None for output in op.outputs)

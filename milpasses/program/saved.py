@@ -155,6 +155,17 @@ class SavedFunction:
             return None
         return constant_scalar(producer.attributes["val"])
 
+    def takes_input(self, op: Any) -> bool:
+        """``op`` takes an input of the function, as it is or cast."""
+        for argument in op.inputs.values():
+            for binding in argument.arguments:
+                name = binding.name if binding.WhichOneof("binding") == "name" else ""
+                while name in self.producers and self.producers[name].type == "cast":
+                    name = self.producers[name].inputs["x"].arguments[0].name
+                if name and name not in self.producers:
+                    return True
+        return False
+
     def inferred(self, op: Any) -> bool:
         """A saved program holds no inferred values."""
         return False

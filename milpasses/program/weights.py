@@ -23,7 +23,7 @@ class Consumer:
 
     ``transposed`` is the op's own flag for that parameter (``transpose_y`` of a matmul), ``groups`` a
     convolution's. ``passed_on``: the op only reshapes, casts or scales the weight, and an op that takes its
-    output multiplies and sums with it.
+    output multiplies and sums with it; or it is a mean image that an input of the program loses.
     """
 
     op_type: str

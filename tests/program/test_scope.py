@@ -202,3 +202,23 @@ def test_explain_says_what_would_change_it() -> None:
     assert {planned.record.name: planned.record.status for planned in again.weights}["mask_to_fp16"] == (
         "compressed"
     )
+
+
+@pytest.mark.parametrize("target", [ct.target.iOS16, ct.target.iOS18])
+def test_the_mean_image_of_an_input_is_a_weight(target: Any) -> None:
+    """The legacy format's networks begin with one, which is a large part of a small model."""
+
+    def make() -> Any:
+        @mb.program(input_specs=[mb.TensorSpec(shape=(1, 3, 32, 32))], opset_version=target)
+        def program(x: Any) -> Any:
+            y = mb.sub(x=x, y=random((1, 3, 32, 32), 0, 50.0), name="less_mean")
+            return mb.add(x=mb.relu(x=y), y=random((1, 3, 32, 32), 1), name="grid")
+
+        return program
+
+    pipeline = mp.pipeline("pal4")
+    convert(make(), target, pass_pipeline=pipeline, skip_model_load=True)
+    saved = mp.compress(convert(make(), target, skip_model_load=True), "pal4").report
+    for report in (pipeline.report, saved):
+        fates = [(record.status, record.consumers[0].partition(":")[0]) for record in report]
+        assert sorted(fates) == [("compressed", "less_mean_cast_fp16"), ("skipped", "grid_cast_fp16")]

@@ -155,7 +155,7 @@ class TestFeatures:
         optional = feature(multiArrayType=self.array(), isOptional=True)
         assert type_text(optional) == "float16 1x3x8 (optional)"
         scalar = self.ARRAY(dataType=self.ARRAY.INT32)
-        assert type_text(feature(multiArrayType=scalar)) == "int32 scalar"
+        assert type_text(feature(multiArrayType=scalar)) == "int32 unknown"
 
     def test_flexible_shapes(self):
         enumerated = self.array()

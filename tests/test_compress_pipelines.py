@@ -10,6 +10,7 @@ from pipeline_models import SIZE, detector, detector_pipeline, linear_part, pipe
 
 import milpasses as mp
 from milpasses.interpreter import Interpreter
+from milpasses.program.pipelines import open_pipeline
 
 PART_NAMES = ["detector/conv1_weight_0_to_fp16", "detector/conv2_weight_0_to_fp16"]
 
@@ -158,3 +159,17 @@ def test_a_detectors_boxes_before_and_after(package: Path, recipe: str, pixels: 
         assert len(set(match)) == len(match)
         assert np.abs(old["coordinates"][matched] - new["coordinates"][match]).max() < pixels
         assert np.abs(old["confidence"][matched] - new["confidence"][match]).max() < points
+
+
+def test_a_rule_is_unmatched_where_no_part_has_its_weight(two: Any) -> None:
+    sites = open_pipeline(two).programs()["part1"].sites()
+    content = next(site.weight.content for site in sites if site.weight.rank == 2)
+    of_one_part = mp.Recipe("int8", [mp.Rule("keep", content=content)])
+    report = mp.compress(two, of_one_part, strict=True).report
+    assert report.unmatched == []
+    assert (report.count("compressed"), report.count("kept")) == (1, 1)
+    with pytest.raises(mp.RecipeError, match="rule 1"):
+        mp.compress(two, "int8; name=nowhere* -> keep", strict=True)
+    with pytest.warns(mp.UnmatchedRuleWarning):
+        report = mp.compress(two, "int8; name=nowhere* -> keep").report
+    assert len(report.unmatched) == 1

@@ -131,8 +131,9 @@ class Rewriter:
         existing = site.existing() if site.existing is not None else None
         value = weight.value if existing is None else existing.decode()
         encoder = Encoder(
-            weight, self.target.generation, self.fit_groups, separate_scales=self.separate_scales
-        )
+            weight, self.target.generation, self.fit_groups,
+            separate_scales=self.separate_scales, mask_zeros=not self.only_if_smaller,
+        )  # fmt: skip
         chosen: dict[str, Any] = {}
         corrected = None
         try:

@@ -34,7 +34,7 @@ class Encoder(Generic[W]):
     otherwise refuse, as coremltools does. ``importance``: what the squared error of each element counts
     (float32, shaped as the weight); all the same where there is none. ``separate_scales``: per-channel
     scales may stay an op of their own, which fails to load on the Neural Engine, where folding them takes
-    more bytes.
+    more bytes. ``mask_zeros``: a weight of zeros alone is pruned, too, as by coremltools.
     """
 
     weight: W
@@ -42,6 +42,7 @@ class Encoder(Generic[W]):
     fit_groups: bool = True
     importance: Array | None = None
     separate_scales: bool = False
+    mask_zeros: bool = False
     notes: list[str] = attrs.field(factory=list)
 
     def encode(self, value: Array, scheme: Scheme) -> Encoding:
@@ -129,7 +130,7 @@ class Encoder(Generic[W]):
         return Sparse(mask, gather(value, mask))
 
     def _mask(self, value: Array, scheme: Prune) -> Array:
-        if not value.any():
+        if not (value.any() or self.mask_zeros):
             raise Refusal("all-zero")
         return prune_mask(self.weight, value, scheme, self.importance)
 

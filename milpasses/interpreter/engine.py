@@ -11,9 +11,10 @@ from milpasses.interpreter.backend import Backend, BackendName
 from milpasses.interpreter.backend_choice import choose_backend
 from milpasses.interpreter.constants import Constants
 from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed, fetch
-from milpasses.interpreter.plan import Plan, Step, is_constant, plan_blocks, read_by
+from milpasses.interpreter.plan import Plan, Step, plan_blocks, read_by
 from milpasses.interpreter.program import load
 from milpasses.interpreter.registry import Array, InterpreterError, rule
+from milpasses.program.weights import is_constant
 
 Precision = Literal["declared", "float32"]
 Observer = Callable[[Any, Mapping[str, Any], Sequence[Any]], None]

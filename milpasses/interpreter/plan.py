@@ -6,6 +6,7 @@ from typing import Any
 
 from milpasses.interpreter.io import numpy_type
 from milpasses.interpreter.registry import Rule, rule
+from milpasses.program.weights import is_constant
 
 
 @dataclass
@@ -47,11 +48,6 @@ class Plan:
 def is_weight_op(op: Any) -> bool:
     """The op gives a constant: it is a const, or a constexpr op of a compressed weight."""
     return op.op_type == "const" or op.op_type.startswith("constexpr_")
-
-
-def is_constant(var: Any) -> bool:
-    """The variable is a constant or a compressed weight."""
-    return var.op is not None and is_weight_op(var.op)
 
 
 def bound_vars(argument: Any) -> list[Any]:

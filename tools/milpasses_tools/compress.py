@@ -36,7 +36,9 @@ _COLUMNS = ("weight", "shape", "status", "form", ">bits", ">bytes before", ">aft
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="An .mlpackage that holds an ML Program.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="IN", help="An .mlpackage of an ML Program, or of a pipeline with some.")
+    ],
     output: Output,
     recipe: Annotated[
         str | None,

@@ -122,21 +122,22 @@ class TestMemory:
         assert alive[-1] == 0
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("functions")
+    program = weights_program(random((256, 256)), random((128, 256), 1))
+    convert(program, skip_model_load=True).save(str(folder / "one.mlpackage"))
+    description = ct.utils.MultiFunctionDescriptor()
+    for name in ("first", "second"):
+        description.add_function(str(folder / "one.mlpackage"), "main", name)
+    description.default_function_name = "first"
+    path = folder / "shared.mlpackage"
+    ct.utils.save_multifunction(description, str(path))
+    return path
+
+
 class TestSharing:
     """Functions that share a weight share it after every rewriting."""
-
-    @pytest.fixture(scope="class")
-    def shared(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("functions")
-        program = weights_program(random((256, 256)), random((128, 256), 1))
-        convert(program, skip_model_load=True).save(str(folder / "one.mlpackage"))
-        description = ct.utils.MultiFunctionDescriptor()
-        for name in ("first", "second"):
-            description.add_function(str(folder / "one.mlpackage"), "main", name)
-        description.default_function_name = "first"
-        path = folder / "shared.mlpackage"
-        ct.utils.save_multifunction(description, str(path))
-        return path
 
     def test_requantized_and_decompressed(self, shared: Path, tmp_path: Path) -> None:
         dense = weight_bytes(ct.models.MLModel(str(shared), skip_model_load=True), tmp_path / "a.mlpackage")

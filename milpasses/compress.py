@@ -82,7 +82,7 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
-    recipe = Recipe.of(recipe)
+    given, recipe = recipe, Recipe.of(recipe)
     options: dict[str, Any] = {
         "requantize": requantize,
         "statistics": statistics,
@@ -101,7 +101,7 @@ def compress(
     else:
         pipeline, programs = None, {"": open_program(model, skip_model_load)}
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model, calibration, statistics, given))
     with tempfile.TemporaryDirectory() as folder:
         programs = _raised(programs, minimum_deployment_target, Path(folder))
         if pipeline is None:
@@ -128,6 +128,8 @@ def decompress(
 
     ``model``, ``output``, ``part``, ``force`` and ``skip_model_load`` as for ``compress``.
     """
+    if output is not None:
+        check_output(Path(output), force, (model,))
     if is_pipeline(model):
         return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
     if part is not None:

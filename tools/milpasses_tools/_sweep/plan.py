@@ -103,8 +103,8 @@ def conduct(
                 request.data, runner.inputs, store.cache,
                 limit=request.samples, seed=request.seed, calibration=share,
             )  # fmt: skip
-            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
-            write_json(store.folder / "split.json", data.split(request.seed))
+            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"}, force=True)
+            write_json(store.folder / "split.json", data.split(request.seed), force=True)
             models, notes = _models(request, store, variants, data, legacy, progress)
             found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
             return attrs.evolve(found, notes=(*found.notes, *write_results(found)))
@@ -176,7 +176,7 @@ def _raised(request: Request, store: Store) -> tuple[Path, tuple[str, ...]]:
         name = f"program-{hash_model(given)[:20]}-{raised.target.name}.mlpackage"
         path = (store.cache / name).absolute()
         if not path.exists():
-            copy_whole(raised.package.path, path)
+            copy_whole(raised.package.path, path, force=True)
         return path, raised.notes
 
 
@@ -302,7 +302,7 @@ def _save(
     saved = store.folder / f"chosen{made.suffix}"
     if kept is None:
         return made.rename(saved)
-    copy_whole(made, saved)
+    copy_whole(made, saved, force=True)
     return saved
 
 

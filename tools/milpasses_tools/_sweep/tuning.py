@@ -117,7 +117,7 @@ def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress
         function=samples.function,
         progress=progress,
     )
-    write_json(path, found.to_dict())
+    write_json(path, found.to_dict(), force=True)
 
 
 def _load(statistics: Path | None) -> Any:

@@ -60,7 +60,7 @@ def evaluate(task: Task) -> dict[str, Any]:
     try:
         with one_thread(), tempfile.TemporaryDirectory(dir=task.work) as folder:
             row.update(_measure(task, Path(folder)))
-        write_json(task.result, _plain(row))
+        write_json(task.result, _plain(row), force=True)
     except Exception as error:
         message = " ".join(str(error).split()) or "no message"
         return {

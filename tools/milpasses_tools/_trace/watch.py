@@ -108,7 +108,7 @@ class Watch:
     def _write(self, program: Any, title: str, notes: list[str]) -> None:
         assert self.dumps is not None
         lines = [*(f"# {note}" for note in notes), *text_lines(view_program(program))]
-        write_text(self.dumps / f"{title}.mil", "\n".join(lines) + "\n")
+        write_text(self.dumps / f"{title}.mil", "\n".join(lines) + "\n", force=True)
         if self.keep_programs:
             Store(self.dumps).add(title, capture(program))
 

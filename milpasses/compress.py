@@ -1,7 +1,6 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,15 @@ from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
-from milpasses.program.opening import open_program, raise_to_compress
+from milpasses.program.opening import open_program
 from milpasses.program.package import check_output
-from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline
+from milpasses.program.pipelines import (
+    SavedPipeline,
+    check_one_function,
+    is_pipeline,
+    open_pipeline,
+    opened_parts,
+)
 from milpasses.program.saved import SavedProgram
 from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
@@ -91,27 +96,17 @@ def compress(
         "strict": strict,
         "progress": progress,
     }
-    if is_pipeline(model):
-        pipeline = open_pipeline(model, skip_model_load)
-        programs = pipeline.programs(part)
-        if statistics is not None and not is_norms(statistics) and part is None:
-            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
-    elif part is not None:
-        raise MilpassesError(f"part {part}: the model is no pipeline")
-    else:
-        pipeline, programs = None, {"": open_program(model, skip_model_load)}
     if output is not None:
         check_output(Path(output), force)
-    with tempfile.TemporaryDirectory() as folder:
-        programs = _raised(programs, minimum_deployment_target, Path(folder))
+    with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
+        check_one_function(pipeline, function)
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
             rewriter = rewriter_for(programs[""], recipe, function=function, **options)
             return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress)
-        if function is not None:
-            raise MilpassesError(f"function {function}: the parts of a pipeline have one function each")
-        pipeline = attrs.evolve(pipeline, raised=programs)
+        if statistics is not None and not is_norms(statistics) and part is None:
+            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
         rewriters = _rewriters(pipeline, programs, recipe, options)
         return _write_pipeline(pipeline, part, rewriters, output, force, progress)
 
@@ -133,16 +128,6 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _raised(programs: dict[str, SavedProgram], target: Any, folder: Path) -> dict[str, SavedProgram]:
-    """``programs`` for ``target``, or the oldest that has compressed weights, in folders under ``folder``."""
-    raised: dict[str, SavedProgram] = {}
-    for index, (name, program) in enumerate(programs.items()):
-        place = folder / str(index)
-        place.mkdir()
-        raised[name] = raise_to_compress(program, target, place)
-    return raised
 
 
 def _rewriters(

@@ -217,8 +217,8 @@ def test_pipelines_of_any_kind() -> None:
         found = quantize_weights(model(outer), 4, "kmeans_lut")
         assert found.get_spec().specificationVersion == 4
         assert [r.name for r in found.report if r.status == "compressed"] == [
-            "models[0]/innerProduct.weights",
-            "models[2]/convolution.weights",
+            "part0/innerProduct.weights",
+            "part2/convolution.weights",
         ]
 
 

@@ -13,7 +13,9 @@ import typer
 Progress = Callable[[int, int, str], None]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .mlpackage that holds an ML Program.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An .mlpackage of an ML Program, or of a pipeline with some.")
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]
@@ -28,6 +30,7 @@ Function = Annotated[
 Requantize = Annotated[
     bool, typer.Option("--requantize", help="Take weights that are compressed already, too: anew.")
 ]
+Part = Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")]
 Target = Annotated[
     str | None,
     typer.Option(

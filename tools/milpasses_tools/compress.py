@@ -15,6 +15,7 @@ from milpasses_tools._output import (
     Function,
     Json,
     Output,
+    Part,
     Quiet,
     Requantize,
     Target,
@@ -88,9 +89,7 @@ def command(
     requantize: Requantize = False,
     target: Target = None,
     function: Function = None,
-    part: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a pipeline, compress this part alone.")
-    ] = None,
+    part: Part = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
     ] = False,
@@ -141,7 +140,7 @@ def command(
     if not wish.recipe:
         check_output(output, force)
         with progress(quiet or as_json) as step:
-            fitted, known = fit_recipe(model, wish, wanted, requantize, function, step)
+            fitted, known = fit_recipe(model, wish, wanted, requantize, function, part, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
     with progress(quiet) as step, unmatched_in_report():
         compressed = milpasses.compress(

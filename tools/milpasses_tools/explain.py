@@ -9,6 +9,7 @@ from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, S
 from milpasses_tools._output import (
     Json,
     Model,
+    Part,
     Progress,
     Requantize,
     Target,
@@ -191,7 +192,7 @@ def command(
         list[str] | None,
         typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
     ] = None,
-    part: Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")] = None,
+    part: Part = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,

@@ -13,6 +13,7 @@ from milpasses_tools._output import (
     Function,
     Json,
     Model,
+    Part,
     Progress,
     Requantize,
     Target,
@@ -47,6 +48,7 @@ def sensitivity(
     function: str | None = None,
     requantize: bool = False,
     minimum_deployment_target: Any = None,
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> "Sensitivity":
     """What every candidate would store, and the error that it would make: ``milpasses.budget.sensitivity``.
@@ -72,6 +74,7 @@ def sensitivity(
         function=function,
         requantize=requantize,
         minimum_deployment_target=minimum_deployment_target,
+        part=part,
         progress=progress,
     )
 
@@ -117,6 +120,7 @@ def command(
     requantize: Requantize = False,
     target: Target = None,
     function: Function = None,
+    part: Part = None,
     top: Annotated[
         int | None,
         typer.Option(metavar="N", min=0, help="List the N most sensitive; totals count all."),
@@ -147,7 +151,7 @@ def command(
         table = sensitivity(
             model, data, candidates=read_candidate_texts(candidates), statistics=statistics, exact=exact,
             samples=samples, seed=seed, function=function, requantize=requantize,
-            minimum_deployment_target=read_target(target), progress=step,
+            minimum_deployment_target=read_target(target), part=part, progress=step,
         )  # fmt: skip
     from milpasses.program.files import write_text
 

@@ -42,9 +42,10 @@ class StoredWeight:
         return weight_params.form(self.declared.params) in QUANTIZED
 
 
-def stored_weights(spec: Any, selector: Any) -> list[StoredWeight]:
+def stored_weights(spec: Any, settings: Settings) -> list[StoredWeight]:
     """Every weight of a model that holds values, those in pipelines, loops and branches too."""
-    listed = (entry for scope in scopes(spec) for entry in _inside(scope, selector, True))
+    wanted = (scope for scope in scopes(spec) if settings.wants(scope.path))
+    listed = (entry for scope in wanted for entry in _inside(scope, settings.selector, True))
     return [StoredWeight(index, *entry) for index, entry in enumerate(listed)]
 
 

@@ -155,9 +155,9 @@ class _Programs:
         if self.progress is not None:
             self.progress(self.executions, 0, step.name)
         if self.expected is None:
-            self.expected = ReferenceNonFinite(runner.interpreter.function)
+            self.expected = ReferenceNonFinite(runner.functions)
             return run_observed(runner, self.samples, self.expected), None
-        observer = NewNonFinite(runner.interpreter.function, self.expected)
+        observer = NewNonFinite(runner.functions, self.expected)
         return run_observed(runner, self.samples, observer), observer.found
 
 

@@ -26,7 +26,14 @@ def _nonfinite(first: "NonFinite") -> str:
 
 
 def print_weights(found: "Bisection") -> None:
-    """Table, verdict, recipe."""
+    """Table, verdict, recipe; last the first op that makes what is not finite."""
+    _print_search(found)
+    if found.nonfinite is not None:
+        comment = "" if found.kept is None else "# "  # behind a recipe, which may be copied as it stands
+        print(f"{comment}{_nonfinite(found.nonfinite)}, which the original keeps finite")
+
+
+def _print_search(found: "Bisection") -> None:
     if found.weights:
         rows = [
             [
@@ -44,8 +51,6 @@ def print_weights(found: "Bisection") -> None:
         print()
     print(f"compressed: {_text(found.whole)}; tolerance {found.tolerance}")
     _print_footer(found, f"{found.differ:,} weights differ")
-    if found.nonfinite is not None:
-        print(f"{_nonfinite(found.nonfinite)}, which the original keeps finite")
     if found.kept is None:
         print("within the tolerance" if found.within else "no weight is at fault")
         return

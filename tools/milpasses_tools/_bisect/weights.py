@@ -5,7 +5,7 @@ decode to. Group testing after R. Dorfman (1943), in its adaptive form of halvin
 "Combinatorial Group Testing and Its Applications", generalized binary splitting).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -17,8 +17,9 @@ from milpasses_tools._output import Progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample
+    from milpasses.recipe import Rule
     from milpasses_tools._compare.comparison import NonFinite
-    from milpasses_tools._compare.runners import Reference
+    from milpasses_tools._compare.runners import PipelineReference, Reference
     from milpasses_tools._view.graph import Function, Op, Weight
 
 
@@ -33,20 +34,62 @@ class Swap:
     original: "Weight"
     compressed: "Weight"
     values: dict[str, Any]
+    part: str = ""
+
+    def inside(self, part: str) -> "Swap":
+        """The same in a part of a pipeline, ``part/``, whose variables are called so."""
+        values = {part + variable: value for variable, value in self.values.items()}
+        return attrs.evolve(self, variable=part + self.variable, values=values, part=part)
+
+    def outside(self) -> "Swap":
+        """The same where the part runs alone: its variables have their own names."""
+        values = {variable.removeprefix(self.part): value for variable, value in self.values.items()}
+        return attrs.evolve(self, variable=self.variable.removeprefix(self.part), values=values)
+
+    def keeping(self) -> "Rule":
+        """A rule that keeps the weight; in a pipeline by its content: other parts may have the name."""
+        from milpasses.program.weights import Weight
+        from milpasses.recipe import Keep, Rule, literal
+
+        one = self.original
+        if not self.part:
+            return Rule(Keep(), name=literal(one.name))
+        return Rule(Keep(), content=Weight(one.name, one.shape, one.dtype, (), load=one.load).content)
+
+    @property
+    def name(self) -> str:
+        """The weight's name in the original; in a pipeline ``part/name``."""
+        return self.part + self.original.name
 
 
-def differing(original: Any, compressed: Any, functions: tuple[str, str]) -> tuple[list[Swap], list[str]]:
+def differing(
+    original: Any, compressed: Any, functions: Mapping[str, tuple[str, str]]
+) -> tuple[list[Swap], list[str]]:
     """The weights whose values differ, in program order, and notes on those that cannot be swapped.
 
-    ``functions``: the one of each model that runs.
+    ``functions``: the one of each model that runs, by part of a pipeline (``""`` where there is none); the
+    variables of a part are called ``part/variable``.
     """
     from milpasses_tools._view.view import view
+
+    first, second = view(original), view(compressed)
+    swaps: list[Swap] = []
+    notes: list[str] = []
+    for part, names in functions.items():
+        inside = f"{part}/" if part else ""
+        pair = [
+            next(function for function in model.functions if function.name == inside + name)
+            for model, name in zip((first, second), names, strict=True)
+        ]
+        found, more = _differing(pair[0], pair[1])
+        swaps += [swap.inside(inside) for swap in found]
+        notes += [f"part {part}: {note}" if part else note for note in more]
+    return swaps, notes
+
+
+def _differing(first: "Function", second: "Function") -> tuple[list[Swap], list[str]]:
     from milpasses_tools.diff import PairedFunctions, same_values
 
-    first, second = (
-        next(function for function in view(model).functions if function.name == name)
-        for model, name in zip((original, compressed), functions, strict=True)
-    )
     pairs = PairedFunctions(first, second)
     swaps: list[Swap] = []
     notes: list[str] = []
@@ -92,7 +135,7 @@ def _with_biases(swaps: list[Swap], function: "Function") -> list[Swap]:
 class Subject:
     """The original model with any set of its weights compressed; every set is run once."""
 
-    runner: "Reference"
+    runner: "Reference | PipelineReference"
     swaps: dict[str, Swap]
     samples: "list[Sample]"
     progress: Progress | None = None
@@ -102,7 +145,7 @@ class Subject:
     _expected: ReferenceNonFinite = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._expected = ReferenceNonFinite(self.runner.interpreter.function)
+        self._expected = ReferenceNonFinite(self.runner.functions)
         self._count("the original")
         self.reference = run_observed(self.runner, self.samples, self._expected)
 
@@ -111,9 +154,9 @@ class Subject:
         if self.progress is not None:
             self.progress(self.executions, 0, what)
 
-    def whole(self, runner: "Reference") -> "tuple[Damage, NonFinite | None]":
+    def whole(self, runner: "Reference | PipelineReference") -> "tuple[Damage, NonFinite | None]":
         """The damage of the compressed model itself; the first NaN or infinity that the original lacks."""
-        observer = NewNonFinite(runner.interpreter.function, self._expected)
+        observer = NewNonFinite(runner.functions, self._expected)
         self._count("the compressed model")
         outputs = run_observed(runner, self.samples, observer)
         return measure(self.reference, outputs), observer.found
@@ -125,7 +168,7 @@ class Subject:
             return measure(self.reference, self.reference)
         if chosen not in self._known:
             values = [self.swaps[name].values for name in sorted(chosen)]
-            self.runner.interpreter.override({name: value for one in values for name, value in one.items()})
+            self.runner.override({name: value for one in values for name, value in one.items()})
             self._count(f"{len(chosen)} of {len(self.swaps)} weights compressed")
             outputs = run_all(self.runner, self.samples)
             self._known[chosen] = measure(self.reference, outputs)

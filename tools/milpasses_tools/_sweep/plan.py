@@ -1,7 +1,6 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
 import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -41,6 +40,7 @@ from milpasses_tools._sweep.work import Metric, Task, metric_text
 
 if TYPE_CHECKING:
     from milpasses.program.opset import Opset
+    from milpasses.program.saved import SavedProgram
 
 _CALIBRATION = 0.2
 
@@ -62,6 +62,7 @@ class Request:
     by: str | None
     limit: Limit
     function: str | None
+    part: str | None
     target: Any
     runtime: str
     scores: str | None
@@ -90,6 +91,8 @@ def conduct(
     variants = _variants(request, legacy)
     if not legacy:
         _check_targets(request, variants)
+    if request.part is not None and legacy:
+        raise MilpassesError(f"part {request.part}: a legacy network is measured whole")
     runner = open_runner(request.model, request.function, request.runtime)
     if request.scores is not None and request.scores not in runner.output_names:
         raise MilpassesError(f"no output {request.scores}; there are {', '.join(runner.output_names)}")
@@ -132,13 +135,12 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
 
 def _target(request: Request, legacy: bool) -> "Opset":
     """What the ML Program that recipes take will target."""
-    from milpasses.program.opening import open_program
     from milpasses.program.opset import OPSETS, compressible, opset_of
 
     if legacy:
         own = OPSETS[-1] if request.target is None else OPSETS[0]
     else:
-        own = open_program(request.model).target
+        own = min((one.target for one in _programs(request).values()), key=lambda opset: opset.version)
     asked = own if request.target is None else opset_of(int(request.target), request.target.name)
     return compressible(max(own, asked, key=lambda opset: opset.version))
 
@@ -146,10 +148,10 @@ def _target(request: Request, legacy: bool) -> "Opset":
 def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
     """Raise ``TargetError``, before anything is prepared, where the target refuses every variant there is."""
     from milpasses.errors import TargetError
-    from milpasses.program.opening import open_program
     from milpasses.rewrite import Rewriter
 
-    target, sites = _target(request, False), open_program(request.model).sites()
+    target = _target(request, False)
+    sites = [site for program in _programs(request).values() for site in program.sites()]
     refused: TargetError | None = None
     for variant in variants:
         if not isinstance(variant, Compressed):
@@ -164,20 +166,38 @@ def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
         raise refused
 
 
+def _programs(request: Request) -> "dict[str, SavedProgram]":
+    """The ML Programs that recipes compress, by part of a pipeline; ``""`` where there is none."""
+    from milpasses.program.opening import open_program
+    from milpasses.program.pipelines import is_pipeline, open_pipeline
+
+    if is_pipeline(request.model):
+        return open_pipeline(request.model).programs(request.part)
+    if request.part is not None:
+        raise MilpassesError(f"part {request.part}: the model is no pipeline")
+    return {"": open_program(request.model)}
+
+
 def _raised(request: Request, store: Store) -> tuple[Path, tuple[str, ...]]:
     """The package that recipes take: the model, or raised to its target, in the cache; and notes on that."""
-    from milpasses.program.opening import open_program, raise_to_compress
+    from milpasses.program.package import write_package
+    from milpasses.program.pipelines import opened_parts
 
-    given, program = request.model.absolute(), open_program(request.model)
-    with tempfile.TemporaryDirectory(dir=store.work) as folder:
-        raised = raise_to_compress(program, request.target, Path(folder))
-        if raised is program:
+    given, programs = request.model.absolute(), _programs(request)
+    with opened_parts(request.model, request.target, request.part) as (pipeline, raised):
+        if all(raised[name].package.path == one.package.path for name, one in programs.items()):
             return given, ()
-        name = f"program-{hash_model(given)[:20]}-{raised.target.name}.mlpackage"
+        newest = max((one.target for one in raised.values()), key=lambda opset: opset.version)
+        which = "" if request.part is None else f"-{file_name(request.part)}"
+        name = f"program-{hash_model(given)[:20]}{which}-{newest.name}.mlpackage"
         path = (store.cache / name).absolute()
         if not path.exists():
-            copy_whole(raised.package.path, path)
-        return path, raised.notes
+            if pipeline is None:
+                copy_whole(raised[""].package.path, path)
+            else:
+                write_package(pipeline.package, path, pipeline.copy)
+        notes = [(part, note) for part, one in raised.items() for note in one.notes]
+        return path, tuple(f"part {part}: {note}" if part else note for part, note in notes)
 
 
 def _models(
@@ -207,11 +227,11 @@ def _models(
             target = ct.target.iOS18 if request.target is None else request.target
             neuralnetwork.upgrade(given, minimum_deployment_target=target, output=program)
     if not data.calibration:
-        return Models(given, program), notes
+        return Models(given, program, part=request.part), notes
     tuned = [one.recipe for one in variants if isinstance(one, Compressed) and one.calibrated]
     fits = any(isinstance(one, Fitted) for one in variants)
-    learnt = learn(data, program, tuned, fits, store.cache, request.function, progress)
-    return Models(given, program, learnt), notes
+    learnt = learn(data, program, tuned, fits, store.cache, request.function, progress, request.part)
+    return Models(given, program, learnt, request.part), notes
 
 
 def _measured(
@@ -257,8 +277,8 @@ def _base_key(request: Request, data: Prepared) -> str:
 
     metrics = repr([(name, metric_text(metric)) for name, metric in request.metrics])
     parts = [
-        __version__, hash_model(request.model), data.key, str(request.function), str(request.target),
-        request.runtime, str(request.scores), str(request.top_k), metrics,
+        __version__, hash_model(request.model), data.key, str(request.function), str(request.part),
+        str(request.target), request.runtime, str(request.scores), str(request.top_k), metrics,
     ]  # fmt: skip
     return content_hash(parts)
 

@@ -25,11 +25,15 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 @attrs.frozen(eq=False)
 class Models:
-    """What variants are made from: the model as given, the ML Program that recipes take, tuning inputs."""
+    """What variants are made from: the model as given, the ML Program that recipes take, tuning inputs.
+
+    ``part``: of a pipeline, what recipes compress alone.
+    """
 
     given: Path
     program: Path
     calibration: "Calibration | None" = None
+    part: str | None = None
 
 
 @attrs.frozen(eq=False)
@@ -96,7 +100,7 @@ class Compressed:
 
         output = folder / "model.mlpackage"
         tuned = models.calibration.options() if self.calibrated and models.calibration else {}
-        milpasses.compress(models.program, self.recipe, output=output, **tuned)
+        milpasses.compress(models.program, self.recipe, output=output, part=models.part, **tuned)
         return Made(output)
 
 
@@ -121,7 +125,7 @@ class Fitted:
         """The compressed package."""
         from milpasses_tools._sweep.tuning import fitted
 
-        recipe = fitted(models.program, self.budget, models.calibration)
+        recipe = fitted(models.program, self.budget, models.calibration, models.part)
         return Compressed(self.name, recipe, None, True).make(models, folder)
 
 

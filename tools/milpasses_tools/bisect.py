@@ -1,4 +1,4 @@
-"""``milpasses bisect``: which weight, or which pass, first damages what a model computes."""
+"""``milpasses bisect``: which weight, or which pass, first makes what a model computes wrong."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from milpasses_tools._bisect.found import Bisection, WeightDamage
+from milpasses_tools._bisect.found import Bisection, WeightOutputError
 from milpasses_tools._bisect.measure import Tolerance
 from milpasses_tools._bisect.original import raised_original
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
@@ -15,7 +15,7 @@ from milpasses_tools._output import Function, Json, Part, Progress, Target, prin
 if TYPE_CHECKING:
     from milpasses_tools._bisect.weights import Search, Swap
 
-__all__ = ["Bisection", "PassBisection", "WeightDamage", "bisect", "bisect_passes"]
+__all__ = ["Bisection", "PassBisection", "WeightOutputError", "bisect", "bisect_passes"]
 
 
 def bisect(
@@ -33,11 +33,11 @@ def bisect(
     every: bool = False,
     progress: Progress | None = None,
 ) -> Bisection:
-    """Find the weights of a compressed model that damage its outputs, and the fewest to keep uncompressed.
+    """Find the fewest weights of a compressed model to keep uncompressed, so that its outputs are good enough.
 
     The original runs with some weights replaced by what the compressed model's decode to; weights are paired
     as ``diff`` does. While few weights are at fault they are found by halves: about log2(n) + 5 runs for one.
-    Else each weight runs alone, and those that do most damage are kept, until the rest is within the
+    Else each weight runs alone, and those that add most error are kept, until the rest is within the
     tolerance. What is kept was verified by a run, and so was that no one of it can be spared. Halving takes
     it that more compressed weights do not make the outputs better.
 
@@ -80,7 +80,7 @@ def bisect(
         del second
         search = Search(subject, limit)
         search.run(every)
-        combined = subject.damage(subject.swaps)
+        combined = subject.error(subject.swaps)
         if limit.keeps(combined) != limit.keeps(whole):
             notes.append(
                 f"ops differ too: the compressed model is at {whole.snr_db:.1f} dB, its weights in the "
@@ -103,7 +103,7 @@ def bisect(
             _table(search),
             None if search.first is None else subject.swaps[search.first].name,
             keep,
-            subject.damage(set(subject.swaps) - set(search.keep)) if keep else None,
+            subject.error(set(subject.swaps) - set(search.keep)) if keep else None,
             sum(_saved(search, name) for name in search.keep),
             rules,
             recipe,
@@ -117,20 +117,20 @@ def _saved(search: "Search", name: str) -> int:
     return swap.original.nbytes - swap.compressed.nbytes
 
 
-def _table(search: "Search") -> tuple[WeightDamage, ...]:
+def _table(search: "Search") -> tuple[WeightOutputError, ...]:
     rows = [
-        WeightDamage(
+        WeightOutputError(
             swap.name,
             swap.compressed.form,
             swap.compressed.nbytes,
             swap.original.nbytes,
-            damage,
+            error,
             name in search.keep,
         )
-        for name, damage in search.alone.items()
+        for name, error in search.alone.items()
         for swap in (search.subject.swaps[name],)
     ]
-    return tuple(sorted(rows, key=lambda row: (row.damage.snr_db, -row.damage.max_error, row.name)))
+    return tuple(sorted(rows, key=lambda row: (row.error.snr_db, -row.error.max_error, row.name)))
 
 
 def _recipe(compressed: Any, keep: "list[Swap]") -> tuple[tuple[str, ...], str]:
@@ -201,7 +201,7 @@ def command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find what damages outputs: compressed weights, or a pass of a conversion.
+    """Find what makes outputs wrong: compressed weights, or a pass of a conversion.
 
     With two models: the weights that bring the outputs outside the tolerance, the fewest to keep
     uncompressed, and the recipe that does so. With a folder that trace --dump-after-change DIR

@@ -17,7 +17,7 @@ from typing import Any
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, Refusal
 from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
 from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
@@ -26,8 +26,8 @@ from milpasses.neuralnetwork.spec.networks import scopes
 from milpasses.neuralnetwork.spec.weight_params import form
 from milpasses.program import files
 from milpasses.program.package import Package, copy_weights, new_message, write_package
-from milpasses.program.pipelines import submodels
-from milpasses.program.sources import PROGRAM, Source, read_source
+from milpasses.program.pipelines import part_names, submodels
+from milpasses.program.sources import NETWORKS, PROGRAM, Source, read_source
 from milpasses.report import METADATA_KEY, Report
 
 Progress = Callable[[int, int, str], None]
@@ -214,7 +214,7 @@ def quantize_spec(
         report.records.append(quantizer.quantize_weight(weight, settings, cache))
         if progress is not None:
             progress(index + 1, len(weights), weight.name)
-    _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION)
+    _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION, settings)
     _note(spec, report)
     return report
 
@@ -250,21 +250,21 @@ def _unmixed(weights: list[StoredWeight], cache: dict[int, Array]) -> list[Store
     layers: defaultdict[int, list[StoredWeight]] = defaultdict(list)
     for weight in weights:
         layers[id(weight.declared.layer)].append(weight)
-    refused: dict[int, str] = {}
+    refused: dict[int, Refusal] = {}
     for together in layers.values():
         full = [weight for weight in together if form(weight.declared.params) == "float32"]
-        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache))]
+        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache)) is not None]
         refused.update((weight.index, reasons[0]) for weight in full if reasons)
-    return [quantizer.refuse(weight, refused.get(weight.index, "")) for weight in weights]
+    return [quantizer.refuse(weight, refused.get(weight.index)) for weight in weights]
 
 
-def _raise_version(spec: Any, version: int) -> None:
-    """A pipeline must be of no older specification than its models."""
-    for model in submodels(spec):
-        _raise_version(model, version)
-    spec.specificationVersion = max(
-        spec.specificationVersion, version, *(model.specificationVersion for model in submodels(spec))
-    )
+def _raise_version(spec: Any, version: int, settings: Settings, path: str = "") -> None:
+    """Of the networks that were quantized, and of pipelines around them: none is older than its models."""
+    for name, model in zip(part_names(spec), submodels(spec), strict=True):
+        _raise_version(model, version, settings, f"{path}{name}/")
+        spec.specificationVersion = max(spec.specificationVersion, model.specificationVersion)
+    if spec.WhichOneof("Type") in NETWORKS and settings.wants(path):
+        spec.specificationVersion = max(spec.specificationVersion, version)
 
 
 def _note(spec: Any, report: Report) -> None:

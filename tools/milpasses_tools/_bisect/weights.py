@@ -1,4 +1,4 @@
-"""Which weights of a compressed model damage its outputs: the search, by running the original model.
+"""Which weights of a compressed model make its outputs wrong: the search, by running the original model.
 
 No package is written: the original runs with some of its constants overridden by what the compressed model's
 decode to. Group testing after R. Dorfman (1943), in its adaptive form of halving (D.-Z. Du, F. K. Hwang,
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from milpasses_tools._bisect.measure import Damage, Outputs, Tolerance, first_bad, measure, run_all
+from milpasses_tools._bisect.measure import Outputs, Tolerance, WorstError, first_bad, measure, run_all
 from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
 from milpasses_tools._output import Progress
 
@@ -141,7 +141,7 @@ class Subject:
     progress: Progress | None = None
     executions: int = 0
     reference: list[Outputs] = attrs.field(factory=list[Outputs])
-    _known: dict[frozenset[str], Damage] = attrs.field(factory=dict)
+    _known: dict[frozenset[str], WorstError] = attrs.field(factory=dict)
     _expected: ReferenceNonFinite = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -154,15 +154,15 @@ class Subject:
         if self.progress is not None:
             self.progress(self.executions, 0, what)
 
-    def whole(self, runner: "Reference | PipelineReference") -> "tuple[Damage, NonFinite | None]":
-        """The damage of the compressed model itself; the first NaN or infinity that the original lacks."""
+    def whole(self, runner: "Reference | PipelineReference") -> "tuple[WorstError, NonFinite | None]":
+        """The error of the compressed model itself; the first NaN or infinity that the original lacks."""
         observer = NewNonFinite(runner.functions, self._expected)
         self._count("the compressed model")
         outputs = run_observed(runner, self.samples, observer)
         return measure(self.reference, outputs), observer.found
 
-    def damage(self, compressed: Iterable[str]) -> Damage:
-        """The damage where just these weights are compressed."""
+    def error(self, compressed: Iterable[str]) -> WorstError:
+        """The output error where just these weights are compressed."""
         chosen = frozenset(compressed)
         if not chosen:
             return measure(self.reference, self.reference)
@@ -183,10 +183,10 @@ class Search:
     tolerance: Tolerance
     first: str | None = None
     keep: list[str] = attrs.field(factory=list[str])
-    alone: dict[str, Damage] = attrs.field(factory=dict[str, Damage])
+    alone: dict[str, WorstError] = attrs.field(factory=dict[str, WorstError])
 
     def run(self, every: bool) -> None:
-        """Find ``keep``; with ``every`` the damage of each weight alone, too."""
+        """Find ``keep``; with ``every`` the output error of each weight alone, too."""
         names = list(self.subject.swaps)
         if every:
             self._measure_each(names)
@@ -194,16 +194,16 @@ class Search:
             return
         if not self._by_halves(names, every):
             self._measure_each(names)
-            self._by_damage(names)
+            self._by_error(names)
         self._drop_needless(names)
         self._measure_each(self.keep)
 
     def _keeps(self, compressed: Iterable[str]) -> bool:
-        return self.tolerance.keeps(self.subject.damage(compressed))
+        return self.tolerance.keeps(self.subject.error(compressed))
 
     def _measure_each(self, names: list[str]) -> None:
         for name in names:
-            self.alone.setdefault(name, self.subject.damage([name]))
+            self.alone.setdefault(name, self.subject.error([name]))
 
     def _by_halves(self, names: list[str], every: bool) -> bool:
         """Keep the first weight that leaves the tolerance, and so on, while that is cheaper than trying each.
@@ -220,15 +220,15 @@ class Search:
                 return True
         return False
 
-    def _by_damage(self, names: list[str]) -> None:
-        """Keep the weights that do most damage alone, as few of them as are enough."""
+    def _by_error(self, names: list[str]) -> None:
+        """Keep the weights that add most error alone, as few of them as are enough."""
         order = sorted(names, key=lambda name: (self.alone[name].snr_db, -self.alone[name].max_error))
         # Counted down, so that few compressed weights are good and many bad, as first_bad wants it.
         good, _ = first_bad(0, len(order), lambda count: not self._keeps(order[len(order) - count :]))
         self.keep = order[: len(order) - good]
 
     def _drop_needless(self, names: list[str]) -> None:
-        """Compress each kept weight again, least damage first, that the rest can do without."""
+        """Compress each kept weight again, least error first, that the rest can do without."""
         if len(self.keep) < 2:
             return
         for name in reversed(self.keep[:]):

@@ -207,7 +207,7 @@ def test_bisects_last_line_names_the_op_that_only_the_compressed_model_makes_inf
     tmp_path: Path, milpasses_command: Run
 ) -> None:
     paths = tmp_path / "a.mlpackage", tmp_path / "b.mlpackage"
-    for path, scale in zip(paths, (1.0, 6e4), strict=True):
+    for path, scale in zip(paths, (1.0, 6e3), strict=True):
         overflowing(scale).save(str(path))
     np.savez(tmp_path / "x.npz", x=np.full((1, 64), 30, np.float32))
     done = milpasses_command("bisect", *paths, "--data", tmp_path / "x.npz")

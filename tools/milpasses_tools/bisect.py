@@ -33,7 +33,7 @@ def bisect(
     every: bool = False,
     progress: Progress | None = None,
 ) -> Bisection:
-    """Find the fewest weights of a compressed model to keep uncompressed, so that its outputs are good enough.
+    """Find the fewest weights of a compressed model to keep uncompressed for outputs that are good enough.
 
     The original runs with some weights replaced by what the compressed model's decode to; weights are paired
     as ``diff`` does. While few weights are at fault they are found by halves: about log2(n) + 5 runs for one.
@@ -201,7 +201,7 @@ def command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find what makes outputs wrong: compressed weights, or a pass of a conversion.
+    """Find what makes outputs wrong: weights, or a pass of a conversion.
 
     With two models: the weights that bring the outputs outside the tolerance, the fewest to keep
     uncompressed, and the recipe that does so. With a folder that trace --dump-after-change DIR

@@ -136,6 +136,8 @@ def _target(target: Any) -> "Opset":
 
 
 def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> StoredWeight:
+    from milpasses_tools._explain.why import with_half
+
     weight = site.weight
     record = decider.record(weight.name)
     compressed = site.existing is not None
@@ -143,6 +145,7 @@ def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> Stored
     sqnr = record.get("sqnr_db") if here else None
     form = f"dense {weight.dtype}" if site.existing is None else site.existing().form
     why, change = ("", "") if compressed else _why(site, program.target, decider)
+    change = with_half(change, site, program.target)
     return StoredWeight(
         name=weight.name,
         shape=weight.shape,

@@ -200,3 +200,29 @@ def test_sweep_of_one_part_and_of_an_old_target(tmp_path: Path) -> None:
         sweep(path, tmp_path / "two", ["int8"], part="nms")
     with pytest.raises(mp.TargetError):
         sweep(path, tmp_path / "three", ["int4-b32"])
+
+
+def test_part_picks_one_in_what_is_shown(
+    mixed: Path, milpasses_command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("dump", "explain"):
+        whole = json.loads(milpasses_command(command, mixed, "--json").out)
+        alone = json.loads(milpasses_command(command, mixed, "--part", "b", "--json").out)
+        assert [one["name"] for one in whole["functions"]] == ["a/main", "b/main"]
+        assert [one["name"] for one in alone["functions"]] == ["b/main"]
+    for command in (("dump", mixed), ("explain", mixed), ("diff", mixed, mixed), ("sensitivity", mixed)):
+        failed = milpasses_command(*command, "--part", "nowhere")
+        assert failed.status == 2
+        assert "part nowhere is not in the pipeline; its parts are a (mlProgram), b (mlProgram)" in failed.err
+    monkeypatch.setattr("sys.platform", "darwin")
+    with pytest.raises(mp.MilpassesError, match="runtime coreml takes one program"):
+        compare(mixed, mixed, runtime="coreml")
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two programs under names of their own, in one weight file."""
+    first, second = linear_part("x", "y"), linear_part("y", "z")
+    path = tmp_path_factory.mktemp("named") / "named.mlpackage"
+    pipeline_of([first.get_spec(), second.get_spec()], first.weights_dir, ("a", "b")).save(str(path))
+    return path

@@ -12,6 +12,7 @@ from milpasses.data.samples import Samples, model_inputs
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter, Observer, PipelineInterpreter
 from milpasses.program.opening import open_program
+from milpasses.program.pipelines import is_pipeline
 
 
 class Runner(Protocol):
@@ -168,6 +169,8 @@ def open_runner(model: Any, function: str | None, runtime: str) -> Runner:
 
     if not isinstance(model, str | os.PathLike | MLModel):
         raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
+    if is_pipeline(model):
+        raise MilpassesError("runtime coreml takes one program; runtime reference runs pipelines")
     program = open_program(model)
     function, package = program.function_name(function), program.package
     path = str(package.path)

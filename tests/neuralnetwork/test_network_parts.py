@@ -153,7 +153,10 @@ def test_quantizing_the_networks_keeps_the_weight_files(package: Path, tmp_path:
 
 
 def test_the_tools_show_the_networks(package: Path, tmp_path: Path) -> None:
-    names = {weight.name.partition("/")[0] for weight in explain(package).weights}
+    shown = explain(package)
+    names = {weight.name.partition("/")[0] for weight in shown.weights}
+    assert shown.model == str(package)
+    assert sum(shown.files.values()) == sum(f.stat().st_size for f in package.rglob("*") if f.is_file())
     assert names == {"network", "program"}
     quantize_weights(package, 2, "kmeans_lut", output=tmp_path / "worse.mlpackage")
     found = diff(package, tmp_path / "worse.mlpackage")

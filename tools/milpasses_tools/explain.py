@@ -1,8 +1,10 @@
 """``milpasses explain``: what each weight of a model is stored as, why, and what would change that."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
@@ -67,6 +69,7 @@ def explain(
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
     from milpasses.program.opening import open_program
+    from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
@@ -80,7 +83,8 @@ def explain(
             name: explain(package, units=units, progress=progress, **options)
             for name, package in parts.items()
         }
-        return join_parts(each)
+        joined, path = join_parts(each), read_source(model).path
+        return joined if path is None else attrs.evolve(joined, model=str(path), files=_files(path))
     package = open_readable(model)
     program = open_program(package)
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
@@ -127,6 +131,14 @@ def explain(
         tuple(units),
         advise(units, things),
     )
+
+
+def _files(path: Path) -> dict[str, int]:
+    """Bytes of a pipeline's files, those of parts that were read into programs as they are in it."""
+    weights = sum(file.stat().st_size for file in path.rglob("*.bin"))
+    spec = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.mlmodel")))
+    other = folder_bytes(path) - weights - spec
+    return {"weight files": weights, "specification": spec, "other files": other}
 
 
 def _target(target: Any) -> "Opset":

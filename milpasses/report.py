@@ -126,7 +126,17 @@ class Report:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, name: str) -> Record:
+    def __repr__(self) -> str:
+        sizes = f"{self.bytes_before:,} -> {self.bytes_after:,} bytes"
+        return f"<Report: {self.count('compressed')} of {len(self)} weights compressed, {sizes}>"
+
+    def __getitem__(self, name: "str | int") -> Record:
+        """The record of the weight of that name, or at that place in the order of the program.
+
+        Raises ``KeyError`` for a name that no weight has, ``IndexError`` for a place that is none.
+        """
+        if isinstance(name, int):
+            return self.records[name]
         for record in self.records:
             if record.name == name:
                 return record

@@ -21,17 +21,15 @@ class Table:
     packages: tuple[str, ...]
     rows: Rows = attrs.field(factory=list)
 
-    def add(
-        self, exported: str, recipe: str, dense: Path, small: Path, note: str = "", samples: int = 4
-    ) -> None:
+    def add(self, exported: str, recipe: str, dense: Path, small: Path, note: str = "") -> None:
         """Compare two packages by the interpreter on random samples and note what came out.
 
-        The ratio is that of the worst output, in decibels. Raises ``SystemExit`` where the model did not shrink.
+        The ratio is that of the worst output, in decibels. Raises ``SystemExit`` where nothing shrank.
         """
         before, after = folder_bytes(dense), folder_bytes(small)
         if after >= before:
             raise SystemExit(f"{exported}, {recipe}: {after:,} bytes of {before:,}: nothing was gained")
-        outputs = compare(dense, small, "random", samples=samples).outputs
+        outputs = compare(dense, small, "random", samples=4).outputs
         ratios = [output.snr_db for output in outputs if output.snr_db is not None]
         worst = "none" if not ratios else f"{min(ratios):.1f}"
         self.rows.append(

@@ -1,7 +1,7 @@
 """Try milpasses in the packages that use coremltools: ``python integrations/run.py [NAME ...]``.
 
-Each has a virtual environment of its own in ``.integrations/``, made at the first run: the package as PyPI has
-it, and milpasses from this checkout. Nothing else is downloaded: networks have random weights.
+Each has a virtual environment of its own in ``.integrations/``, made at the first run: the package as PyPI
+has it, and milpasses from this checkout. Nothing else is downloaded: networks have random weights.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".integrations"
-# What pip installs, a call each. Ultralytics comes without what it requires: it asks for torchvision, of which
-# exporting needs only the version, and that must not bring another torch.
+# What pip installs, a call each. Ultralytics comes without what it requires: it asks for torchvision, of
+# which exporting needs only the version, and that must not bring another torch.
 STEPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ultralytics": (
         ("torch==2.13.0",),
@@ -40,6 +40,17 @@ def python_of(name: str) -> Path:
     return python
 
 
+def attempt(name: str, environment: dict[str, str]) -> bool:
+    """Whether the script ran to its end."""
+    try:
+        script = Path(__file__).with_name(f"with_{name}.py")
+        subprocess.run([python_of(name), script], check=True, env=environment)
+    except subprocess.CalledProcessError as error:
+        print(f"{name}: failed, status {error.returncode}", file=sys.stderr)
+        return False
+    return True
+
+
 def main(names: list[str]) -> int:
     """Run the scripts of ``names``, or all; the number of those that failed."""
     if unknown := set(names) - set(STEPS):
@@ -47,15 +58,7 @@ def main(names: list[str]) -> int:
     quiet = {"TQDM_DISABLE": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "YOLO_AUTOINSTALL": "false"}
     environment = {**os.environ, **quiet}
     environment.pop("PYTHONPATH", None)
-    failed = 0
-    for name in names or list(STEPS):
-        try:
-            script = Path(__file__).with_name(f"with_{name}.py")
-            subprocess.run([python_of(name), script], check=True, env=environment)
-        except subprocess.CalledProcessError as error:
-            print(f"{name}: failed, status {error.returncode}", file=sys.stderr)
-            failed += 1
-    return failed
+    return sum(not attempt(name, environment) for name in names or list(STEPS))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class Tokens(torch.nn.Module):
         self.network, self.output = network, output
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        # A mask of our own: the one that transformers builds is made of ops that coremltools does not convert.
+        # A mask of our own: transformers would build it of ops that coremltools does not convert.
         causal = self.output == "logits"
         ones = torch.ones(LENGTH, LENGTH)
         mask = (torch.tril(ones) if causal else ones)[None, None]

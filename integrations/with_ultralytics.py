@@ -1,7 +1,7 @@
-"""Ultralytics: its own export (``quantize=8``, once ``int8=True``) with milpasses in the place of coremltools' function.
+"""Ultralytics: its own 8-bit export (``quantize=8``, once ``int8=True``) with milpasses' drop-in.
 
-YOLO11n is built from the configuration that the package ships, with random weights: nothing is downloaded. A
-detector is exported with non-maximum suppression, so its package is a pipeline; the boxes before and after are
+YOLO11n is built from the configuration that the package ships, with random weights: nothing is downloaded.
+A detector is exported with non-maximum suppression, so its package is a pipeline; the boxes before and after are
 matched by their overlap.
 """
 
@@ -50,8 +50,8 @@ def network(name: str, folder: Path) -> Callable[[], YOLO]:
         for _ in range(10):
             model(torch.rand(4, 3, SIZE, SIZE))
         for branch in getattr(model.model[-1], "cv3", []):
-            branch[-1].weight.mul_(4)
-            branch[-1].bias.fill_(-3.0)
+            branch[-1].weight.mul_(8)
+            branch[-1].bias.fill_(-1.0)
     path = folder / f"{Path(name).stem}.pt"
     torch.save({"model": model.eval(), "train_args": {}}, path)
     return lambda: YOLO(path)
@@ -72,7 +72,9 @@ def boxes(package: Path, samples: Samples) -> list[tuple[np.ndarray, np.ndarray]
         outputs = runner.run(sample.inputs)
         x, y, width, height = np.asarray(outputs["coordinates"], np.float64).reshape(-1, 4).T * SIZE
         corners = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
-        found.append((corners, np.asarray(outputs["confidence"], np.float64).reshape(len(corners), -1)))
+        found.append((corners, np.asarray(outputs["confidence"], np.float64)))
+    if not any(len(corners) for corners, _ in found):
+        raise SystemExit(f"{package.name}: no box in any sample, so nothing could be compared")
     return found
 
 
@@ -102,8 +104,8 @@ def box_errors(dense: Path, small: Path) -> str:
         confidence.extend(np.abs(scores_a - scores_b[best]).max(axis=1)[good])
         union.extend(overlap.max(axis=1)[good])
     return (
-        f"{matched} boxes matched, {lost} not; worst overlap {min(union):.3f}, corner {max(pixels):.2f} pixels, "
-        f"confidence {max(confidence):.4f}"
+        f"{matched} boxes matched, {lost} not; worst overlap {min(union):.3f}, "
+        f"corner {max(pixels):.2f} pixels, confidence {max(confidence):.4f}"
     )
 
 

@@ -2,8 +2,8 @@
 
 YOLO11n is built from the configuration that the package ships, with random weights: nothing is downloaded.
 A detector is exported with non-maximum suppression, so its package is a pipeline; the boxes before and after
-are matched by their overlap. With random weights many boxes are alike, and suppression may keep the neighbour
-of one: that is a match a whole stride (8, 16 or 32 pixels) away, and counted apart from those within a pixel.
+are matched by their overlap. With random weights many boxes overlap and have like scores, so a match need not
+be the same box: pairs more than a pixel apart are counted, not explained.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""Where ``quantize`` and ``dequantize`` pairs stand: what coremltools' activation passes would make of a function.
+"""Where ``quantize`` and ``dequantize`` pairs stand: where coremltools' activation passes put them.
 
-Before conv, linear, avg_pool, max_pool (``x``) and add (``x`` and ``y``, both live) each input gets a pair of
-its own; after conv, linear, add and pooling, behind one fused activation, the output gets one. Where both fall
-on the same tensor they share its ``quantize``, which is all that coremltools' elimination leaves of them.
+Before conv, linear, avg_pool, max_pool (``x``) and add (``x`` and ``y``, both live) each input gets a pair
+of its own; after conv, linear, add and pooling, behind one fused activation, the output gets one. Where both
+fall on the same tensor they share its ``quantize``, which is what coremltools' elimination leaves of them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +37,8 @@ class Point:
 
     ``name``: the variable; ``tensors``: all that share its range, sorted, itself among them. ``uses``: inputs
     that get a dequantized copy each. ``after``: the op behind which the pair stands where one quantizes an
-    op's output, and then every other use takes its dequantized copy too. ``dtype``: the float type.
+    op's output, and then every other use takes its dequantized copy too. ``core``: the op whose
+    output that is, before the fused activation. ``dtype``: the float type.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Point:
     uses: tuple[Use, ...]
     after: str = ""
     dtype: str = "float16"
+    core: str = ""
 
 
 def every_op(op_type: str, op_name: str) -> bool:
@@ -74,6 +76,7 @@ class _Search:
                 self.users.setdefault(name, []).append(op)
         self.before: dict[str, list[Use]] = {}
         self.behind: dict[str, str] = {}
+        self.cores: dict[str, str] = {}
         self.dtypes: dict[str, str] = {}
         self.covered: set[str] = set()  # names of ops whose inputs come from a dequantize
 
@@ -93,6 +96,7 @@ class _Search:
                 tuple(self.before.get(name, ())),
                 self.behind.get(name, ""),
                 self.dtypes[name],
+                self.cores.get(name, ""),
             )
             for name in order
         ]
@@ -109,9 +113,7 @@ class _Search:
 
     def _constant(self, name: str) -> bool:
         maker = self.made.get(name)
-        return maker is not None and (
-            self._kind(maker) == "const" or self._kind(maker).startswith(CONSTEXPR)
-        )
+        return maker is not None and (self._kind(maker) == "const" or self._kind(maker).startswith(CONSTEXPR))
 
     def _dequantized(self, name: str) -> bool:
         return name in self.made and self._kind(self.made[name]) == "dequantize"
@@ -134,7 +136,7 @@ class _Search:
 
     def _output(self, op: Any) -> None:
         """The pair behind ``op``, or behind the activation that is fused into it."""
-        variable = self.graph.outputs(op)[0]
+        core, variable = self.graph.op_name(op), self.graph.outputs(op)[0]
         name = self.graph.variable_name(variable)
         children = self._children(name)
         if not children or self._only_quantize(children):
@@ -150,6 +152,7 @@ class _Search:
         if name in self.behind:
             return
         self.behind[name] = self.graph.op_name(op)
+        self.cores[name] = core
         self.dtypes[name] = self.graph.result(op)[1]
 
     def _children(self, name: str) -> list[Any]:

@@ -51,7 +51,7 @@ def linear_quantize_weights(
 def linear_quantize_activations(
     mlmodel: MLModel, config: Any, sample_data: Any, calibration_op_group_size: int = -1
 ) -> CompressedModel:
-    """``coremltools.optimize.coreml.linear_quantize_activations``, on every platform, with all samples' range.
+    """``coremltools.optimize.coreml.linear_quantize_activations``, on every platform, of all samples.
 
     ``sample_data``: a list of dictionaries of inputs, ``None`` the name of an only one. As there a model for
     an older target is raised to iOS17. ``calibration_op_group_size`` is accepted and needs no heed: all

@@ -24,8 +24,8 @@ class Pipeline(PassPipeline):
     ) -> None:
         if recipe.wants_activations and statistics is None:
             raise MilpassesError(
-                "8-bit activations need ranges: pass statistics=milpasses.statistics(model, data), of the same "
-                "network converted without compression"
+                "8-bit activations need ranges: pass statistics=milpasses.statistics(model, data), of the "
+                "same network converted without compression"
             )
         added = [PASS, ACTIVATIONS] if recipe.wants_activations else [PASS]
         super().__init__([*base.passes, *added], f"{base.pipeline_name} with milpasses")

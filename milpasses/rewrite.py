@@ -105,7 +105,7 @@ class Rewriter:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
             return "skipped", decision.skip
-        if not (_is_multiplied(weight) or self.recipe.takes_every_constant(decision)):
+        if not (weight.is_multiplied or self.recipe.takes_every_constant(decision)):
             op_types = ", ".join(sorted({use.op_type for use in weight.consumers}))
             return "skipped", Refusal("not-multiplied", op_types=op_types)
         return None
@@ -308,7 +308,7 @@ def write_rewritten(
 ) -> Model:
     """Apply ``rewriter`` to every weight of ``program`` and write the result, as ``write_model`` does.
 
-    ``make`` gets the path, ``report`` and how to load the model; ``finish`` the specification and report.
+    ``make`` gets the path, ``report`` and how to load it; ``finish`` the new specification and the report.
     """
     check_functions(program)
     report = Report(notes=list(program.notes))
@@ -367,11 +367,6 @@ def _replace(
         return rewritten.specs
 
     return program.replace(sites, rewrite_site)
-
-
-def _is_multiplied(weight: Weight) -> bool:
-    """Whether it is a weight, and no grid, mask or scale; one without known uses is taken for a weight."""
-    return not weight.consumers or any(use.multiplies for use in weight.consumers)
 
 
 def decompressed(site: Site) -> Rewritten:

@@ -25,8 +25,8 @@ def known_ranges(statistics: Any) -> Ranges:
         statistics = Statistics.load(Path(statistics))
     if not isinstance(statistics, Statistics) or not statistics.ranges:
         raise MilpassesError(
-            "8-bit activations need ranges: statistics must be milpasses.statistics(model, data), or the path "
-            "of their file"
+            "8-bit activations need ranges: statistics must be milpasses.statistics(model, data), or the "
+            "path of their file"
         )
     return statistics.ranges
 
@@ -48,7 +48,7 @@ def ranges_of(
     found = collect_statistics(program, data, function=function)
     if found.samples < fewest:
         raise SampleError(
-            f"{found.data}: {found.samples} sample: 8-bit activations need at least {fewest}, as the range of "
-            "one holds for nothing else"
+            f"{found.data}: {found.samples} sample: 8-bit activations need at least {fewest}, as the range "
+            "of one holds for nothing else"
         )
     return found.ranges

@@ -197,15 +197,15 @@ def _insert(ops: Mapping[str, Any], placed: Placed) -> None:
         ]
         following = maker.enclosing_block.operations
         anchor = _following(following, maker)
-        codes = _quantized(variable, placed, anchor)
+        codes = _quantized(variable, placed, anchor, maker)
         if others:
-            copy = _dequantized(codes, placed, anchor, point.name)
+            copy = _dequantized(codes, placed, anchor, maker)
             for user, param in others:
                 _rebind(user, param, variable, copy)
     for use in point.uses:
         op = ops[use.op_name]
-        own_codes = codes if codes is not None else _quantized(op.inputs[use.param], placed, op)
-        op.set_inputs(**{use.param: _dequantized(own_codes, placed, op, point.name)})
+        own_codes = codes if codes is not None else _quantized(op.inputs[use.param], placed, op, op)
+        op.set_inputs(**{use.param: _dequantized(own_codes, placed, op, op)})
 
 
 def _following(operations: Any, maker: Any) -> Any:
@@ -228,12 +228,26 @@ def _parameters(placed: Placed) -> dict[str, Any]:
     return {"scale": placed.scale} | ({} if zero is None else {"zero_point": zero})
 
 
-def _quantized(variable: Any, placed: Placed, before: Any) -> Any:
-    return mb.quantize(
+def _quantized(variable: Any, placed: Placed, before: Any, of: Any) -> Any:
+    made = mb.quantize(
         input=variable, output_dtype=placed.grid.dtype, before_op=before,
         name=f"{placed.point.name}_quantized", **_parameters(placed),
     )  # fmt: skip
+    return _in_scope(made, of)
 
 
-def _dequantized(codes: Any, placed: Placed, before: Any, name: str) -> Any:
-    return mb.dequantize(input=codes, before_op=before, name=f"{name}_dequantized", **_parameters(placed))
+def _dequantized(codes: Any, placed: Placed, before: Any, of: Any) -> Any:
+    made = mb.dequantize(
+        input=codes, before_op=before, name=f"{placed.point.name}_dequantized", **_parameters(placed)
+    )
+    return _in_scope(made, of)
+
+
+def _in_scope(variable: Any, of: Any) -> Any:
+    """Give an op and its constants the place in the source network that the op ``of`` has."""
+    constants = [
+        bound.op for bound in variable.op.inputs.values() if bound is not None and bound.op is not None
+    ]
+    for op in (variable.op, *(each for each in constants if each.op_type == "const")):
+        op.scopes.update({source: place for source, place in of.scopes.items() if source not in op.scopes})
+    return variable

@@ -64,8 +64,8 @@ class quantize_activations(AbstractGraphPass):
         """Rewrite the program in place; a second run over its own output adds nothing."""
         if self.ranges is None:
             raise MilpassesError(
-                f"milpasses::{self}: set its option statistics, milpasses.statistics(model, data) of the same "
-                "network converted without compression"
+                f"milpasses::{self}: set its option statistics, milpasses.statistics(model, data) of the "
+                "same network converted without compression"
             )
         self.report.activations.clear()
         ActivationQuantizer(self.recipe, self.ranges).quantize_memory(MemoryProgram(prog), self.report)

@@ -171,3 +171,43 @@ def test_a_target_without_activations(tmp_path: Path) -> None:
     assert kinds(raised).count("quantize") == kinds(
         mp.compress(model, "int8+a8", calibration=samples())
     ).count("quantize")
+
+
+def test_explain_shows_pairs_and_what_they_cover(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from milpasses_tools.explain import command, explain
+
+    path = tmp_path / "a.mlpackage"
+    model = mp.compress(saved_model(residual), "int8+a8-asym", calibration=samples(), output=path)
+    pairs = explain(path).activations
+    assert len(pairs) == kinds(model).count("quantize")
+    records = {record.name: record for record in model.report.activations}
+    for pair in pairs:
+        record = records[pair.name]
+        assert (pair.scale, pair.zero_point, pair.dtype) == (record.scale, record.zero_point, "int8")
+        assert pair.low is not None
+        assert pair.high is not None
+        assert record.low is not None
+        assert record.high is not None
+        assert record.scale is not None
+        assert pair.low <= min(record.low, 0) + 2 * record.scale
+        assert pair.high >= record.high - 2 * record.scale
+        assert pair.used_by
+    command(path)
+    assert "used by" in capsys.readouterr().out
+
+
+def test_the_command_takes_a8(tmp_path: Path) -> None:
+    from milpasses_tools.cli import app
+    from typer.testing import CliRunner
+
+    source, data, output = tmp_path / "a.mlpackage", tmp_path / "x.npz", tmp_path / "b.mlpackage"
+    saved_model(convnet).save(str(source))
+    np.savez(data, x=np.concatenate([sample["x"] for sample in samples()])[:, None])
+    asked = ["compress", str(source), "-r", "int8+a8", "-o", str(output)]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code != 0
+    assert not output.exists()
+    done = CliRunner().invoke(app, [*asked, "--data", str(data)])
+    assert done.exit_code == 0, done.output
+    assert "8 of 8 activations quantized" in done.output
+    assert kinds(ct.models.MLModel(str(output), skip_model_load=True)).count("quantize") == 8

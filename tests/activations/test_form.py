@@ -229,3 +229,25 @@ def test_ties_go_to_even_and_codes_saturate() -> None:
     grid = grid_of(-127, 127)
     values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 126.5, 300, -300], np.float32)
     assert grid.round_trip(values).tolist() == [0, 2, 2, 0, -2, 126, 127, -128]
+
+
+def test_all_else_stays_as_it_is() -> None:
+    """Ops keep their messages but for the inputs that take a pair; weights and interface keep theirs."""
+    model = saved_model(residual)
+    spec, other = model.get_spec(), mp.compress(model, "a8", calibration=samples()).get_spec()
+    blocks = [each.mlProgram.functions["main"].block_specializations["CoreML7"] for each in (spec, other)]
+    before, after = ({op.outputs[0].name: op for op in block.operations} for block in blocks)
+    assert blocks[0].outputs[:] == blocks[1].outputs[:]
+    assert spec.description.output == other.description.output
+    order = [name for name in after if name in before]
+    assert order == list(before)
+    rebound = 0
+    for name, op in before.items():
+        new = after[name]
+        for param in op.inputs:
+            if new.inputs[param] != op.inputs[param]:
+                rebound += 1
+                new.inputs[param].CopyFrom(op.inputs[param])
+        assert new == op
+    kinds = [op.type for op in blocks[1].operations]
+    assert rebound == kinds.count("dequantize") > kinds.count("quantize")

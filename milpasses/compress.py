@@ -1,18 +1,22 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 from coremltools.models import MLModel
 
+from milpasses.activations.measure import ranges_of, repeatable
+from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opening import open_program
+from milpasses.program.opset import check_activations
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import (
     SavedPipeline,
@@ -71,6 +75,9 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
+    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
+    from ``calibration`` (two samples or more) or ``statistics``. Tensors that are quantized already stay.
+
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
     go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
@@ -87,7 +94,7 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
-    recipe = Recipe.of(recipe)
+    recipe, calibration = Recipe.of(recipe), repeatable(calibration)
     options: dict[str, Any] = {
         "requantize": requantize,
         "statistics": statistics,
@@ -103,8 +110,11 @@ def compress(
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
+            finish = _activations(programs[""], recipe, options, function)
             rewriter = rewriter_for(programs[""], recipe, function=function, **options)
-            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress)
+            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress, finish)
+        if recipe.wants_activations:
+            raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
         if statistics is not None and not is_norms(statistics) and part is None:
             raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
         rewriters = _rewriters(pipeline, programs, recipe, options)
@@ -128,6 +138,22 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
+
+
+def _activations(
+    program: SavedProgram, recipe: Recipe, options: dict[str, Any], function: str | None
+) -> Callable[[Any, Report], None] | None:
+    """What puts the activations of ``recipe`` into the new specification, None where they stay float."""
+    if not recipe.wants_activations:
+        return None
+    check_activations(program.target)
+    ranges = ranges_of(program, options["statistics"], options["calibration"], function)
+    quantizer = ActivationQuantizer(recipe, ranges)
+
+    def finish(spec: Any, report: Report) -> None:
+        quantizer.quantize_saved(program, spec, report)
+
+    return finish
 
 
 def _rewriters(

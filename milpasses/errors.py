@@ -137,6 +137,10 @@ REASONS = {
     "lookup-table": "a table that gather reads has no second moment",
     "only-held-out": "only held-out samples reached it",
     "not-selected": "not to be calibrated",
+    # Why an activation stays float.
+    "no-range": "no sample reached it: there is no range",
+    "nonfinite-activation": "{count:,} NaN or infinite values in the samples",
+    "point-range": "every value in the samples is {value:g}: give samples in which it varies",
     # What calibration leaves undone.
     "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
     "nothing-held-out": "nothing held out",

@@ -214,6 +214,12 @@ def print_report(report: "Report", verbose: bool = False) -> None:
 
         for line in by_reason([record for record in report if record.status != "compressed"]):
             print(in_options(line))
+    quantized = [record for record in report.activations if record.status == "quantized"]
+    for record in report.activations:
+        if verbose or record.status != "quantized":
+            print(record)
+    if report.activations:
+        print(f"{len(quantized):,} of {len(report.activations):,} activations quantized")
     for note in report.notes:
         print(f"note: {note}")
     recipe = report.recipe if len(report.recipe) <= 200 else f"{report.recipe[:197]}..."

@@ -68,6 +68,7 @@ def explain(
         PackageError: no ML Program.
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
+    from milpasses.activations.existing import stored_pairs
     from milpasses.program.opening import open_program
     from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
@@ -130,6 +131,7 @@ def explain(
         plan,
         tuple(units),
         advise(units, things),
+        tuple(pair for function in program.functions for pair in stored_pairs(function)),
     )
 
 

@@ -42,8 +42,7 @@ def ranges_of(
         return known_ranges(statistics)
     if data is None or is_norms(data):
         raise MilpassesError(
-            "8-bit activations need data: pass calibration=data (samples to run the model on) or "
-            "statistics="
+            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
         )
     found = collect_statistics(program, data, function=function)
     if found.samples < fewest:

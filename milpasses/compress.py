@@ -1,22 +1,19 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 from coremltools.models import MLModel
 
-from milpasses.activations.measure import ranges_of, repeatable
-from milpasses.activations.quantize import ActivationQuantizer
+from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opening import open_program
-from milpasses.program.opset import check_activations
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import (
     SavedPipeline,
@@ -110,7 +107,7 @@ def compress(
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
-            finish = _activations(programs[""], recipe, options, function)
+            finish = activations_of(programs[""], recipe, statistics, calibration, function, strict)
             rewriter = rewriter_for(programs[""], recipe, function=function, **options)
             return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress, finish)
         if recipe.wants_activations:
@@ -138,22 +135,6 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _activations(
-    program: SavedProgram, recipe: Recipe, options: dict[str, Any], function: str | None
-) -> Callable[[Any, Report], None] | None:
-    """What puts the activations of ``recipe`` into the new specification, None where they stay float."""
-    if not recipe.wants_activations:
-        return None
-    check_activations(program.target)
-    ranges = ranges_of(program, options["statistics"], options["calibration"], function)
-    quantizer = ActivationQuantizer(recipe, ranges)
-
-    def finish(spec: Any, report: Report) -> None:
-        quantizer.quantize_saved(program, spec, report)
-
-    return finish
 
 
 def _rewriters(

@@ -1,15 +1,19 @@
 """The ranges of activations from data or statistics, refused with one line where they say too little."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from milpasses.activations.quantize import Ranges
+from milpasses.activations.quantize import ActivationQuantizer, Ranges
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError, SampleError
+from milpasses.program.opset import check_activations
+from milpasses.program.saved import SavedProgram
+from milpasses.recipe.recipe import Recipe
+from milpasses.report import Report
 
 FEWEST = 2
 
@@ -51,3 +55,27 @@ def ranges_of(
             "of one holds for nothing else"
         )
     return found.ranges
+
+
+def activations_of(
+    program: SavedProgram,
+    recipe: Recipe,
+    statistics: Any,
+    data: Any,
+    function: str | None = None,
+    strict: bool = False,
+) -> Callable[[Any, Report], None] | None:
+    """What puts the activations of ``recipe`` into the new specification, None where they stay float.
+
+    As ``finish`` of ``write_rewritten``. ``strict``: a rule that is for no op is an error then. Raises
+    ``TargetError``, and as ``ranges_of``.
+    """
+    if not recipe.wants_activations:
+        return None
+    check_activations(program.target)
+    quantizer = ActivationQuantizer(recipe, ranges_of(program, statistics, data, function), strict=strict)
+
+    def finish(spec: Any, report: Report) -> None:
+        quantizer.quantize_saved(program, spec, report)
+
+    return finish

@@ -9,11 +9,12 @@ from milpasses.activations.measure import known_ranges
 from milpasses.activations.quantize import ActivationQuantizer, Ranges
 from milpasses.errors import MilpassesError
 from milpasses.passes._reporting import remember
+from milpasses.passes._weight_pass import read_flag
 from milpasses.program.memory import MemoryProgram
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
 
-_ACCEPTED = ("recipe", "statistics", "report")
+_ACCEPTED = ("recipe", "statistics", "report", "strict")
 
 
 @register_pass(namespace="milpasses")
@@ -38,13 +39,14 @@ class quantize_activations(AbstractGraphPass):
 
     Options: ``statistics`` (``milpasses.statistics`` of the same network converted without compression, or
     the path of their file; needed), ``recipe`` (``"a8"`` unless given; its weights are left to the other
-    passes), ``report``.
+    passes), ``report``, ``strict`` (a rule for activations that is for no op is an error).
     """
 
     def __init__(self) -> None:
         self.recipe = Recipe.of("a8")
         self.report = Report()
         self.ranges: Ranges | None = None
+        self.strict = False
 
     def set_options(self, pass_options: Any = None) -> None:
         """Take coremltools' ``PassOption`` list; an unknown name or a wrong value is refused here."""
@@ -56,6 +58,7 @@ class quantize_activations(AbstractGraphPass):
         self.recipe = Recipe.of(given.get("recipe", "a8"))
         if not self.recipe.wants_activations:
             raise MilpassesError(f"milpasses::{self}: the recipe {self.recipe} leaves activations float")
+        self.strict = read_flag(self, "strict", given)
         report = given.get("report")
         self.report = report if isinstance(report, Report) else Report()
         self.ranges = known_ranges(given["statistics"]) if "statistics" in given else None
@@ -68,5 +71,6 @@ class quantize_activations(AbstractGraphPass):
                 "same network converted without compression"
             )
         self.report.activations.clear()
-        ActivationQuantizer(self.recipe, self.ranges).quantize_memory(MemoryProgram(prog), self.report)
+        quantizer = ActivationQuantizer(self.recipe, self.ranges, strict=self.strict)
+        quantizer.quantize_memory(MemoryProgram(prog), self.report)
         remember(prog, self.report)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-nojit lint format bench bench-quality conformance docs wheel clean
+.PHONY: help demo test test-nojit lint format bench bench-quality conformance docs wheel integrations test-tensorflow clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,13 @@ bench-quality: $(VENV)/.test ## error and accuracy of calibrated and mixed compr
 
 conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses
 	$(BIN)/python tests/conformance/run.py
+
+integrations: ## try milpasses in Ultralytics, ExecuTorch, transformers, TensorFlow: own environments in .integrations
+	$(PYTHON) integrations/run.py
+
+test-tensorflow: ## the TensorFlow tests, in an environment of their own (its wheels are for Python up to 3.11)
+	$(PYTHON) integrations/run.py tensorflow
+	.integrations/tensorflow/bin/python -m pytest -q --noconftest tests/test_tensorflow.py
 
 docs: $(VENV)/.test ## run the code blocks of README.md
 	$(BIN)/python -m pytest -q tests/test_readme.py

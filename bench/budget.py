@@ -22,7 +22,7 @@ from bench.table import Table
 from milpasses.budget import Sensitivity, fit, sensitivity
 from milpasses.budget.allocation import Allocation
 from milpasses.budget.candidates import DEFAULT, tuned_candidates
-from milpasses.budget.fitting import FEWEST
+from milpasses.budget.loaded import FEWEST
 from milpasses.budget.probe import Probe, noise_share
 from milpasses.calibration import KnownStatistics
 from milpasses.data.samples import Samples

@@ -18,12 +18,26 @@ from milpasses.passes.recipe_passes import register_pass
 from milpasses.pipeline import pipeline
 from milpasses.program.readers import ReadModel, register_reader
 from milpasses.program.weights import Consumer, Weight
-from milpasses.recipe import Half, Keep, Palettize, Prune, Quantize, Recipe, RecipeError, Rule
-from milpasses.report import Record, Report
+from milpasses.recipe import (
+    ActivationRule,
+    Activations,
+    Half,
+    Keep,
+    Palettize,
+    Prune,
+    Quantize,
+    Recipe,
+    RecipeError,
+    Rule,
+)
+from milpasses.report import ActivationRecord, Record, Report
 
 __version__ = version("milpasses")
 
 __all__ = [
+    "ActivationRecord",
+    "ActivationRule",
+    "Activations",
     "CompressedModel",
     "Consumer",
     "Half",

@@ -1,21 +1,27 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import attrs
 from coremltools.models import MLModel
 
+from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
-from milpasses.program.opening import open_program, raise_to_compress
+from milpasses.program.opening import open_program
 from milpasses.program.package import check_output
-from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline
+from milpasses.program.pipelines import (
+    SavedPipeline,
+    check_one_function,
+    is_pipeline,
+    open_pipeline,
+    opened_parts,
+)
 from milpasses.program.saved import SavedProgram
 from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
@@ -66,6 +72,9 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
+    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
+    from ``calibration`` (two samples or more) or ``statistics``. Tensors that are quantized already stay.
+
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
     go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
@@ -82,7 +91,8 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
-    given, recipe = recipe, Recipe.of(recipe)
+    inputs = model, recipe, calibration, statistics
+    recipe, calibration = Recipe.of(recipe), repeatable(calibration)
     options: dict[str, Any] = {
         "requantize": requantize,
         "statistics": statistics,
@@ -91,27 +101,20 @@ def compress(
         "strict": strict,
         "progress": progress,
     }
-    if is_pipeline(model):
-        pipeline = open_pipeline(model, skip_model_load)
-        programs = pipeline.programs(part)
-        if statistics is not None and not is_norms(statistics) and part is None:
-            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
-    elif part is not None:
-        raise MilpassesError(f"part {part}: the model is no pipeline")
-    else:
-        pipeline, programs = None, {"": open_program(model, skip_model_load)}
     if output is not None:
-        check_output(Path(output), force, (model, calibration, statistics, given))
-    with tempfile.TemporaryDirectory() as folder:
-        programs = _raised(programs, minimum_deployment_target, Path(folder))
+        check_output(Path(output), force, inputs)
+    with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
+        check_one_function(pipeline, function)
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
+            finish = activations_of(programs[""], recipe, statistics, calibration, function, strict)
             rewriter = rewriter_for(programs[""], recipe, function=function, **options)
-            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress)
-        if function is not None:
-            raise MilpassesError(f"function {function}: the parts of a pipeline have one function each")
-        pipeline = attrs.evolve(pipeline, raised=programs)
+            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress, finish)
+        if recipe.wants_activations:
+            raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
+        if statistics is not None and not is_norms(statistics) and part is None:
+            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
         rewriters = _rewriters(pipeline, programs, recipe, options)
         return _write_pipeline(pipeline, part, rewriters, output, force, progress)
 
@@ -135,16 +138,6 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _raised(programs: dict[str, SavedProgram], target: Any, folder: Path) -> dict[str, SavedProgram]:
-    """``programs`` for ``target``, or the oldest that has compressed weights, in folders under ``folder``."""
-    raised: dict[str, SavedProgram] = {}
-    for index, (name, program) in enumerate(programs.items()):
-        place = folder / str(index)
-        place.mkdir()
-        raised[name] = raise_to_compress(program, target, place)
-    return raised
 
 
 def _rewriters(

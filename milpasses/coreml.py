@@ -17,16 +17,21 @@ from coremltools.models import MLModel
 from coremltools.optimize.coreml import get_weights_metadata
 
 from milpasses import _coremltools as host
+from milpasses.activations.configs import named_sample, read_activation_config
+from milpasses.activations.measure import ranges_of
+from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.errors import MilpassesError, TargetError
 from milpasses.program.model import CompressedModel
 from milpasses.program.opening import open_program, raise_target
 from milpasses.program.opset import Opset, supported_since
 from milpasses.recipe.recipe import Recipe
+from milpasses.report import Report
 from milpasses.rewrite import Rewriter, write_decompressed, write_rewritten
 
 __all__ = [
     "decompress_weights",
     "get_weights_metadata",
+    "linear_quantize_activations",
     "linear_quantize_weights",
     "palettize_weights",
     "prune_weights",
@@ -41,6 +46,33 @@ def linear_quantize_weights(
 ) -> CompressedModel:
     """``coremltools.optimize.coreml.linear_quantize_weights``, with scales of least squared error."""
     return _apply(mlmodel, config, joint_compression)
+
+
+def linear_quantize_activations(
+    mlmodel: MLModel, config: Any, sample_data: Any, calibration_op_group_size: int = -1
+) -> CompressedModel:
+    """``coremltools.optimize.coreml.linear_quantize_activations``, on every platform, of all samples.
+
+    ``sample_data``: a list of dictionaries of inputs, ``None`` the name of an only one. As there a model for
+    an older target is raised to iOS17. ``calibration_op_group_size`` is accepted and needs no heed: all
+    tensors are measured in one run.
+    """
+    import coremltools as ct
+
+    _reject_multifunction(mlmodel, "milpasses.coreml")
+    recipe = read_activation_config(config)
+    names = [feature.name for feature in mlmodel.get_spec().description.input]
+    samples = [named_sample(sample, names) for sample in sample_data]
+    with tempfile.TemporaryDirectory() as folder:
+        program = raise_target(open_program(mlmodel), ct.target.iOS17, Path(folder))
+        ranges = ranges_of(program, None, samples, fewest=1)
+        quantizer = ActivationQuantizer(recipe, ranges, keep_points=False)
+
+        def finish(spec: Any, report: Report) -> None:
+            quantizer.quantize_saved(program, spec, report)
+
+        rewriter = Rewriter(recipe, program.target)
+        return write_rewritten(program, rewriter, CompressedModel, finish=finish)
 
 
 def palettize_weights(mlmodel: MLModel, config: Any, joint_compression: bool = False) -> CompressedModel:

@@ -115,6 +115,15 @@ REASONS = {
     "low-sparsity": "sparsity {sparsity:.3f} < minimum_sparsity_percentile {minimum}",
     "nonfinite": "{nans} NaN and {infinities} infinite values: not a weight to compress",
     "not-smaller": "{form} would take {nbytes} bytes, {stored} are stored now",
+    # Weights of legacy neural networks.
+    "nn-not-selected": "the selector leaves it as it is",
+    "nn-updatable": "it is trained on the device, which takes float32",
+    "nn-half-mixed": "float16 and float32 do not mix in a layer, and the selector leaves a part of this one "
+    "as it is",
+    "nn-half-overflow": "float16 ends at 65,504, but the layer's weights reach {largest:,.0f}",
+    "nn-already": "it is {form} already",
+    "nn-int8-layer": "its layer quantizes its input too, and takes int8 alone",
+    "nn-not-smaller": "{nbytes:,} bytes quantized are no fewer than {stored:,} as {form}",
     # What is known of a weight's inputs.
     "not-reached": "no sample reached {op_type} {op}",
     "no-use-rule": "{op_type} {op}: {op_type} has no rule for its {param}",
@@ -128,6 +137,10 @@ REASONS = {
     "lookup-table": "a table that gather reads has no second moment",
     "only-held-out": "only held-out samples reached it",
     "not-selected": "not to be calibrated",
+    # Why an activation stays float.
+    "no-range": "no sample reached it: there is no range",
+    "nonfinite-activation": "{count:,} NaN or infinite values in the samples",
+    "point-range": "every value in the samples is {value:g}: give samples in which it varies",
     # What calibration leaves undone.
     "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
     "nothing-held-out": "nothing held out",

@@ -10,6 +10,7 @@ from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
 
 PASS = "milpasses::compress_weights"
+ACTIVATIONS = "milpasses::quantize_activations"
 
 
 class Pipeline(PassPipeline):
@@ -21,12 +22,21 @@ class Pipeline(PassPipeline):
     def __init__(
         self, base: PassPipeline, recipe: Recipe, statistics: Any = None, strict: bool = False
     ) -> None:
-        super().__init__([*base.passes, PASS], f"{base.pipeline_name} with milpasses")
+        if recipe.wants_activations and statistics is None:
+            raise MilpassesError(
+                "8-bit activations need ranges: pass statistics=milpasses.statistics(model, data), of the "
+                "same network converted without compression"
+            )
+        added = [PASS, ACTIVATIONS] if recipe.wants_activations else [PASS]
+        super().__init__([*base.passes, *added], f"{base.pipeline_name} with milpasses")
         self.set_options_by_another_pipeline(base)
         self.report = Report(recipe=str(recipe))
         self.recipe = recipe
         options = {} if statistics is None else {"statistics": statistics}
         self.set_options(PASS, {"recipe": recipe, "report": self.report, "strict": strict, **options})
+        if recipe.wants_activations:
+            wanted = {"recipe": recipe, "report": self.report, "strict": strict, **options}
+            self.set_options(ACTIVATIONS, wanted)
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""

@@ -108,6 +108,49 @@ _CONVERTER.register_unstructure_hook(
 )
 
 
+@attrs.frozen
+class ActivationRecord:
+    """What happened to one activation: quantized with ``scale`` and ``zero_point``, or left float, and why.
+
+    ``low`` and ``high``: the range that its grid covers, which ``tensors`` share. ``method``: how the range
+    was chosen; ``sqnr_db``: what the rounding loses on data, where measured. ``uses``: ``op:type.param``.
+    """
+
+    name: str
+    status: Literal["quantized", "float"]
+    dtype: str = ""
+    low: float | None = None
+    high: float | None = None
+    scale: float | None = None
+    zero_point: int | None = None
+    method: str = ""
+    sqnr_db: float | None = None
+    refusal: Refusal | None = None
+    tensors: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
+    function: str = "main"
+
+    @property
+    def reason(self) -> str:
+        """Why it is float, in words."""
+        return "" if self.refusal is None else str(self.refusal)
+
+    def row(self) -> dict[str, Any]:
+        """A flat dictionary, without what is not known."""
+        row = attrs.asdict(self, filter=lambda field, _: field.name != "refusal")
+        row |= {"tensors": " ".join(self.tensors), "uses": " ".join(self.uses), "reason": self.reason}
+        row["sqnr_db"] = _rounded(self.sqnr_db)
+        return {name: value for name, value in row.items() if value not in ("", None)}
+
+    def __str__(self) -> str:
+        if self.status == "float":
+            return f"activation {self.name}: float: {self.reason}"
+        measured = "" if self.sqnr_db is None else f", {self.sqnr_db:.1f} dB"
+        return (
+            f"activation {self.name}: {self.dtype}, {self.low:g} to {self.high:g} by {self.method}{measured}"
+        )
+
+
 @attrs.define
 class Report:
     """The records of one compression, in the order of the program; ``notes`` are of the model as a whole.
@@ -119,6 +162,7 @@ class Report:
     records: list[Record] = attrs.field(factory=list)
     unmatched: list[str] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
+    activations: list[ActivationRecord] = attrs.field(factory=list)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -126,7 +170,17 @@ class Report:
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, name: str) -> Record:
+    def __repr__(self) -> str:
+        sizes = f"{self.bytes_before:,} -> {self.bytes_after:,} bytes"
+        return f"<Report: {self.count('compressed')} of {len(self)} weights compressed, {sizes}>"
+
+    def __getitem__(self, name: "str | int") -> Record:
+        """The record of the weight of that name, or at that place in the order of the program.
+
+        Raises ``KeyError`` for a name that no weight has, ``IndexError`` for a place that is none.
+        """
+        if isinstance(name, int):
+            return self.records[name]
         for record in self.records:
             if record.name == name:
                 return record
@@ -155,6 +209,8 @@ class Report:
         """Counts, bytes, bits a weight and the smallest SQNR, as plain numbers."""
         errors = [r.sqnr_db for r in self.records if r.sqnr_db is not None]
         worst = min(errors, default=math.inf)
+        quantized = sum(record.status == "quantized" for record in self.activations)
+        totals = {"quantized_activations": quantized, "float_activations": len(self.activations) - quantized}
         return {
             "weights": len(self.records),
             "compressed": self.count("compressed"),
@@ -164,7 +220,11 @@ class Report:
             "bytes_after": self.bytes_after,
             "bits_per_weight": round(self.bits_per_weight, 4),
             "worst_sqnr_db": None if math.isinf(worst) else round(worst, 3),
+            **(totals if self.activations else {}),
         }
+
+    def _activation_rows(self) -> dict[str, Any]:
+        return {"activations": [record.row() for record in self.activations]} if self.activations else {}
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat dictionary a weight: ``pandas.DataFrame(report.to_rows())``."""
@@ -179,6 +239,7 @@ class Report:
             "totals": self.totals(),
             "notes": self.notes,
             "weights": self.to_rows(),
+            **self._activation_rows(),
         }
         return json.dumps(content, indent=indent)
 
@@ -210,6 +271,7 @@ class Report:
             "totals": self.totals(),
             **({"notes": self.notes} if self.notes else {}),
             "weights": list(alike.values()),
+            **self._activation_rows(),
         }
         return json.dumps(content, separators=(",", ":"), default=str)
 
@@ -231,6 +293,11 @@ class Report:
             f"{totals['bytes_before']} -> {totals['bytes_after']} bytes, "
             f"{totals['bits_per_weight']:.2f} bits a weight"
         )
+        if self.activations:
+            lines += map(str, self.activations)
+            lines.append(
+                f"{totals['quantized_activations']} of {len(self.activations)} activations quantized"
+            )
         return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 

@@ -105,7 +105,7 @@ class Rewriter:
             return "skipped", Refusal("vector", rank=weight.rank)
         if decision.skip is not None:
             return "skipped", decision.skip
-        if not (_is_multiplied(weight) or self.recipe.takes_every_constant(decision)):
+        if not (weight.is_multiplied or self.recipe.takes_every_constant(decision)):
             op_types = ", ".join(sorted({use.op_type for use in weight.consumers}))
             return "skipped", Refusal("not-multiplied", op_types=op_types)
         return None
@@ -246,8 +246,7 @@ class PairedRewriter:
         """A bias that stays dense, with other values."""
         record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept")
         change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
-        note = "bias corrected: + (W - W') E[x]"
-        record = attrs.evolve(record, notes=(note,), max_error=float(change))
+        record = attrs.evolve(record, notes=("bias corrected: + (W - W') E[x]",), max_error=float(change))
         return Rewritten(record, [_constant(site.weight.name, corrected)])
 
 
@@ -305,10 +304,11 @@ def write_rewritten(
     output: "str | os.PathLike[str] | None" = None,
     force: bool = False,
     progress: Progress | None = None,
+    finish: Callable[[Any, Report], None] | None = None,
 ) -> Model:
     """Apply ``rewriter`` to every weight of ``program`` and write the result, as ``write_model`` does.
 
-    ``make`` is called with the path, ``report`` and how to load the model.
+    ``make`` gets the path, ``report`` and how to load it; ``finish`` the new specification and the report.
     """
     check_functions(program)
     report = Report(notes=list(program.notes))
@@ -316,6 +316,8 @@ def write_rewritten(
     def write_weights(folder: Path) -> Any:
         copy = SavedCopy(program, folder)
         rewrite_program(copy, rewriter, report, progress)
+        if finish is not None:
+            finish(copy.spec, report)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
 
@@ -365,11 +367,6 @@ def _replace(
         return rewritten.specs
 
     return program.replace(sites, rewrite_site)
-
-
-def _is_multiplied(weight: Weight) -> bool:
-    """Whether it is a weight, and no grid, mask or scale; one without known uses is taken for a weight."""
-    return not weight.consumers or any(use.multiplies for use in weight.consumers)
 
 
 def decompressed(site: Site) -> Rewritten:

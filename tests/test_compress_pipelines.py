@@ -6,7 +6,7 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-from pipeline_models import SIZE, detector, detector_pipeline, linear_part, pipeline_of
+from pipeline_models import detector, detector_pipeline, linear_part, pipeline_of
 
 import milpasses as mp
 from milpasses.interpreter import Interpreter
@@ -129,36 +129,6 @@ def test_what_cannot_be_meant_is_refused(package: Path, two: Any) -> None:
         mp.compress(detector(), "int8", part="x")
     with pytest.raises(mp.MilpassesError, match="part x: the model is no pipeline"):
         mp.decompress(detector(), part="x")
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of each of ``a`` with each of ``b``: (n, 4) and (m, 4), centres and sizes."""
-    found = np.zeros((len(a), len(b)))
-    for i, one in enumerate(a):
-        for j, other in enumerate(b):
-            low = np.maximum(one[:2] - one[2:] / 2, other[:2] - other[2:] / 2)
-            high = np.minimum(one[:2] + one[2:] / 2, other[:2] + other[2:] / 2)
-            shared = np.prod(np.maximum(high - low, 0))
-            found[i, j] = shared / (np.prod(one[2:]) + np.prod(other[2:]) - shared)
-    return found
-
-
-@pytest.mark.parametrize(("recipe", "pixels", "points"), [("int8", 1.0, 0.02), ("pal6", 4.0, 0.05)])
-def test_a_detectors_boxes_before_and_after(package: Path, recipe: str, pixels: float, points: float) -> None:
-    before, after = Interpreter(package), Interpreter(mp.compress(package, recipe))
-    rng = np.random.default_rng(1)
-    for _ in range(4):
-        blocks = rng.integers(0, 256, (8, 8, 3)).astype(np.uint8)
-        image = np.kron(blocks, np.ones((SIZE // 8, SIZE // 8, 1), np.uint8))
-        old, new = (model.run({"image": image, "confidenceThreshold": 0.5}) for model in (before, after))
-        found = overlap(old["coordinates"], new["coordinates"])
-        matched = found.max(1) > 0.5  # of two boxes that nearly tie, suppression may keep the other
-        match = found.argmax(1)[matched]
-        assert len(found) > 50
-        assert matched.mean() > 0.95
-        assert len(set(match)) == len(match)
-        assert np.abs(old["coordinates"][matched] - new["coordinates"][match]).max() < pixels
-        assert np.abs(old["confidence"][matched] - new["confidence"][match]).max() < points
 
 
 def test_a_rule_is_unmatched_where_no_part_has_its_weight(two: Any) -> None:

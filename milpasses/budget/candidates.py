@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from milpasses.budget.layer_error import LayerOutputError
 from milpasses.budget.probe import Probe
-from milpasses.budget.stored import program_blobs, site_blobs, specs_bytes
+from milpasses.budget.stored import FILE_HEADER, Blob, program_blobs, site_blobs, specs_bytes
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.calibration import KnownStatistics
 from milpasses.calibration.encode import feedback_method
@@ -85,6 +85,7 @@ class SensitivityBuilder:
     probe: Probe | None = None
     exact: bool = False
     requantize: bool = False
+    fixed: dict[Blob, int] = attrs.field(factory=dict)  # what ``build`` found that is not to be decided
     _pinned: Rewriter = attrs.field(init=False)
     _rewriters: dict[str, Rewriter] = attrs.field(init=False)
     _others: dict[str, Rewriter] = attrs.field(factory=dict)  # of schemes that only rules name
@@ -141,11 +142,12 @@ class SensitivityBuilder:
             self.program.package.release()
             if progress is not None:
                 progress(index + 1, len(sites), site.weight.name)
+        self.fixed = {blob: nbytes for blob, nbytes in blobs.items() if blob not in decided}
         return Sensitivity(
             weights=tuple(_on_curves(weights) if self._probes else [weight for weight, _ in weights]),
             candidates=tuple(self.candidates),
             elements=sum(site.weight.size for site in sites),
-            fixed_bytes=sum(blobs.values()) - sum(decided.values()) + 64,  # the file's own header
+            fixed_bytes=sum(self.fixed.values()) + FILE_HEADER,
             how="layers" if self.probe is None else "exact" if self.exact else "probed",
             data="" if self.statistics is None else self.statistics.data,
             notes=self.program.notes,

@@ -10,30 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
-import numpy as np
 
-from milpasses.budget.candidates import Progress, SensitivityBuilder, read_candidates
-from milpasses.budget.finalists import MeasuredChoices
-from milpasses.budget.probe import Probe
+from milpasses.budget.candidates import Progress, SensitivityBuilder
+from milpasses.budget.joined import check_table, join_tables, own_name
+from milpasses.budget.loaded import Parts
 from milpasses.budget.problem import Problem, choose_measured
 from milpasses.budget.table import Option, Sensitivity, WeightOptions
 from milpasses.budget.text import BUDGET, LOSS, read_budget, read_loss
-from milpasses.calibration.encode import feedback_method
-from milpasses.calibration.sources import HELD_OUT
-from milpasses.data.collect import collect
 from milpasses.data.moments import Statistics
-from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import Interpreter
-from milpasses.program.opening import opened_to_compress
-from milpasses.program.saved import SavedProgram
+from milpasses.program.pipelines import opened_parts
 from milpasses.recipe import Keep, Recipe, Rule, literal
 from milpasses.report import decibels
 
 __all__ = ["Fit", "Option", "Sensitivity", "WeightOptions", "fit", "sensitivity"]
-NUMBERS = 100  # outputs to probe with, at least; more samples where one has few
-FEWEST, MOST = 2, 16  # samples to take statistics of
-_LARGE = 1 << 27  # bytes of weights above which no decoded copy of them is kept
 
 
 @attrs.frozen
@@ -131,12 +121,14 @@ def sensitivity(
     function: str | None = None,
     requantize: bool = False,
     minimum_deployment_target: Any = None,
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
     """Encode every weight once with every candidate, and tell what each stores and what error it makes.
 
     Args:
-        model: path of an ``.mlpackage``, or ``MLModel``.
+        model: path of an ``.mlpackage``, or ``MLModel``. Of a pipeline, all its ML Programs: weights are
+            called ``part/weight``, and an output error is of the outputs of the weight's part.
         data: whatever ``Samples.of`` takes. With it the model runs, once or twice for each weight, or with
             ``exact`` once for each weight and candidate. Without, errors are those of single layers; see
             ``Sensitivity``.
@@ -153,6 +145,7 @@ def sensitivity(
         function: which function of a multifunction model runs; its default one unless given.
         minimum_deployment_target: raise an older model to it first. One without compressed weights (iOS15) is
             raised to iOS16, and ``notes`` say so.
+        part: of a pipeline, this ML Program alone. Needed where ``statistics`` are given.
         progress: called with (done, total, weight's name).
 
     Raises:
@@ -160,10 +153,10 @@ def sensitivity(
     """
     if exact and data is None:
         raise MilpassesError("exact: the model has to run: give data")
-    with opened_to_compress(model, minimum_deployment_target) as program:
-        loaded = LoadedModel.of(program, data, samples, seed, function)
-        builder = _builder(program, loaded, candidates, statistics, rules, exact, requantize)
-        return builder.build(progress)
+    with opened_parts(model, minimum_deployment_target, part) as (pipeline, programs):
+        parts = Parts.of(pipeline, programs, data, samples, seed, function, part, statistics)
+        builders = parts.builders(candidates, statistics, rules, exact, requantize)
+        return _build(builders, progress)
 
 
 def fit(
@@ -182,6 +175,7 @@ def fit(
     function: str | None = None,
     requantize: bool = False,
     minimum_deployment_target: Any = None,
+    part: str | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Choose a scheme for each weight: least output error within a budget, or least bytes within a loss.
@@ -193,7 +187,7 @@ def fit(
 
     Args:
         model, data, candidates, statistics, rules, samples, seed, function, requantize,
-        minimum_deployment_target, progress: as ``milpasses.budget.sensitivity`` takes them.
+        minimum_deployment_target, part, progress: as ``milpasses.budget.sensitivity`` takes them.
         budget: of the weight file: ``"4 bits"`` (an element of any constant), ``"12 MB"`` (``kB``, ``MiB``,
             ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
             codes, tables, scales, masks, each blob's record and padding, and what is not compressed.
@@ -218,147 +212,57 @@ def fit(
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:
         raise MilpassesError("validation: the model has to run: give data, too")
-    with opened_to_compress(model, minimum_deployment_target) as program:
-        loaded = LoadedModel.of(program, data, samples, seed, function)
-        builder = _builder(program, loaded, candidates, statistics, rules, False, requantize)
+    with opened_parts(model, minimum_deployment_target, part) as (pipeline, programs):
+        parts = Parts.of(pipeline, programs, data, samples, seed, function, part, statistics)
+        builders = parts.builders(candidates, statistics, rules, False, requantize)
+        pins = next(iter(builders.values())).pins
         if sensitivity is None:
-            table = builder.build(progress)
+            table = _build(builders, progress)
         else:
-            table = _of_program(Sensitivity.of(sensitivity), program)
-            if candidates is not None or builder.pins:
+            table = check_table(Sensitivity.of(sensitivity), programs)
+            if candidates is not None or pins:
                 raise MilpassesError(
                     "candidates and rules go into the sensitivity table: compute it with them"
                 )
-        return _fit(budget, limit, validation, statistics, loaded, builder, table)
-
-
-def _fit(
-    budget: Any,
-    limit: float | None,
-    validation: Any,
-    statistics: Statistics | None,
-    loaded: "LoadedModel | None",
-    builder: SensitivityBuilder,
-    table: Sensitivity,
-) -> Fit:
-    """The choice that ``fit`` makes of ``table``; ``statistics`` as given to it."""
-    if not table.weights:
-        raise MilpassesError("no candidate applies to any weight: there is nothing to choose")
-    problem = Problem(table)
-    asked = read_budget(budget, table.elements, problem.bytes_now)
-    if loaded is None:
-        choice, measured = problem.solve(asked, limit), None
-    else:
-        if validation is None and statistics is None and builder.statistics and builder.statistics.held_out:
-            validation = loaded.source.apart(HELD_OUT)
-        choices = MeasuredChoices(builder, loaded.validation_probe(validation), table)
-        choice, measured = choose_measured(problem, asked, limit, choices.output_error)
-    chosen = problem.options(choice)
-    uniform = {name: (problem.bytes(c), problem.output_error(c)) for name, c in problem.uniform.items()}
-    return Fit(
-        recipe=Recipe(Keep(), [*builder.pins, *_rules(table, chosen)]),
-        table=table,
-        chosen=chosen,
-        used=problem.bytes(choice),
-        output_error=problem.output_error(choice),
-        asked=asked,
-        limit=limit,
-        measured=measured,
-        uniform=uniform,
-    )
-
-
-@attrs.frozen(eq=False)
-class LoadedModel:
-    """An interpreter and the data to run it on.
-
-    ``samples``: how many of the data statistics are taken of; ``probed``: how many each weight is run with.
-    """
-
-    interpreter: Interpreter
-    source: Samples
-    samples: int
-    probed: int
-
-    @classmethod
-    def of(
-        cls, program: SavedProgram, data: Any, samples: int | None, seed: int, function: str | None
-    ) -> "LoadedModel | None":
-        """Load ``program``, a large one without a second, decoded copy of its weights; None without data."""
+        if not table.weights:
+            raise MilpassesError("no candidate applies to any weight: there is nothing to choose")
+        problem = Problem(table)
+        asked = read_budget(budget, table.elements, problem.bytes_now)
         if data is None:
-            return None
-        keep = sum(file.stat().st_size for file in program.package.path.rglob("*.bin")) < _LARGE
-        interpreter = Interpreter(program, function, keep_weights=keep)
-        source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
-        enough = _enough(interpreter, source)
-        return cls(interpreter, source, samples or max(enough, FEWEST), samples or enough)
-
-    def first(self, count: int) -> Samples:
-        """So many samples."""
-        return Samples.of(self.source, self.interpreter, limit=count)
-
-    def validation_probe(self, validation: Any) -> Probe:
-        """What measures whole choices: on more samples than each weight was run with."""
-        data = self.source if validation is None else validation
-        return Probe(self.interpreter, list(Samples.of(data, self.interpreter, limit=4 * self.probed)))
-
-
-def _enough(interpreter: Interpreter, source: Samples) -> int:
-    """So many samples that their outputs are ``NUMBERS``."""
-    first = next(iter(source))
-    outputs = interpreter.run(first.inputs, interpreter.make_state())
-    count = sum(len(value) if isinstance(value, Mapping) else np.size(value) for value in outputs.values())
-    return min(math.ceil(NUMBERS / max(count, 1)), MOST)
+            choice, measured = problem.solve(asked, limit), None
+        else:
+            measure = parts.measure(builders, table, validation, statistics)
+            choice, measured = choose_measured(problem, asked, limit, measure)
+        chosen = problem.options(choice)
+        uniform = {name: (problem.bytes(c), problem.output_error(c)) for name, c in problem.uniform.items()}
+        return Fit(
+            recipe=Recipe(Keep(), [*pins, *_rules(table, chosen, list(programs))]),
+            table=table,
+            chosen=chosen,
+            used=problem.bytes(choice),
+            output_error=problem.output_error(choice),
+            asked=asked,
+            limit=limit,
+            measured=measured,
+            uniform=uniform,
+        )
 
 
-def _builder(
-    program: SavedProgram,
-    loaded: LoadedModel | None,
-    candidates: Any,
-    statistics: Statistics | None,
-    rules: Sequence[Any],
-    exact: bool,
-    requantize: bool,
-) -> SensitivityBuilder:
-    schemes = read_candidates(candidates, program.target)
-    pins = Recipe(Keep(), list(rules)).rules
-    probe = None
-    if loaded is not None:
-        if statistics is None:
-            full = any(map(feedback_method, (*schemes.values(), *(rule.scheme for rule in pins))))
-            statistics = _statistics(loaded, program, full)
-        count = loaded.samples if exact else loaded.probed
-        probe = Probe(loaded.interpreter, list(loaded.first(count)))
-    return SensitivityBuilder(program, schemes, pins, statistics, probe, exact, requantize)
+def _build(builders: Mapping[str, SensitivityBuilder], progress: Progress | None) -> Sensitivity:
+    """The table of all parts; that of a model that is no pipeline as it is."""
+    tables = {name: builder.build(progress) for name, builder in builders.items()}
+    return tables[""] if "" in tables else join_tables(tables, builders)
 
 
-def _rules(table: Sensitivity, chosen: Mapping[str, Option]) -> list[Rule]:
+def _rules(table: Sensitivity, chosen: Mapping[str, Option], parts: Sequence[str]) -> list[Rule]:
     """A rule for each weight that is not pinned; by content alone where several have one name."""
-    names = [weight.name for weight in table]
+    names = [own_name(weight.name, parts)[1] for weight in table]
     return [
         Rule(
             Keep() if chosen[weight.name].scheme == "keep" else chosen[weight.name].scheme,
-            name=literal(weight.name) if names.count(weight.name) == 1 else None,
+            name=literal(name) if names.count(name) == 1 else None,
             content=weight.content,
         )
-        for weight in table
+        for weight, name in zip(table, names, strict=True)
         if not weight.pinned
     ]
-
-
-def _of_program(table: Sensitivity, program: SavedProgram) -> Sensitivity:
-    """``table`` if it is of ``program``, as far as names and shapes tell."""
-    shapes = {site.weight.name: site.weight.shape for site in program.sites()}
-    other = next((weight.name for weight in table if shapes.get(weight.name) != weight.shape), None)
-    if other is not None:
-        raise MilpassesError(f"the table is of another model: this one has no weight {other} of its shape")
-    return table
-
-
-def _statistics(loaded: LoadedModel, program: SavedProgram, full: bool) -> Statistics:
-    """What flows into the weights; with ``full``, for error feedback, of more samples, some held out."""
-    function = loaded.interpreter.function_name
-    names = {variable: site.weight.name for site in program.sites() for variable in site.variables(function)}
-    if full:
-        return collect(loaded.interpreter, loaded.source, names, full=True, held_out=HELD_OUT)
-    return collect(loaded.interpreter, loaded.first(loaded.samples), names)

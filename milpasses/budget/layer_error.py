@@ -40,13 +40,14 @@ class LayerOutputError:
         counts = None if statistics is None else statistics.lookups.get(weight.name)
         reads = None
         if counts is not None and counts.sum() > 0:
-            if counts.size not in value.shape:
+            axis = 0 if statistics is None else statistics.lookup_axes.get(weight.name, 0)
+            if axis >= value.ndim or value.shape[axis] != counts.size:
                 raise MilpassesError(
                     f"{weight.name}: these statistics are of a table of {counts.size} slices, the weight has "
                     f"shape {'x'.join(map(str, weight.shape))}: they belong to another model"
                 )
             shape = [1] * value.ndim
-            shape[value.shape.index(counts.size)] = counts.size
+            shape[axis] = counts.size
             reads = ((counts / counts.sum() + 1 / counts.size) / 2).reshape(shape)
         for known in (cls(weight, value, moments, reads, ()), cls(weight, value, None, None, ())):
             signals = known._energies()

@@ -8,6 +8,7 @@ from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
 from milpasses.program.saved import SavedProgram, walk
 from milpasses.program.weights import Site
 
+FILE_HEADER = 64  # bytes of a weight file itself
 Blob = tuple[str, int]  # file, offset of the record
 
 

@@ -211,7 +211,9 @@ class _Collector:
             self._conflicts.add(name)
             skipped[name] = Refusal("other-lookup-axis", op_type=op.op_type, op=op.name, first=first[0])
             lookups.pop(name, None)
+            self.statistics.lookup_axes.pop(name, None)
         elif name not in self._conflicts:
+            self.statistics.lookup_axes[name] = axis
             lookups[name] = lookups[name] + counts if name in lookups else counts
 
     def _moments(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:

@@ -124,7 +124,8 @@ class Statistics:
     """What flows into the weights of a model, by the weights' names as in reports (``Site.weight.name``).
 
     ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
-    ``lookups``: for a table that gather reads, how often each slice was read (int64).
+    ``lookups``: for a table that gather reads, how often each slice was read (int64);
+    ``lookup_axes``: along which axis of the table the slices are, 0 where it is not said.
     ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more dimensions of
     which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
     says what was run, ``random`` that it means nothing.
@@ -138,6 +139,7 @@ class Statistics:
     data: str = ""
     random: bool = False
     held_out: dict[str, Moments] = attrs.field(factory=dict)
+    lookup_axes: dict[str, int] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> Moments:
         if name in self.weights:
@@ -160,9 +162,11 @@ class Statistics:
         weights = _added(self.weights, other.weights)
         held_out = _added(self.held_out, other.held_out)
         for name in self.lookups.keys() & other.lookups.keys():
-            if self.lookups[name].shape != other.lookups[name].shape:
+            alike = self.lookups[name].shape == other.lookups[name].shape
+            if not alike or self.lookup_axes.get(name, 0) != other.lookup_axes.get(name, 0):
                 raise MilpassesError(f"{name}: these statistics come from different models")
         tables = {**self.lookups, **other.lookups}
+        axes = {**self.lookup_axes, **other.lookup_axes}
         ranges = {**self.ranges, **other.ranges}
         tables |= {n: self.lookups[n] + other.lookups[n] for n in self.lookups.keys() & other.lookups}
         ranges |= {n: self.ranges[n] | other.ranges[n] for n in self.ranges.keys() & other.ranges}
@@ -172,7 +176,7 @@ class Statistics:
         data = self.data if self.data == other.data else f"{self.data}; {other.data}"
         samples = self.samples + other.samples
         random = self.random or other.random
-        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out)
+        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out, axes)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write an ``.npz`` file, without pickles, all of it or nothing."""
@@ -192,6 +196,7 @@ class Statistics:
             "milpasses_statistics": _VERSION,
             "weights": entries,
             "lookups": list(self.lookups),
+            "lookup_axes": self.lookup_axes,
             "ranges": {name: attrs.astuple(span) for name, span in self.ranges.items()},
             "skipped": {
                 name: {"code": why.code, "details": dict(why.details)} for name, why in self.skipped.items()
@@ -245,7 +250,8 @@ class Statistics:
         weights, held_out = parts
         skipped = {name: _read_refusal(why) for name, why in about["skipped"].items()}
         run = about["samples"], about["data"], about["random"]
-        return cls(weights, tables, ranges, skipped, *run, held_out)
+        axes = {name: int(axis) for name, axis in about.get("lookup_axes", {}).items()}
+        return cls(weights, tables, ranges, skipped, *run, held_out, axes)
 
 
 def _read_refusal(written: Any) -> Refusal:

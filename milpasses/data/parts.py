@@ -29,7 +29,10 @@ def samples_of_part(interpreter: PipelineInterpreter, data: Any, part: str) -> S
             step = next(step for step in interpreter.steps(sample.inputs) if step.name == name)
             yield Sample(step.inputs, sample.label, sample.name)
 
-    reached = Samples.of(items, runner.inputs)
+    reached = Samples(
+        items, runner.inputs, f"{samples.description}, as it reaches part {name}", samples.count,
+        random=samples.random,
+    )  # fmt: skip
     if part == name:
         return reached
     assert isinstance(runner.interpreter, PipelineInterpreter)

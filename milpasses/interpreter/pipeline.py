@@ -22,13 +22,15 @@ _Run = Callable[[dict[str, Any], Sequence[Observer]], dict[str, Any]]
 class PartRunner:
     """A part that runs here.
 
-    ``inputs``: features of its inputs. ``interpreter``: of a program or a nested pipeline.
+    ``inputs``: features of its inputs. ``interpreter``: of a program or a nested pipeline. ``suppression``:
+    of a part that suppresses boxes.
     """
 
     part: Part
     interpreter: Interpreter | None
     inputs: dict[str, Feature]
     run: _Run
+    suppression: NonMaximumSuppression | None = None
 
 
 @attrs.frozen
@@ -152,12 +154,47 @@ class PipelineInterpreter(Interpreter):
         values = dict(inputs)
         for name, runner in self.runners.items():
             given = {known: values[known] for known in runner.inputs if known in values}
-            try:
-                outputs = runner.run(given, observers)
-            except InterpreterError as error:
-                raise InterpreterError(f"part {name}: {error}") from error
+            outputs = self._run_part(name, runner, given, observers)
             values.update(outputs)
             yield PartRun(name, given, outputs)
+
+    def leaf_steps(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> Iterator[PartRun]:
+        """As ``steps``, with the parts of a nested pipeline, ``outer/part``, in the place of it."""
+        self._check(inputs)
+        values = dict(inputs)
+        for name, runner in self.runners.items():
+            given = {known: values[known] for known in runner.inputs if known in values}
+            nested = runner.interpreter
+            if not isinstance(nested, PipelineInterpreter):
+                made = PartRun(name, given, self._run_part(name, runner, given, observers))
+                values.update(made.outputs)
+                yield made
+                continue
+            inner: dict[str, Any] = {}
+            for made in nested.leaf_steps(given, observers):
+                inner.update(made.outputs)
+                yield attrs.evolve(made, name=f"{name}/{made.name}")
+            values.update({known: inner[known] for known in nested.output_names if known in inner})
+
+    @property
+    def leaf_runners(self) -> dict[str, PartRunner]:
+        """What runs each part that is no pipeline, by name; those of a nested one are ``outer/part``."""
+        leaves: dict[str, PartRunner] = {}
+        for name, runner in self.runners.items():
+            if isinstance(runner.interpreter, PipelineInterpreter):
+                inner = runner.interpreter.leaf_runners
+                leaves.update({f"{name}/{part}": found for part, found in inner.items()})
+            else:
+                leaves[name] = runner
+        return leaves
+
+    def _run_part(
+        self, name: str, runner: PartRunner, given: dict[str, Any], observers: Sequence[Observer]
+    ) -> dict[str, Any]:
+        try:
+            return runner.run(given, observers)
+        except InterpreterError as error:
+            raise InterpreterError(f"part {name}: {error}") from error
 
     def override(self, values: Mapping[str, Any]) -> None:
         """Weights are a part's: raises InterpreterError."""
@@ -208,7 +245,7 @@ def _runner(part: Part, precision: Precision, options: Mapping[str, Any]) -> Par
             else _stated(given)
             for given in part.spec.description.input
         }
-        return PartRunner(part, None, features, lambda inputs, _: suppression.run(inputs))
+        return PartRunner(part, None, features, lambda inputs, _: suppression.run(inputs), suppression)
     if part.kind not in (*NETWORKS, *PIPELINES, "mlProgram"):
         return None
     try:

@@ -1,25 +1,33 @@
 """A legacy neural network as an ML Program, compressed if wanted."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import coremltools as ct
 
 from milpasses import _coremltools as host
+from milpasses.activations.measure import activations_of, repeatable
+from milpasses.data.norms import is_norms
+from milpasses.data.parts import samples_of_part
+from milpasses.interpreter import PipelineInterpreter
 from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
 from milpasses.program.model import CompressedModel, write_model
-from milpasses.program.opset import lowest_opset
-from milpasses.program.package import Package, check_output, open_package
+from milpasses.program.opset import activations_since, lowest_opset
+from milpasses.program.package import Package, check_output, copy_weights, open_package
+from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline, submodels
 from milpasses.program.saved import SavedProgram
+from milpasses.program.sources import NETWORKS
+from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
-from milpasses.report import Report
-from milpasses.rewrite import Progress, rewriter_for, write_rewritten
+from milpasses.recipe.unmatched import find_unmatched
+from milpasses.report import METADATA_KEY, Report
+from milpasses.rewrite import Progress, Rewriter, rewrite_program, rewriter_for, write_rewritten
 
 
 class UpgradedModel(CompressedModel):
@@ -40,6 +48,8 @@ def upgrade(
     *,
     precision: Precision = "float16",
     input_shapes: Mapping[str, Any] | None = None,
+    part: str | None = None,
+    strict: bool = False,
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
@@ -61,6 +71,10 @@ def upgrade(
             and every scheme of the recipe.
         precision: ``float16`` or ``float32``, of the arithmetic and the weights.
         input_shapes: as in ``read``.
+        part: of a pipeline, this neural network alone. Every network of a pipeline that holds other models as
+            well becomes an ML Program, and those stay as they are; of networks alone one program is made,
+            unless ``part`` is given. A recipe is for what was upgraded.
+        strict: a rule of the recipe that decides no weight is an error; nothing is written then.
         statistics, calibration, sequential: as in ``milpasses.compress``, of the upgraded program.
         output: the ``.mlpackage`` to write, all of it or nothing (``force`` replaces what is there);
             otherwise the model is in a temporary folder, and ``save`` keeps it.
@@ -71,7 +85,7 @@ def upgrade(
         NeuralNetworkError: as ``read``. TargetError: the recipe asks for what the target lacks.
         PackageError: the model cannot be read or written.
     """
-    wanted = None if recipe is None else Recipe.of(recipe)
+    wanted, calibration = None if recipe is None else Recipe.of(recipe), repeatable(calibration)
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
@@ -79,7 +93,24 @@ def upgrade(
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
-        target = ct.target(lowest_opset(schemes).version)
+        lowest = lowest_opset(schemes)
+        if wanted.wants_activations:
+            lowest = max(lowest, activations_since(), key=lambda opset: opset.version)
+        target = ct.target(lowest.version)
+    options: dict[str, Any] = {
+        "statistics": statistics, "calibration": calibration, "sequential": sequential, "strict": strict,
+        "progress": progress,
+    }  # fmt: skip
+    if part is not None or _is_mixed(model):
+        if input_shapes is not None:
+            raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
+        if wanted is not None and wanted.wants_activations:
+            raise NeuralNetworkError(
+                "8-bit activations of a pipeline: upgrade and compress its parts one by one"
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
+            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load)
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
 
     def make(path: str, report: Report, **options: Any) -> UpgradedModel:
@@ -91,19 +122,13 @@ def upgrade(
         )
         if wanted is None:
             package, report = program.package, Report(recipe="none")
-            options = {"report": report, **program.load_options}
+            loading = {"report": report, **program.load_options}
             return write_model(
-                package, lambda folder: _copied(package, folder), make, output, force, **options
+                package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
-        rewriter = rewriter_for(
-            program,
-            wanted,
-            statistics=statistics,
-            calibration=calibration,
-            sequential=sequential,
-            progress=progress,
-        )
-        return write_rewritten(program, rewriter, make, output, force, progress)
+        rewriter = rewriter_for(program, wanted, **options)
+        finish = activations_of(program, wanted, statistics, calibration, strict=strict)
+        return write_rewritten(program, rewriter, make, output, force, progress, finish)
 
 
 def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
@@ -123,9 +148,109 @@ def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
     return open_package(host.create_package(spec, str(weights), str(folder / "model.mlpackage")))
 
 
-def _copied(package: Package, folder: Path) -> Any:
-    """The weight files of ``package`` under ``folder``, and its specification."""
-    weights = package.model_folder / "weights"
-    if weights.is_dir():
-        shutil.copytree(weights, folder / "weights", dirs_exist_ok=True)
-    return package.spec
+def _is_mixed(model: Any) -> bool:
+    """Whether ``model`` is a pipeline of neural networks and other models."""
+    if not is_pipeline(model):
+        return False
+    kinds = [leaf.kind in NETWORKS for leaf in open_pipeline(model).leaves()]
+    return any(kinds) and not all(kinds)
+
+
+def _upgraded_parts(
+    model: Any, part: str | None, target: Any, precision: Precision, folder: Path
+) -> tuple[SavedPipeline, list[str]]:
+    """The pipeline with programs in the place of its networks (or of ``part``), and notes on them."""
+    if not is_pipeline(model):
+        raise NeuralNetworkError(f"part {part}: the model is no pipeline")
+    pipeline = open_pipeline(model)
+    leaves = {leaf.name: leaf for leaf in pipeline.leaves()}
+    networks = [name for name, leaf in leaves.items() if leaf.kind in NETWORKS and part in (None, name)]
+    if not networks:
+        listed = ", ".join(f"{name} ({leaf.kind})" for name, leaf in leaves.items())
+        raise NeuralNetworkError(f"part {part} is no neural network; the pipeline's parts are {listed}")
+    raised: dict[str, SavedProgram] = {}
+    notes: list[str] = []
+    for index, name in enumerate(networks):
+        reading = read(leaves[name].spec, target, precision=precision)
+        before, after = (
+            [feature.name for feature in (*description.input, *description.output)]
+            for description in (leaves[name].spec.description, reading.description)
+        )
+        changed = sorted(set(before) - set(after))
+        if changed:
+            raise NeuralNetworkError(
+                f"part {name}: '{changed[0]}' cannot be a name in an ML Program, and the pipeline passes "
+                "values by it: rename it first (coremltools.utils.rename_feature)"
+            )
+        place = folder / str(index)
+        place.mkdir()
+        raised[name] = SavedProgram(_package(reading, precision, place))
+        notes += [f"part {name}: {note}" for note in reading.notes]
+    if not pipeline.package.path.is_dir():  # an .mlmodel, or in memory: the package is made here
+        made = host.create_package(pipeline.spec, None, str(folder / "whole.mlpackage"))
+        pipeline = open_pipeline(made)
+    return attrs.evolve(pipeline, raised=raised), notes
+
+
+def _write_parts(
+    pipeline: SavedPipeline,
+    notes: list[str],
+    recipe: Recipe | None,
+    options: dict[str, Any],
+    output: "str | os.PathLike[str] | None",
+    force: bool,
+    skip_model_load: bool,
+) -> UpgradedModel:
+    """Write the pipeline; with a ``recipe``, the programs that were networks compressed."""
+    report = Report(recipe="none" if recipe is None else str(recipe), notes=[])
+    rewriters: dict[str, Rewriter] = {}
+    if recipe is not None:
+        data = options["calibration"]
+        runs = data is not None and not is_norms(data)
+        interpreter = PipelineInterpreter(pipeline) if runs else None
+        for name, program in pipeline.raised.items():
+            known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
+            rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
+        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
+        find_unmatched(report, recipe, weights, bool(options["strict"]))
+
+    def rewrite_part(name: str, copy: SavedCopy) -> None:
+        if name not in rewriters:
+            copy.replace([], lambda _: None)
+            return
+        found = Report()
+        rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
+        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+
+    def write_weights(folder: Path) -> Any:
+        spec = pipeline.write(folder, rewrite_part)
+        _follow(pipeline.spec, spec)
+        if recipe is not None:
+            spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
+        return spec
+
+    def make(path: str, report: Report, **loading: Any) -> UpgradedModel:
+        return UpgradedModel(path, report, notes, **loading)
+
+    return write_model(
+        pipeline.package, write_weights, make, output, force, report=report, skip_model_load=skip_model_load
+    )
+
+
+def _follow(before: Any, after: Any) -> None:
+    """Give the features of a pipeline the types that its parts' features of that name and type now have."""
+    pairs = list(zip(submodels(before), submodels(after), strict=True))
+    for old, new in pairs:
+        _follow(old, new)
+    types = {
+        (feature.name, feature.type.SerializeToString(deterministic=True)): changed.type
+        for old, new in pairs
+        for side in ("input", "output")
+        for feature, changed in zip(
+            getattr(old.description, side), getattr(new.description, side), strict=True
+        )
+    }
+    for feature in (*after.description.input, *after.description.output) if pairs else ():
+        known = types.get((feature.name, feature.type.SerializeToString(deterministic=True)))
+        if known is not None:
+            feature.type.CopyFrom(known)

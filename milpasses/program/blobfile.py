@@ -7,6 +7,7 @@ compare it byte for byte.
 """
 
 import mmap
+from hashlib import blake2b
 from io import BufferedWriter
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,14 @@ class BlobReader:
 
 
 class BlobWriter:
-    """Appends blobs to a new file; ``finish`` makes it whole."""
+    """Appends blobs to a new file; ``finish`` makes it whole.
 
-    def __init__(self, path: Path) -> None:
+    ``once``: bytes that are there already, as the same type, are not written again: the offset is theirs.
+    """
+
+    def __init__(self, path: Path, once: bool = False) -> None:
         self.path = path
+        self._known: dict[tuple[str, int, bytes], int] | None = {} if once else None
         self._file: BufferedWriter = path.open("xb")
         self._file.write(bytes(_HEADER.itemsize))
         self._position = _HEADER.itemsize
@@ -143,6 +148,14 @@ class BlobWriter:
 
     def write_raw(self, stored: NDArray[np.uint8], dtype: str, padding_bits: int) -> int:
         """Append bytes that are already in the file's form; returns the record's offset."""
+        if self._known is None:
+            return self._append(stored, dtype, padding_bits)
+        key = dtype, padding_bits, blake2b(stored.data, digest_size=16).digest()
+        if key not in self._known:
+            self._known[key] = self._append(stored, dtype, padding_bits)
+        return self._known[key]
+
+    def _append(self, stored: NDArray[np.uint8], dtype: str, padding_bits: int) -> int:
         offset = self._align()
         record = np.zeros(1, _RECORD)
         record["sentinel"], record["type"] = _SENTINEL, BLOB_TYPES[dtype].code

@@ -1,16 +1,17 @@
 """Files and folders that are written whole or not at all, and never over what is to stay.
 
-Each is made beside its target, under a hidden name that ends in ``.partial``, and put in its place at the end:
-whenever a process ends, the target is whole, or as it was. What exists already stays unless ``force`` is given,
-also where it appeared in the meantime. What the disk refuses is a ``PackageError`` of one line.
+Each is made beside its target, under a hidden name that ends in ``.partial``, and put in its place at the
+end: whenever a process ends, the target is whole, or as it was. What exists already stays unless ``force``
+is given, also where it appeared in the meantime. What the disk refuses is a ``PackageError`` of one line.
 """
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,23 +33,47 @@ def check_output(
         raise PackageError(f"{output}: the output must end in {' or '.join(accepted)}")
     try:
         check_no_input(output, inputs)
-        if os.path.lexists(output) and not force:
-            raise _exists(output)
         if output.exists() and not (output.is_file() or output.is_dir()):
             raise PackageError(f"{output}: is a device or a pipe; a file is needed")
+        if os.path.lexists(output) and not force:
+            raise _exists(output)
         if not output.absolute().parent.is_dir():
             raise PackageError(f"{output}: the folder {output.parent} does not exist")
     except (OSError, ValueError, RuntimeError) as error:  # a name with NUL, too long, or of links in a circle
         if isinstance(error, PackageError):
             raise
-        raise PackageError(f"{str(output)!r}: cannot be written ({error})") from None
+        raise PackageError(f"{str(output)[:200]!r}: cannot be written ({_reason(error)})") from None
+
+
+def check_files(outputs: Iterable[Path | None], force: bool = False, inputs: Iterable[Any] = ()) -> None:
+    """``check_output`` of each file that a command was told to write (None: not told), before it begins.
+
+    Two of them cannot be the same, nor one inside another. A file never takes the place of a folder.
+    """
+    wanted, known = [output for output in outputs if output is not None], list(inputs)
+    for output in wanted:
+        check_output(output, (), force, known)
+        if output.is_dir() and output.suffix != ".mlpackage":
+            raise PackageError(f"{output}: is a folder; a file is needed")
+    for first, second in combinations([output.resolve() for output in wanted], 2):
+        if first == second or first in second.parents or second in first.parents:
+            raise PackageError(f"{second}: is an output twice; give each a name of its own")
+
+
+def check_folder(output: Path, force: bool = False, inputs: Iterable[Any] = ()) -> bool:
+    """``check_output`` of a folder that is written whole; returns whether it is to be replaced."""
+    if output.is_file():
+        raise PackageError(f"{output}: is a file; a folder is needed")
+    force = force or (output.is_dir() and not any(output.iterdir()))
+    check_output(output, (), force, inputs)
+    return force
 
 
 def check_no_input(output: Path, inputs: Iterable[Any]) -> None:
-    """Raise ``PackageError`` where writing ``output`` would change one of ``inputs`` (see ``check_output``)."""
+    """Raise ``PackageError`` where writing ``output`` would change one of ``inputs`` of ``check_output``."""
     there = output.resolve()
     for given in filter(None, map(_path_of, inputs)):
-        with suppress(OSError, ValueError, RuntimeError):
+        with suppress(OSError, RuntimeError):
             if not given.exists():
                 continue
             here = given.resolve()
@@ -56,7 +81,7 @@ def check_no_input(output: Path, inputs: Iterable[Any]) -> None:
                 raise PackageError(f"{output}: is an input; the output must be another file")
             if here in there.parents:
                 raise PackageError(f"{output}: is inside {given}, an input; write it elsewhere")
-            if there in here.parents and (output.is_file() or output.suffix):
+            if there in here.parents:
                 raise PackageError(f"{output}: holds {given}, an input; write it elsewhere")
 
 
@@ -64,7 +89,7 @@ def _path_of(given: Any) -> Path | None:
     """The path that ``given`` is, or that the model came from; None where it has none."""
     if isinstance(given, str | os.PathLike):
         text: Any = os.fspath(given)
-        return Path(text) if isinstance(text, str) else None
+        return Path(text) if isinstance(text, str) and "\0" not in text else None
     for name in ("package_path", "path"):
         found: Any = getattr(given, name, None)
         if isinstance(found, str | Path):
@@ -77,23 +102,28 @@ def _exists(path: Path) -> PackageError:
     return PackageError(f"{path}: exists already; force=True replaces it")
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _partial(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody else has."""
+    return path.with_name(f".{path.stem[:100]}-{secrets.token_hex(4)}.partial")
+
+
 @contextmanager
 def whole_file(path: Path, force: bool = False) -> Generator[IO[bytes]]:
     """Yields a file to write, which gets the name ``path`` at the end unless an error is raised."""
-    staged: Path | None = None
+    staged = _partial(path)
     with _clear_errors(path):
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}-", suffix=".partial", dir=path.parent)
-            staged = Path(name)
-            with os.fdopen(handle, "wb") as file:
+            with staged.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            staged.chmod(0o644)
             put(staged, path, force)
         finally:
-            if staged is not None:
-                remove(staged)
+            remove(staged)
 
 
 def write_text(path: Path, text: str, force: bool = False) -> None:
@@ -110,16 +140,14 @@ def write_json(path: Path, content: Any, force: bool = False) -> None:
 @contextmanager
 def whole_folder(path: Path, force: bool = False) -> Generator[Path]:
     """Yields a folder to fill, which gets the name ``path`` at the end unless an error is raised."""
-    staged: Path | None = None
+    staged = _partial(path)
     with _clear_errors(path):
         try:
-            staged = Path(tempfile.mkdtemp(prefix=f".{path.stem[:100]}-", suffix=".partial", dir=path.parent))
-            staged.chmod(0o755)
+            staged.mkdir()
             yield staged
             put(staged, path, force)
         finally:
-            if staged is not None:
-                remove(staged)
+            remove(staged)
 
 
 def copy_whole(source: Path, path: Path, force: bool = False) -> None:
@@ -142,5 +170,5 @@ def _clear_errors(path: Path) -> Generator[None]:
         folder = path.absolute().parent
         if error.filename is not None and folder not in Path(error.filename).absolute().parents:
             raise  # about a file that was read to make this one
-        message = f"{path}: cannot be written ({error.strerror or error}); nothing was left"
+        message = f"{path}: cannot be written ({_reason(error)}); nothing was left"
         raise PackageError(message) from error

@@ -52,6 +52,14 @@ class FunctionGraph(Protocol):
         """Every op in order, those of nested blocks after the op that has them."""
         ...
 
+    def body(self) -> Iterable[Any]:
+        """The ops of the function itself in order, without those of nested blocks."""
+        ...
+
+    def operands(self, op: Any) -> list[tuple[str, str]]:
+        """What ``op`` takes: parameters in order of their names, each with the name of a variable."""
+        ...
+
     def op_type(self, op: Any) -> str:
         """The type of ``op``."""
         ...

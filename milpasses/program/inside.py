@@ -11,16 +11,20 @@ def path_inside(root: Path, name: Any, label: str, what: str) -> Path:
     """The path that ``name``, which a package gives relative to its folder ``root``, stands for.
 
     Raises ``PackageError``, which calls the package ``label`` and the name ``what``: no text, absolute, with
-    ``..``, a drive, a backslash or NUL in it, or a link on the way.
+    ``..``, a drive, a backslash or NUL in it, too long, or a link on the way.
     """
     parts = PurePosixPath(name).parts if isinstance(name, str) else ()
     bad = {"..", "/", "//"}
     if not parts or bad & set(parts) or any(sign in name for sign in ("\0", "\\", ":")):
-        raise PackageError(f"{label}: {what} {str(name)[:80]!r} does not lead to a file inside the package")
+        raise _outside(label, name, what)
     path = root
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            linked = path.is_symlink()
+        except OSError:  # a name that is too long for any file
+            raise _outside(label, name, what) from None
+        if linked:
             raise _link(label, path)
     return path
 
@@ -40,6 +44,12 @@ def check_tree(folder: Path) -> None:
                     waiting.append(Path(entry.path))
                 elif not entry.is_file(follow_symlinks=False):
                     raise PackageError(f"{folder}: {entry.name} is a device or a pipe; a package holds files")
+
+
+def _outside(label: str, name: Any, what: str) -> PackageError:
+    text = repr(name)
+    text = text if len(text) <= 80 else f"{text[:77]}..."
+    return PackageError(f"{label}: {what} {text} does not lead to a file inside the package")
 
 
 def _link(label: str, path: Path) -> PackageError:

@@ -48,6 +48,19 @@ class MemoryFunction:
         """Every op in order, nested ones included."""
         return _walk(self._block)
 
+    def body(self) -> Sequence[Any]:
+        """The ops of the function itself, without nested ones."""
+        return list(self._block.operations)
+
+    def operands(self, op: Any) -> list[tuple[str, str]]:
+        """What ``op`` takes: parameters, each with the name of a variable."""
+        return [
+            (param, str(variable.name))
+            for param, bound in sorted(op.inputs.items())
+            for variable in (bound if isinstance(bound, list | tuple) else [bound])
+            if variable is not None
+        ]
+
     def op_type(self, op: Any) -> str:
         """The type of ``op``."""
         return str(op.op_type)

@@ -1,9 +1,6 @@
 """Whatever stands for a saved model, opened once; and a program raised to a newer target."""
 
 import os
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +37,6 @@ def open_program(model: Any, skip_model_load: bool | None = None) -> SavedProgra
     by_path = isinstance(model, str | os.PathLike)
     package = open_package(model) if by_path else package_of(read_source(model))
     return SavedProgram(package, {"skip_model_load": skip})
-
-
-@contextmanager
-def opened_to_compress(
-    model: Any, target: Any = None, skip_model_load: bool | None = None
-) -> Generator[SavedProgram]:
-    """``model`` as ``open_program`` opens it, raised to ``target`` and to what has compressed weights at all.
-
-    A program that was raised is in a temporary folder, which goes at the end of the context.
-    """
-    program = open_program(model, skip_model_load)
-    with tempfile.TemporaryDirectory() as folder:
-        yield raise_to_compress(program, target, Path(folder))
 
 
 def raise_to_compress(program: SavedProgram, target: Any, folder: Path) -> SavedProgram:

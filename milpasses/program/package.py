@@ -76,13 +76,6 @@ def package_of(source: Source) -> Package:
     return Package(source.path, source.spec, source.spec_path)
 
 
-def read_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
-    """Read the package at ``path``, of a model of any type; arguments and errors as ``open_package``'s."""
-    folder = Path(path)
-    inside = spec_path(folder)
-    return Package(folder, read_source(folder).spec if spec is None else spec, inside)
-
-
 def type_field(path: Path) -> int:
     """The number of the field of ``Model_pb2.Model`` that says of which type the model at ``path`` is.
 
@@ -145,6 +138,14 @@ def write_package(
         inside = package.spec_path.relative_to(package.path)
         spec = write_weights((staged / inside).parent)
         (staged / inside).write_bytes(spec.SerializeToString())
+
+
+def copy_weights(package: Package, folder: Path) -> Any:
+    """Copy the weight files of ``package`` under ``folder``; the specification that goes with them."""
+    weights = package.model_folder / "weights"
+    if weights.is_dir():
+        shutil.copytree(weights, folder / "weights", dirs_exist_ok=True)
+    return package.spec
 
 
 def _ignore_weights(package: Package) -> Callable[[str, list[str]], list[str]]:

@@ -5,7 +5,9 @@ other; what is none is copied as it is.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ import attrs
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
-from milpasses.program.package import Package, new_message, read_package, type_field
+from milpasses.errors import MilpassesError, PackageError
+from milpasses.program.opening import open_program, raise_to_compress
+from milpasses.program.package import Package, new_message, type_field
 from milpasses.program.saved import SavedProgram
-from milpasses.program.sources import PIPELINES
+from milpasses.program.sources import PIPELINES, PROGRAM, Source, read_source
 from milpasses.program.writer import SavedCopy, weight_files
 
 _TYPE_FIELDS = (200, 201, 202)  # of Model_pb2.Model: pipelineClassifier, pipelineRegressor, pipeline
@@ -80,8 +83,10 @@ class SavedPipeline:
     def _part(self, name: str, spec: Any) -> Part:
         package = attrs.evolve(self.package, spec=spec)  # the weight files are the same
         kind = spec.WhichOneof("Type")
-        if kind == "mlProgram":
-            return Part(name, spec, self.raised.get(name) or SavedProgram(package, self.load_options))
+        if name in self.raised:
+            return Part(name, self.raised[name].spec, self.raised[name])
+        if kind == PROGRAM:
+            return Part(name, spec, SavedProgram(package, self.load_options))
         if kind not in PIPELINES:
             return Part(name, spec)
         inside = f"{name}/"
@@ -120,7 +125,9 @@ class SavedPipeline:
             raise PackageError(f"{self.package.path}: part {part} is {problem}; its parts are {listed}")
         return {part: found[part]}
 
-    def write(self, folder: Path, rewrite: Callable[[str, SavedCopy], None], part: str | None = None) -> Any:
+    def write(
+        self, folder: Path, rewrite: Callable[[str, SavedCopy], object], part: str | None = None
+    ) -> Any:
         """Write the weight file of all parts under ``folder``; returns the specification that goes with it.
 
         ``rewrite`` is called with the name of each ML Program, or of ``part`` alone, and the copy of it whose
@@ -141,6 +148,10 @@ class SavedPipeline:
                 message.CopyFrom(copy.spec)
         _raise_versions(spec)
         return spec
+
+    def copy(self, folder: Path) -> Any:
+        """``write`` without changes: what ``raised`` holds is in its place, and equal weights are one."""
+        return self.write(folder, lambda _, copy: copy.replace([], lambda _: None))
 
 
 def part_names(spec: Any) -> list[str]:
@@ -173,6 +184,8 @@ def is_pipeline(model: Any) -> bool:
     """Whether ``model`` (a path, an ``MLModel``, a specification, or one that is open) is a pipeline."""
     if isinstance(model, SavedPipeline):
         return True
+    if isinstance(model, Source):
+        return model.kind in PIPELINES
     if isinstance(model, str | os.PathLike):
         return type_field(Path(model)) in _TYPE_FIELDS
     spec = model if hasattr(model, "specificationVersion") else host.spec_of(model)
@@ -180,31 +193,57 @@ def is_pipeline(model: Any) -> bool:
 
 
 def open_pipeline(model: Any, skip_model_load: bool | None = None) -> SavedPipeline:
-    """The pipeline behind ``model``: a path, an ``MLModel``, a specification without ML Programs.
+    """The pipeline behind ``model``: a path, an ``MLModel``, a specification (without weights), a ``Source``.
 
     ``skip_model_load`` as for ``open_program``. Raises ``PackageError``.
     """
     if isinstance(model, SavedPipeline):
         return model
-    if isinstance(model, MLModel) and model.package_path is not None:
-        skip = not host.is_loaded(model) if skip_model_load is None else skip_model_load
-        package = read_package(model.package_path, model.get_spec())
-        return SavedPipeline(package, {"skip_model_load": skip, "compute_units": model.compute_unit})
-    skip = True if skip_model_load is None else skip_model_load
-    if isinstance(model, str | os.PathLike) and Path(model).is_dir():
-        return SavedPipeline(read_package(model), {"skip_model_load": skip})
-    return SavedPipeline(_without_weights(model), {"skip_model_load": skip})
+    source = read_source(model)
+    if source.kind not in PIPELINES:
+        raise PackageError(f"{source.label}: a pipeline is needed, and this is of type {source.kind}")
+    options: dict[str, Any] = {"skip_model_load": True if skip_model_load is None else skip_model_load}
+    if isinstance(model, MLModel):
+        if skip_model_load is None:
+            options["skip_model_load"] = not host.is_loaded(model)
+        options["compute_units"] = model.compute_unit
+    return SavedPipeline(_package(source), options)
 
 
-def _without_weights(model: Any) -> Package:
-    """A pipeline in one file, an ``.mlmodel``, or its specification alone: it has no weight files."""
-    if isinstance(model, str | os.PathLike):
-        path = Path(model)
-        spec = new_message("Model_pb2", "Model")
-        try:
-            spec.ParseFromString(path.read_bytes())
-        except Exception:  # protobuf's own error types differ between its implementations
-            raise PackageError(f"{path}: damaged or truncated, or no .mlmodel") from None
-        return Package(path, spec, path)
-    spec = model.get_spec() if isinstance(model, MLModel) else model
-    return Package(Path("pipeline"), spec, Path("pipeline"))
+def _package(source: Source) -> Package:
+    """The package of a pipeline; one in a single file, or in memory alone, has no weight files."""
+    path = source.path or Path("pipeline")
+    return Package(path, source.spec, source.spec_path or path)
+
+
+@contextmanager
+def opened_parts(
+    model: Any, target: Any = None, part: str | None = None, skip_model_load: bool | None = None
+) -> Generator[tuple[SavedPipeline | None, dict[str, SavedProgram]]]:
+    """What of ``model`` is compressed: the ML Programs of a pipeline, or that of ``part`` alone, by name.
+
+    Of a model that is no pipeline itself, under the name ``""``, and None for the pipeline. Each program is
+    raised as by ``raise_to_compress``, in folders that go at the end of the context; the pipeline has them.
+    Raises ``MilpassesError`` where ``part`` is asked of a model that is no pipeline.
+    """
+    pipeline = None
+    if is_pipeline(model):
+        pipeline = open_pipeline(model, skip_model_load)
+        programs = pipeline.programs(part)
+    elif part is not None:
+        raise MilpassesError(f"part {part}: the model is no pipeline")
+    else:
+        programs = {"": open_program(model, skip_model_load)}
+    with tempfile.TemporaryDirectory() as folder:
+        raised: dict[str, SavedProgram] = {}
+        for index, (name, program) in enumerate(programs.items()):
+            place = Path(folder) / str(index)
+            place.mkdir()
+            raised[name] = raise_to_compress(program, target, place)
+        yield (None if pipeline is None else attrs.evolve(pipeline, raised=raised)), raised
+
+
+def check_one_function(pipeline: SavedPipeline | None, function: str | None) -> None:
+    """Raise ``MilpassesError`` where a function is asked of a pipeline, whose parts have one each."""
+    if pipeline is not None and function is not None:
+        raise MilpassesError(f"function {function}: the parts of a pipeline have one function each")

@@ -1,8 +1,8 @@
 """A finished file or folder is put in its place: never over what is there unless that was asked for.
 
 Without ``force`` the rename itself fails where something exists, so that of two writers one gets an error.
-With it the new and the old change places in one step. Where the system or the file system has no such renames,
-``put`` says what is left: see there.
+With it the new and the old change places in one step. Where the system, or the file system, has no such
+renames, ``put`` says what is left of that.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from typing import Any
 
 _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
 _AT_FDCWD = -100
-# (no replace, exchange): RENAME_NOREPLACE and RENAME_EXCHANGE of linux/fs.h, RENAME_EXCL and RENAME_SWAP of macOS
+# (no replace, exchange): RENAME_NOREPLACE, RENAME_EXCHANGE of linux/fs.h; RENAME_EXCL, RENAME_SWAP of macOS
 _FLAGS = {"linux": (1, 2), "darwin": (4, 2)}
 
 
@@ -25,6 +25,8 @@ def put(staged: Path, path: Path, force: bool) -> None:
     """Rename ``staged`` to ``path``; raises ``FileExistsError`` where something is there and not ``force``.
 
     With ``force`` what was there is deleted once the new one has its place: at no moment is there neither.
+    A file never replaces a folder (``IsADirectoryError``).
+
     Where the file system cannot exchange two names, that still holds for files; an old folder is first
     renamed to a hidden one that ends in ``.old``, where it is found if the process is killed right then.
     Where it cannot refuse to replace, a file is linked to its name, which fails where one is, and a folder
@@ -32,13 +34,13 @@ def put(staged: Path, path: Path, force: bool) -> None:
     """
     if not force:
         _put_new(staged, path)
-    elif not os.path.lexists(path):
+    elif os.path.lexists(path):
+        _exchange(staged, path)
+    else:
         try:
             _put_new(staged, path)
         except FileExistsError:  # another process was quicker, and may be replaced as well
             _exchange(staged, path)
-    else:
-        _exchange(staged, path)
 
 
 def remove(path: Path) -> None:
@@ -53,13 +55,15 @@ def remove(path: Path) -> None:
 def _put_new(staged: Path, path: Path) -> None:
     if _rename(staged, path, 0):
         return
+    if os.path.lexists(path):
+        raise _exists(path)
     if staged.is_dir():
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         staged.rename(path)
         return
     try:
         os.link(staged, path)
+    except FileExistsError:
+        raise _exists(path) from None
     except OSError as error:
         if error.errno not in (*_UNSUPPORTED, errno.EPERM):
             raise
@@ -75,15 +79,23 @@ def _exchange(staged: Path, path: Path) -> None:
     if _rename(staged, path, 1):
         remove(staged)  # the old one, which has the hidden name now
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".old", dir=path.parent)) / path.name
-    path.rename(old)
+    old = Path(tempfile.mkdtemp(prefix=f".{path.stem[:100]}-", suffix=".old", dir=path.parent))
     try:
-        staged.rename(path)
+        path.rename(old / path.name)
+        try:
+            staged.rename(path)
+        except OSError:
+            (old / path.name).rename(path)
+            raise
     except OSError:
-        old.rename(path)
+        with suppress(OSError):  # with what could not be put back in it, it stays
+            old.rmdir()
         raise
-    finally:
-        remove(old.parent)
+    remove(old)
+
+
+def _exists(path: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def _rename(staged: Path, path: Path, which: int) -> bool:

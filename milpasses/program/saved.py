@@ -61,6 +61,19 @@ class SavedFunction:
         """Every op in order, nested ones included."""
         return walk(self.block)
 
+    def body(self) -> Sequence[Any]:
+        """The ops of the function itself, without nested ones."""
+        return self.block.operations
+
+    def operands(self, op: Any) -> list[tuple[str, str]]:
+        """What ``op`` takes: parameters, each with the name of a variable."""
+        return [
+            (param, str(binding.name))
+            for param, argument in sorted(op.inputs.items())
+            for binding in argument.arguments
+            if binding.WhichOneof("binding") == "name"
+        ]
+
     def op_type(self, op: Any) -> str:
         """The type of ``op``."""
         return str(op.type)

@@ -102,7 +102,7 @@ def program_needed(source: Source) -> str:
             "milpasses quantize-nn quantizes it as it is"
         )
     if kind in PIPELINES:
-        return f"{reason}; compress, decompress, explain, dump and compare take pipelines"
+        return f"{reason}; name one of its parts (part=, --part), or use a function that takes pipelines"
     return f"{reason}: milpasses compresses ML Programs and neural networks only"
 
 

@@ -93,6 +93,11 @@ class Weight:
     load: Callable[[], NDArray[Any]] = attrs.field(default=lambda: np.empty(0), repr=False, eq=False)
 
     @property
+    def is_multiplied(self) -> bool:
+        """Whether it is a weight, and no grid, mask or scale; one without known uses counts as one."""
+        return not self.consumers or any(use.multiplies for use in self.consumers)
+
+    @property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)

@@ -26,7 +26,7 @@ class WeightFiles:
     """The weight files of a package that is being written under ``folder``.
 
     ``joined``: every blob goes into ``WEIGHT_FILE``, which the parts of a pipeline share, whatever file it
-    was in. Constants that shared storage still do.
+    was in, and equal ones once. Constants that shared storage still do.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class WeightFiles:
             name = file_name.removeprefix(MODEL_PATH)
             path = path_inside(self.folder, name, str(self.folder), "the weight file")
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writers[file_name] = BlobWriter(path)
+            self._writers[file_name] = BlobWriter(path, once=self.joined)
         return self._writers[file_name]
 
     def move(self, package: Package, blob: Any) -> None:

@@ -18,6 +18,14 @@ from typing import Any, cast
 import attrs
 
 from milpasses.errors import Refusal
+from milpasses.recipe.activations import (
+    ActivationRule,
+    Activations,
+    activation_rules,
+    optional_activations,
+    right_of_activation_rule,
+    split_activations,
+)
 from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_config
 from milpasses.recipe.errors import RecipeError, at, check_names, wrong
 from milpasses.recipe.fields import one_of
@@ -63,6 +71,9 @@ class Recipe:
     ``rest``, which can only be ``half``, is for weights that would stay dense though no rule or default keeps
     them: small ones, and those that their scheme does not fit or make smaller.
 
+    ``activations``: 8-bit activations, behind the default in text (``int8+a8``); ``activation_rules``, by the
+    op that takes them, leave some float or ask for more (``op_type=linear -> a8=keep``).
+
     Schemes may be given as text, rules as mappings of their fields. ``str`` is the one-line text and never
     raises. Raises RecipeError.
     """
@@ -71,6 +82,10 @@ class Recipe:
     rules: tuple[Rule, ...] = attrs.field(default=(), converter=_rules)
     scope: str = attrs.field(default="weights", kw_only=True, converter=one_of("scope", "weights", "all"))
     rest: Half | None = attrs.field(default=None, converter=_rest, kw_only=True)
+    activations: Activations | None = attrs.field(default=None, converter=optional_activations, kw_only=True)
+    activation_rules: tuple[ActivationRule, ...] = attrs.field(
+        default=(), converter=activation_rules, kw_only=True
+    )
 
     def decide(self, weight: MatchableWeight) -> Decision:
         """Choose the scheme for a weight, and whether it is too small for it."""
@@ -84,6 +99,21 @@ class Recipe:
         rule = self.rules[index]
         reason = f"rule {index + 1}: {', '.join(rule.words()) or 'every weight'}"
         return _decision(rule.scheme, index, reason, rule.min_elements, weight.size)
+
+    @property
+    def wants_activations(self) -> bool:
+        """Whether some activation may become 8-bit."""
+        return self.activations is not None or any(rule.a8 is not None for rule in self.activation_rules)
+
+    def activations_of(self, op_type: str, op_name: str) -> tuple[Activations | None, bool]:
+        """What the activations of an op become, and whether a rule says so."""
+        index = self.activation_rule_of(op_type, op_name)
+        return (self.activations, False) if index is None else (self.activation_rules[index].a8, True)
+
+    def activation_rule_of(self, op_type: str, op_name: str) -> int | None:
+        """The place of the rule that decides the activations of an op, None where the default does."""
+        found = (i for i, rule in enumerate(self.activation_rules) if rule.matches(op_type, op_name))
+        return next(found, None)
 
     def takes_every_constant(self, decision: Decision) -> bool:
         """Whether what was decided holds for a constant that no op multiplies and sums with, too."""
@@ -104,6 +134,8 @@ class Recipe:
             return cls(value)
         if isinstance(value, str):
             return cls.from_yaml(value) if _is_yaml(value) else cls.parse(value)
+        if isinstance(value, Activations):
+            return cls(Keep(), activations=value)
         if isinstance(value, os.PathLike):
             return cls.from_yaml(cast("os.PathLike[str]", value))
         if isinstance(value, Mapping):
@@ -118,25 +150,37 @@ class Recipe:
         """Read one line of text: ``default; scope=all; condition=value ... -> scheme; ...``."""
         default, rules, settings = read_rules(text)
         check_names("recipe", settings, ("scope", "rest"))
+        default, a8 = split_activations(default)
+        every = [(fields, scheme, right_of_activation_rule(scheme)) for fields, scheme in rules]
         return cls(
             Scheme.parse(default),
-            [fields | {"scheme": scheme} for fields, scheme in rules],
+            [fields | {"scheme": scheme} for fields, scheme, asked in every if asked is None],
+            activations=a8,
+            activation_rules=[fields | {"a8": asked} for fields, _, asked in every if asked is not None],
             scope=settings.get("scope", "weights"),
             rest=settings.get("rest"),
         )
 
     def to_text(self) -> str:
         """Return one line of text, which ``parse`` reads back; RecipeError where a function has none."""
-        lines = [scheme_text(self.default), *self._scope_words()]
+        lines = [self._default_text(scheme_text(self.default)), *self._scope_words()]
         for index, rule in enumerate(self.rules, 1):
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
-        return "; ".join([*lines, *self._rest_text()])
+        return "; ".join([*lines, *self._rule_texts(), *self._rest_text()])
 
     def __str__(self) -> str:
-        return "; ".join(
-            [scheme_words(self.default), *self._scope_words(), *map(str, self.rules), *self._rest_text()]
-        )
+        default = self._default_text(scheme_words(self.default))
+        rules = [*map(str, self.rules), *self._rule_texts()]
+        return "; ".join([default, *self._scope_words(), *rules, *self._rest_text()])
+
+    def _default_text(self, scheme: str) -> str:
+        if self.activations is None:
+            return scheme
+        return str(self.activations) if isinstance(self.default, Keep) else f"{scheme}+{self.activations}"
+
+    def _rule_texts(self) -> list[str]:
+        return [rule.to_text() for rule in self.activation_rules]
 
     def _rest_text(self) -> list[str]:
         return [] if self.rest is None else [f"rest={scheme_text(self.rest)}"]
@@ -148,9 +192,10 @@ class Recipe:
     def from_yaml(cls, source: "str | os.PathLike[str]") -> "Recipe":
         """Read YAML: a path, or the text itself; a ``str`` is a path if it ends in ``.yaml`` or ``.yml``.
 
-        The keys are ``default``, ``rules``, ``scope`` and ``rest``; a rule's are the fields of ``Rule``, a
-        scheme is a short name, a text form or a mapping (``{palettize: {nbits: 4}}``). A document with
-        coremltools' own keys (``config_type``, ``global_config``, ...) is read as coremltools reads it.
+        The keys are ``default``, ``rules``, ``scope``, ``rest``, ``activations`` and ``activation_rules``; a
+        rule's are the fields of ``Rule`` (``ActivationRule``), a scheme is a short name, a text form or a
+        mapping (``{palettize: {nbits: 4}}``). A document with coremltools' own keys (``config_type``,
+        ``global_config``, ...) is read as coremltools reads it.
         """
         import yaml
 
@@ -182,6 +227,12 @@ class Recipe:
             self.to_text()  # refuses what has no text
             document["rules"] = [
                 rule.conditions() | {"scheme": scheme_text(rule.scheme)} for rule in self.rules
+            ]
+        if self.activations is not None:
+            document["activations"] = str(self.activations)
+        if self.activation_rules:
+            document["activation_rules"] = [
+                rule.conditions() | {"a8": str(rule.a8 or "keep")} for rule in self.activation_rules
             ]
         if self.rest is not None:
             document["rest"] = scheme_text(self.rest)
@@ -223,11 +274,24 @@ def _from_mapping(document: Any) -> Recipe:
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))
-    check_names("recipe", fields, ("default", "rules", "scope", "rest"))
+    names = ("default", "rules", "scope", "rest", "activations", "activation_rules")
+    check_names("recipe", fields, names)
     if "default" not in fields:
         raise RecipeError("default: a recipe needs one; 'default: keep' leaves what no rule names as it is")
+    default, a8 = fields["default"], None
+    if isinstance(default, str):
+        default, a8 = split_activations(default)
+    if a8 is not None and "activations" in fields:
+        raise RecipeError(f"activations: the default says {a8} already")
     with at("default"):
-        default = Scheme.of(fields["default"])
+        default = Scheme.of(default)
     rules: Any = fields.get("rules")
     scope, rest = fields.get("scope", "weights"), fields.get("rest")
-    return Recipe(default, () if rules is None else rules, scope=scope, rest=rest)
+    return Recipe(
+        default,
+        () if rules is None else rules,
+        scope=scope,
+        rest=rest,
+        activations=a8 or fields.get("activations"),
+        activation_rules=fields.get("activation_rules") or (),
+    )

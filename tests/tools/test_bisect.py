@@ -99,7 +99,7 @@ class TestSeveralAtFault:
         found = bisect(original, chain(changed(weights, scales)), samples=2)
         assert set(found.keep) == {names(original)[index] for index in scales}
         assert len(found.weights) == 12
-        measured = [row.damage.snr_db for row in found.weights]
+        measured = [row.error.snr_db for row in found.weights]
         assert measured == sorted(measured)
 
     def test_none_of_what_is_kept_can_be_spared(self):

@@ -62,7 +62,7 @@ class TestFirst:
         found = bisect_passes(conversion((index, "wrong::eighth")))
         assert found.first is not None
         assert (found.first.name, found.between) == ("wrong::eighth", ())
-        assert found.first.damage.snr_db == pytest.approx(-20 * np.log10(0.125), abs=0.5)
+        assert found.first.error.snr_db == pytest.approx(-20 * np.log10(0.125), abs=0.5)
         assert found.nonfinite is None
         assert found.executions <= found.programs
 

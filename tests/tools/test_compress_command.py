@@ -256,7 +256,7 @@ class TestData:
         monkeypatch: pytest.MonkeyPatch,
     ):
         whole, runs = import_module("milpasses.data.collect").collect, []
-        for user in ("budget.fitting", "calibration.ahead", "calibration.sources"):
+        for user in ("budget.loaded", "calibration.ahead", "calibration.sources"):
             counted = lambda *a, **k: runs.append(1) or whole(*a, **k)  # noqa: E731
             monkeypatch.setattr(import_module(f"milpasses.{user}"), "collect", counted)
         model, recipe = digits_packages["iOS16"], tmp_path / "recipe.yaml"

@@ -7,8 +7,10 @@ from typing import Any
 
 import coremltools as ct
 import coremltools.optimize.coreml as cto
+import numpy as np
 import pytest
 from conftest import Run
+from coremltools.converters.mil import Builder as mb
 from coremltools.proto import FeatureTypes_pb2
 from milpasses_tools import digits, explain
 from milpasses_tools._view.features import type_text
@@ -234,3 +236,22 @@ class TestCommand:
         content = json.loads(milpasses_command("explain", copy, "--json").out)
         assert {weight["sqnr_db"] for weight in content["weights"]} == {"inf", None}
         assert "exact" in milpasses_command("explain", copy).out
+
+
+def test_float32_weights_can_be_stored_as_float16(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+
+    @mb.program(input_specs=[mb.TensorSpec(shape=(1, 64))], opset_version=ct.target.iOS16)
+    def program(x: Any) -> Any:
+        return mb.linear(x=x, weight=weight, bias=weight[0])
+
+    options = {"convert_to": "mlprogram", "compute_units": ct.ComputeUnit.CPU_ONLY}
+    for precision, expected in ((ct.precision.FLOAT32, 1), (ct.precision.FLOAT16, 0)):
+        model = ct.convert(
+            program, compute_precision=precision, minimum_deployment_target=ct.target.iOS16, **options
+        )
+        found = explain(model)
+        advised = [weight for weight in found.weights if "rest=half" in weight.change]
+        assert len(advised) == expected
+        assert all(len(weight.shape) == 2 for weight in advised)
+        assert milpasses.compress(model, "half").report.count("compressed") == expected

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from milpasses_tools._sweep.choice import Limit, choose, pareto, read_size, resampled
+from milpasses_tools._sweep.choice import Interval, Limit, choose, exact_bound, pareto, read_size, resampled
 from milpasses_tools._sweep.data import divide
 from milpasses_tools._sweep.variants import check_names, classic, expand, from_recipe, split_recipes
 
@@ -32,12 +32,13 @@ def test_the_smallest_within_the_loss():
     assert found.losses["middle"].loss == pytest.approx(1.0)
     assert found.losses["middle"].low == 0
     assert 2 <= found.losses["middle"].high <= 4
-    assert found.losses["large"] == found.losses["original"]
+    assert found.losses["original"] == Interval(0, 0, 0)
+    assert found.losses["large"].high == pytest.approx(100 * (1 - 0.05 ** (1 / 100)))
     assert found.front == ("small", "other", "middle", "large")
     assert set(found.alike) == {"large", "other"}
     text = "\n".join(found.words)
     assert "100 samples cannot show that it keeps --max-loss 1" in text
-    assert "that of large, 600 bytes, does not" in text
+    assert "so does that of every other" in text
     assert "smaller, and not distinguishable from it in accuracy: other (390 bytes)" in text
 
 
@@ -47,6 +48,28 @@ def test_the_best_within_the_size():
     assert found.chosen == "other"
     assert choose(ROWS, Limit("size", 100), None, 0).chosen is None  # pyright: ignore[reportOptionalMemberAccess]
     assert choose(ROWS, Limit("size", 5000), None, 0).chosen == "large"  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def test_no_difference_is_no_proof():
+    assert exact_bound(48) == pytest.approx(0.0605, abs=1e-4)
+    assert exact_bound(8) == pytest.approx(0.3123, abs=1e-4)
+    rows = [row("original", 1000, [1] * 8), row("one", 100, [1] * 8)]
+    found = choose(rows, Limit("loss", 1.0), None, 0)
+    assert found is not None
+    assert found.losses["one"] == Interval(
+        0.0, pytest.approx(-31.23, abs=0.01), pytest.approx(31.23, abs=0.01), True
+    )
+    assert "95 % interval of the loss -31.23 to 31.23; no sample of 8 differs" in found.words[0]
+    assert "8 samples cannot show that it keeps --max-loss 1" in found.words[1]
+
+
+def test_of_equals_the_one_with_the_better_outputs():
+    snrs = {"original": "inf", "tiny": 3.0, "good": 40.0, "fair": 20.0}
+    sizes = {"original": 1000, "tiny": 100, "good": 400, "fair": 300}
+    rows = [{**row(name, sizes[name], [1] * 8), "output_snr_db": snr} for name, snr in snrs.items()]
+    found = choose(rows, Limit("size", 500), None, 0)
+    assert found is not None
+    assert found.chosen == "good"
 
 
 def test_nothing_keeps_the_limit():

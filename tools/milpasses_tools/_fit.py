@@ -1,5 +1,6 @@
 """``milpasses compress --budget``: the recipe is fitted before it is used."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,28 +47,38 @@ class Wanted:
 
 
 def fit_recipe(
-    model: Path, wanted: Wanted, target: Any, requantize: bool, function: str | None, progress: Progress
+    model: Path,
+    wanted: Wanted,
+    target: Any,
+    requantize: bool,
+    function: str | None,
+    part: str | None,
+    progress: Progress,
 ) -> "tuple[Fit, Statistics | None]":
     """The fit for ``model``, raised to ``target`` first where one is given, and the statistics it took.
 
-    ``function``: the one that runs on data.
+    ``function``: the one that runs on data. Of a pipeline no statistics come back: each part has its own.
     """
     from milpasses import Statistics
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
     from milpasses.data.samples import Samples
-    from milpasses.program.opening import opened_to_compress
+    from milpasses.program.pipelines import opened_parts
 
-    with opened_to_compress(model, target) as program:
-        candidates = read_candidate_texts(wanted.candidates)
+    with opened_parts(model, target, part) as (pipeline, programs):
+        candidates: Any = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
         validation = None
-        if candidates is None and wanted.data not in (None, "random"):
-            candidates, statistics = _tuned(program, wanted.data, requantize, function, progress)
-            if statistics is not None and statistics.held_out:
-                validation = Samples.of(wanted.data, program, function=function).apart(HELD_OUT)
+        if candidates is None and wanted.data not in (None, "random") and wanted.sensitivity is None:
+            if pipeline is None:
+                candidates, statistics = _tuned(programs[""], wanted.data, requantize, function, progress)
+                if statistics is not None and statistics.held_out:
+                    data = Samples.of(wanted.data, programs[""], function=function)
+                    validation = data.apart(HELD_OUT)
+            else:
+                candidates = candidates_of_parts(programs.values())
         found = fit(
-            program,
+            programs[""] if pipeline is None else pipeline,
             wanted.budget,
             max_loss=wanted.max_loss,
             data=wanted.data,
@@ -77,9 +88,17 @@ def fit_recipe(
             sensitivity=wanted.sensitivity,
             function=function,
             requantize=requantize,
+            part=part,
             progress=progress,
         )
         return found, statistics
+
+
+def candidates_of_parts(programs: "Iterable[SavedProgram]") -> list[str]:
+    """Candidates with error feedback that every one of ``programs`` has."""
+    from milpasses.budget.candidates import tuned_candidates
+
+    return tuned_candidates(min((program.target for program in programs), key=lambda opset: opset.version))
 
 
 def _tuned(

@@ -13,11 +13,13 @@ import typer
 Progress = Callable[[int, int, str], None]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .mlpackage that holds an ML Program.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An .mlpackage of an ML Program, or of a pipeline with some.")
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Function = Annotated[
     str | None,
@@ -28,6 +30,7 @@ Function = Annotated[
 Requantize = Annotated[
     bool, typer.Option("--requantize", help="Take weights that are compressed already, too: anew.")
 ]
+Part = Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")]
 Target = Annotated[
     str | None,
     typer.Option(

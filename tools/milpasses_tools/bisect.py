@@ -1,23 +1,21 @@
-"""``milpasses bisect``: which weight, or which pass, first damages what a model computes."""
+"""``milpasses bisect``: which weight, or which pass, first makes what a model computes wrong."""
 
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import attrs
 import typer
 
-from milpasses_tools._bisect.found import Bisection, WeightDamage
+from milpasses_tools._bisect.found import Bisection, WeightOutputError
 from milpasses_tools._bisect.measure import Tolerance
+from milpasses_tools._bisect.original import raised_original
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
-from milpasses_tools._output import Function, Json, Progress, Target, print_json, progress, read_target
+from milpasses_tools._output import Function, Json, Part, Progress, Target, print_json, progress, read_target
 
 if TYPE_CHECKING:
-    from milpasses_tools._bisect.weights import Search
+    from milpasses_tools._bisect.weights import Search, Swap
 
-__all__ = ["Bisection", "PassBisection", "WeightDamage", "bisect", "bisect_passes"]
+__all__ = ["Bisection", "PassBisection", "WeightOutputError", "bisect", "bisect_passes"]
 
 
 def bisect(
@@ -30,26 +28,29 @@ def bisect(
     samples: int | None = 4,
     seed: int = 0,
     function: str | None = None,
+    part: str | None = None,
     minimum_deployment_target: Any = None,
     every: bool = False,
     progress: Progress | None = None,
 ) -> Bisection:
-    """Find the weights of a compressed model that damage its outputs, and the fewest to keep uncompressed.
+    """Find the fewest weights of a compressed model to keep uncompressed for outputs that are good enough.
 
     The original runs with some weights replaced by what the compressed model's decode to; weights are paired
     as ``diff`` does. While few weights are at fault they are found by halves: about log2(n) + 5 runs for one.
-    Else each weight runs alone, and those that do most damage are kept, until the rest is within the
+    Else each weight runs alone, and those that add most error are kept, until the rest is within the
     tolerance. What is kept was verified by a run, and so was that no one of it can be spared. Halving takes
     it that more compressed weights do not make the outputs better.
 
     Args:
-        original, compressed: paths, ``MLModel`` or ``Program``.
+        original, compressed: paths, ``MLModel`` or ``Program``. Of pipelines the weights of every part that
+            runs here are searched, and the outputs are those of every part.
         data: what ``milpasses.samples.Samples.of`` takes.
         tolerance: decibels of signal to noise that every output has to reach.
         max_error: absolute error instead; then ``tolerance`` is not used.
         samples: use the first so many; None uses all.
         seed: of random data.
         function: which function of multifunction models; of each its default one unless given.
+        part: of pipelines, this part alone, on what reaches it in the original.
         minimum_deployment_target: raise the original to it first, so that its ops are those of the compressed
             model. One before iOS16 is raised to the compressed model's target.
         every: measure each weight alone in any case.
@@ -58,36 +59,35 @@ def bisect(
     Raises:
         MilpassesError: models with different inputs or outputs, data that does not fit.
     """
-    from milpasses.data.samples import Samples
-    from milpasses.errors import MilpassesError
     from milpasses_tools._bisect.weights import Search, Subject, differing
-    from milpasses_tools._compare.runners import Reference, check_alike, open_runner
+    from milpasses_tools._compare.runners import PipelineReference, Reference, open_pair
 
     limit = Tolerance.of(None if max_error is not None else tolerance, max_error)
-    with _raised(original, compressed, minimum_deployment_target) as (raised, raised_notes):
-        first, second = (open_runner(model, function, "reference") for model in (raised, compressed))
-        if not isinstance(first, Reference) or not isinstance(second, Reference):
-            raise MilpassesError(
-                "bisect takes one program, not a pipeline: save the part that is to be searched"
-            )
-        check_alike(first, second)
-        functions = first.interpreter.function_name, second.interpreter.function_name
+    with raised_original(original, compressed, minimum_deployment_target) as (raised, raised_notes):
+        first, second, source = open_pair(raised, compressed, data, part, function, samples, seed)
+        assert isinstance(first, Reference | PipelineReference)
+        assert isinstance(second, Reference | PipelineReference)
+        functions = {
+            name or part or "": (one.function_name, second.programs[name].function_name)
+            for name, one in first.programs.items()
+        }
         swaps, notes = differing(raised, compressed, functions)
+        if part is not None:  # it runs alone
+            swaps = [swap.outside() for swap in swaps]
         notes += raised_notes
-        source = Samples.of(data, first.inputs, limit=samples, seed=seed)
         subject = Subject(first, {swap.variable: swap for swap in swaps}, list(source), progress)
         whole, nonfinite = subject.whole(second)
         del second
         search = Search(subject, limit)
         search.run(every)
-        combined = subject.damage(subject.swaps)
+        combined = subject.error(subject.swaps)
         if limit.keeps(combined) != limit.keeps(whole):
             notes.append(
                 f"ops differ too: the compressed model is at {whole.snr_db:.1f} dB, its weights in the "
                 f"original's ops at {combined.snr_db:.1f} dB (milpasses diff shows them)"
             )
-        keep = tuple(subject.swaps[name].original.name for name in search.keep)
-        rules, recipe = _recipe(compressed, keep)
+        keep = tuple(subject.swaps[name].name for name in search.keep)
+        rules, recipe = _recipe(compressed, [subject.swaps[name] for name in search.keep])
         return Bisection(
             _name(original),
             _name(compressed),
@@ -101,9 +101,9 @@ def bisect(
             combined,
             whole,
             _table(search),
-            None if search.first is None else subject.swaps[search.first].original.name,
+            None if search.first is None else subject.swaps[search.first].name,
             keep,
-            subject.damage(set(subject.swaps) - set(search.keep)) if keep else None,
+            subject.error(set(subject.swaps) - set(search.keep)) if keep else None,
             sum(_saved(search, name) for name in search.keep),
             rules,
             recipe,
@@ -112,59 +112,36 @@ def bisect(
         )
 
 
-@contextmanager
-def _raised(original: Any, compressed: Any, target: Any) -> Generator[tuple[Any, list[str]]]:
-    """The original, raised to ``target``; one before iOS16 to what the compressed model has; and notes."""
-    from coremltools.converters.mil.mil import Program
-
-    from milpasses.program.opening import open_program, raise_target
-    from milpasses.program.opset import compressible, raised_note
-    from milpasses.program.sources import read_source
-
-    models = (original, compressed)
-    if any(isinstance(model, Program) or read_source(model).is_network for model in models):
-        yield original, []  # in memory, or read anew for the newest target
-        return
-    program, other = open_program(original), open_program(compressed).target
-    old = program.target
-    if target is None and compressible(old) is old:
-        yield original, []
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        raised = raise_target(program, other if target is None else target, Path(folder))
-        unasked = target is None and raised is not program
-        yield raised.package.path, [raised_note(old, other)] if unasked else []
-
-
 def _saved(search: "Search", name: str) -> int:
     swap = search.subject.swaps[name]
     return swap.original.nbytes - swap.compressed.nbytes
 
 
-def _table(search: "Search") -> tuple[WeightDamage, ...]:
+def _table(search: "Search") -> tuple[WeightOutputError, ...]:
     rows = [
-        WeightDamage(
-            swap.original.name,
+        WeightOutputError(
+            swap.name,
             swap.compressed.form,
             swap.compressed.nbytes,
             swap.original.nbytes,
-            damage,
+            error,
             name in search.keep,
         )
-        for name, damage in search.alone.items()
+        for name, error in search.alone.items()
         for swap in (search.subject.swaps[name],)
     ]
-    return tuple(sorted(rows, key=lambda row: (row.damage.snr_db, -row.damage.max_error, row.name)))
+    return tuple(sorted(rows, key=lambda row: (row.error.snr_db, -row.error.max_error, row.name)))
 
 
-def _recipe(compressed: Any, keep: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def _recipe(compressed: Any, keep: "list[Swap]") -> tuple[tuple[str, ...], str]:
     """Rules that keep the weights, as texts; and the compressed model's own recipe with them, as YAML."""
     from milpasses.errors import MilpassesError
-    from milpasses.recipe import Keep, Recipe, Rule, literal
+    from milpasses.recipe import Recipe
 
     if not keep:
         return (), ""
-    rules = [Rule(Keep(), name=literal(name)) for name in dict.fromkeys(keep)]
+    rules = [swap.keeping() for swap in keep]
+    rules = [rule for index, rule in enumerate(rules) if rule not in rules[:index]]
     texts = tuple(rule.to_text() for rule in rules)
     known = _known_recipe(compressed)
     if not known:
@@ -180,12 +157,12 @@ def _known_recipe(compressed: Any) -> str:
     """The text of the recipe that a model's own report names."""
     from coremltools.converters.mil.mil import Program
 
+    from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
-    from milpasses_tools._models import open_readable
 
     if isinstance(compressed, Program):
         return ""
-    metadata = open_readable(compressed).spec.description.metadata.userDefined
+    metadata = read_source(compressed).spec.description.metadata.userDefined
     return str(read_metadata(metadata.get(METADATA_KEY, "")).get("recipe", ""))
 
 
@@ -217,13 +194,14 @@ def command(
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = 4,
     seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
     function: Function = None,
+    part: Part = None,
     target: Target = None,
     every: Annotated[
         bool, typer.Option("--all", help="Measure every weight alone, or run the program after every pass.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Find what damages outputs: compressed weights, or a pass of a conversion.
+    """Find what makes outputs wrong: weights, or a pass of a conversion.
 
     With two models: the weights that bring the outputs outside the tolerance, the fewest to keep
     uncompressed, and the recipe that does so. With a folder that trace --dump-after-change DIR
@@ -245,14 +223,21 @@ def command(
     }
     from milpasses_tools._bisect import text
 
-    if target is not None and compressed is None:
-        raise typer.BadParameter("--target: only with two models")
+    for option, value in (("--target", target), ("--part", part)):
+        if value is not None and compressed is None:
+            raise typer.BadParameter(f"{option}: only with two models")
     with progress(quiet=as_json) as step:
         found: Bisection | PassBisection
         if compressed is not None:
             raised = read_target(target)
             found = bisect(
-                original, compressed, data, **options, minimum_deployment_target=raised, progress=step
+                original,
+                compressed,
+                data,
+                **options,
+                part=part,
+                minimum_deployment_target=raised,
+                progress=step,
             )
         else:
             found = bisect_passes(_conversion(original), data, **options, progress=step)

@@ -10,6 +10,7 @@ from milpasses_tools._compare.comparison import (
     EVERY,
     NOTES,
     Accuracy,
+    BoxError,
     ClassAccuracy,
     Comparison,
     Miss,
@@ -17,7 +18,7 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._output import Function, Json, Progress, print_json, progress
+from milpasses_tools._output import Force, Function, Json, Part, Progress, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample, Samples
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accuracy",
+    "BoxError",
     "ClassAccuracy",
     "Comparison",
     "Miss",
@@ -51,6 +53,7 @@ def compare(
     samples: int | None = None,
     seed: int = 0,
     function: str | None = None,
+    part: str | None = None,
     runtime: Runtime | str = Runtime.REFERENCE,
     per_op: bool = False,
     scores: str | None = None,
@@ -60,7 +63,8 @@ def compare(
     """Run two models on the same inputs and measure how far the second is from the first.
 
     One sample at a time, and nothing is kept but sums (with ``per_op`` also the activations of one sample).
-    States start anew with each sample.
+    States start anew with each sample. Of pipelines the outputs of every part are compared, and
+    as pairs the boxes that non-maximum suppression keeps.
 
     Args:
         a, b: the models: paths, ``MLModel``, ``Program``, or an ``Interpreter`` made by the caller.
@@ -69,6 +73,7 @@ def compare(
         samples: use the first so many; with random data draw so many.
         seed: of random data.
         function: which function of multifunction models; of each its default one unless given.
+        part: of pipelines, this part alone, on what reaches it in the first.
         runtime: ``reference``, milpasses' interpreter, which is not an emulation of Core ML; or ``coreml``,
             Core ML itself, on macOS only.
         per_op: also measure every op that both models have, and what it adds to the error by itself.
@@ -81,35 +86,41 @@ def compare(
         MilpassesError: models with different inputs or outputs, data that does not fit, labels of classes
             that a model does not know, an output named by ``scores`` that is not there.
     """
-    from milpasses.data.samples import Samples
     from milpasses.errors import MilpassesError
+    from milpasses_tools._compare.boxes import BoxSums
     from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
     from milpasses_tools._compare.per_op import FirstNonFinite, PerOp
-    from milpasses_tools._compare.runners import PipelineReference, Reference, check_alike, open_runner
+    from milpasses_tools._compare.runners import PipelineReference, Reference, open_pair
 
     runtime = Runtime(runtime).value
-    first, second = open_runner(a, function, runtime), open_runner(b, function, runtime)
-    check_alike(first, second)
+    first, second, source = open_pair(a, b, data, part, function, samples, seed, runtime)
     _check_scores(scores, first)
     ops: PerOp | None = None
     if per_op:
         if isinstance(first, PipelineReference):
             raise MilpassesError(
-                "per_op is for one program: compare a part, Interpreter(model).interpreters[name]"
+                f"per_op is for one program: name a part, one of {', '.join(first.programs)}, with "
+                "part= (--part)"
             )
         if not isinstance(first, Reference) or not isinstance(second, Reference):
             raise MilpassesError("per_op needs runtime reference: Core ML shows nothing but its outputs")
         ops = PerOp(first.interpreter, second.interpreter)
-    source = Samples.of(data, first.inputs, limit=samples, seed=seed)
+    boxes: dict[str, BoxSums] = {}
+    if isinstance(first, PipelineReference):
+        suppressions = first.suppressions.items()
+        boxes = {name: BoxSums(name, found, first.image_size) for name, found in suppressions}
     nonfinite = FirstNonFinite("a"), FirstNonFinite("b")
     accuracies = AccuracySums(scores, top_k), AccuracySums(scores, top_k)
     outputs: dict[str, OutputSums] = {}
     done = 0
     for sample in source:
-        made = [
+        ran = [
             _run(runner, sample, watch, [] if ops is None else [(ops.watch_a, ops.watch_b)[index]])
             for index, (runner, watch) in enumerate(zip((first, second), nonfinite, strict=True))
         ]
+        made = [outputs for outputs, _ in ran]
+        for name, sums in boxes.items():
+            sums.add(ran[0][1][name], ran[1][1][name])
         if ops is not None:
             ops.next_sample()
         for name, value in made[0].items():
@@ -139,6 +150,7 @@ def compare(
         () if ops is None else ops.results(),
         () if matching is None else tuple(op.name for op in matching.unmatched_a),
         () if matching is None else tuple(op.name for op in matching.unmatched_b),
+        tuple(sums.result() for sums in boxes.values()),
     )
 
 
@@ -179,12 +191,21 @@ def accuracy(
     return found
 
 
-def _run(runner: "Runner", sample: "Sample", watch: Any, observers: list[Any]) -> dict[str, Any]:
+def _run(
+    runner: "Runner", sample: "Sample", watch: Any, observers: list[Any]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The outputs, and of a pipeline what each non-maximum suppression keeps, by part."""
+    from milpasses_tools._compare.runners import PipelineReference
+
     watch.sample = sample.name
-    made = runner.run(sample.inputs, [watch, *observers])
+    seen = [watch, *observers]
+    if isinstance(runner, PipelineReference):
+        made, kept = runner.run_parts(sample.inputs, seen)
+    else:
+        made, kept = runner.run(sample.inputs, seen), {}
     for name, value in made.items():  # all that Core ML shows
         watch.check(value, name)
-    return made
+    return made, kept
 
 
 def _check_scores(scores: str | None, runner: "Runner") -> None:
@@ -227,6 +248,7 @@ def command(
     samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
     seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
     function: Function = None,
+    part: Part = None,
     runtime: Annotated[
         Runtime, typer.Option(help="milpasses' reference interpreter, or Core ML itself (macOS; untried).")
     ] = Runtime.REFERENCE,
@@ -249,20 +271,23 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all figures to FILE, as CSV.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compare what two models answer to the same inputs.
 
     For each output: signal-to-noise ratios, errors, cosine, and for class scores how often both rank the same
     class first. With labels (class folders, or labels in the .npz file) the accuracy of both. Ends with
-    status 1 if a limit is not kept, and 2 if the comparison could not be made.
+    status 1 if a limit is not kept, and 2 if the comparison could not be made. Of detectors in pipelines also
+    the boxes that both keep.
 
     \b
     milpasses compare model.mlpackage small.mlpackage --data photos/ --per-op
     milpasses compare model.mlpackage small.mlpackage --data inputs.npz --min-snr 30 --min-snr logits=40
     """
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the CSV file does not exist", str(csv))
+    from milpasses.program.files import check_files, write_text
+
+    check_files([csv], force, (a, b, data))
     limits = {
         "min_snr": _limits(min_snr or [], "--min-snr"),
         "max_error": _limits(max_error or [], "--max-error"),
@@ -276,6 +301,7 @@ def command(
             samples=samples,
             seed=seed,
             function=function,
+            part=part,
             runtime=runtime,
             per_op=per_op,
             scores=scores,
@@ -283,10 +309,8 @@ def command(
             progress=step,
         )
     misses = found.misses(**limits)
-    from milpasses.program.files import write_text
-
     if csv is not None:
-        write_text(csv, found.to_csv())
+        write_text(csv, found.to_csv(), force)
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import attrs
 import typer
 
-from milpasses_tools._output import Json, json_decibels, print_json, shape_text, sqnr_text
+from milpasses_tools._output import Json, Part, json_decibels, print_json, shape_text, sqnr_text
 from milpasses_tools._pairs import Pair, Pairs, pair_ops
 from milpasses_tools._view.graph import Constant, Function, GraphView, Op, Operand, Variable, Weight
 from milpasses_tools._view.text import op_line, operands_text
@@ -113,21 +113,27 @@ class Diff:
 
 
 def diff(
-    a: "str | os.PathLike[str] | MLModel | Program", b: "str | os.PathLike[str] | MLModel | Program"
+    a: "str | os.PathLike[str] | MLModel | Program",
+    b: "str | os.PathLike[str] | MLModel | Program",
+    *,
+    part: str | None = None,
 ) -> Diff:
     """Say what is different in program b, against program a.
 
     Ops are matched by name, then by structure. A weight is compared by its form and its decoded values, so a
     weight that was compressed is a changed weight, and the op that uses it is not changed. Each model is what
-    ``dump`` takes. Raises ``MilpassesError``.
+    ``dump`` takes. Of pipelines each part is compared with that of its name, or ``part`` alone; of parts that
+    are no programs only whether they are the same. Raises ``MilpassesError``.
     """
-    first, second = view(a), view(b)
+    first, second = view(a, part), view(b, part)
     functions_a = {function.name: function for function in first.functions}
     functions_b = {function.name: function for function in second.functions}
     interface = [f"function {name} is removed" for name in functions_a.keys() - functions_b.keys()]
     interface += [f"function {name} is added" for name in functions_b.keys() - functions_a.keys()]
     interface.sort()
     interface += _features(first, second)
+    if part is None:
+        interface += other_parts(a, b)
     ops: list[OpChange] = []
     weights: list[WeightChange] = []
     for name in functions_a:
@@ -137,6 +143,30 @@ def diff(
             ops += found.ops()
             weights += found.weights()
     return Diff(first.source, second.source, tuple(interface), tuple(ops), tuple(weights))
+
+
+def other_parts(a: Any, b: Any) -> list[str]:
+    """What is different in the parts of two pipelines that are no programs, and which are not in both."""
+    from coremltools.converters.mil.mil import Program
+
+    from milpasses_tools._models import open_whole
+
+    if isinstance(a, Program) or isinstance(b, Program):
+        return []
+    whole = [open_whole(model) for model in (a, b)]
+    first, second = ({} if one is None else {leaf.name: leaf for leaf in one.leaves()} for one in whole)
+    found: list[str] = []
+    for name in dict.fromkeys((*first, *second)):
+        mine, theirs = first.get(name), second.get(name)
+        if mine is None or theirs is None:
+            one = mine or theirs
+            assert one is not None
+            found.append(f"part {name} ({one.kind}) is {'added' if mine is None else 'removed'}")
+        elif mine.kind != theirs.kind:
+            found.append(f"part {name}: {mine.kind} -> {theirs.kind}")
+        elif mine.program is None and mine.spec != theirs.spec:
+            found.append(f"part {name} ({mine.kind}) differs")
+    return found
 
 
 def _features(a: GraphView, b: GraphView) -> Iterator[str]:
@@ -303,8 +333,9 @@ def _moved_text(pair: Pair) -> str:
 
 
 def command(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The .mlpackage to compare with.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The .mlpackage that may differ.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="The model to compare with.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The model that may differ.")],
+    part: Part = None,
     as_json: Json = False,
 ) -> None:
     """Say what is different in model B, against model A.
@@ -313,7 +344,7 @@ def command(
     and the error in decibels between the decoded values). Ends with status 0 if the two are the same, 1 if
     they differ, 2 if they cannot be compared.
     """
-    found = diff(a, b)
+    found = diff(a, b, part=part)
     if as_json:
         print_json(found.to_dict())
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Model, json_decibels
+from milpasses_tools._output import Force, Model, Part, json_decibels
 from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
 from milpasses_tools._view.text import operands_text, text_lines
@@ -40,6 +40,7 @@ def dump(
     around_op: str | None = None,
     radius: int = 2,
     passes: bool = False,
+    part: str | None = None,
     original: "str | os.PathLike[str] | MLModel | Program | None" = None,
 ) -> str:
     """Write a program as ``text`` that reads like MIL, as ``json``, ``dot`` or one ``html`` page.
@@ -51,13 +52,14 @@ def dump(
 
     ``show`` is ``all``, ``weights``, ``ops`` (no weights) or ``inputs``. ``only_ops`` are op types, or globs
     of types or names. ``around_op`` shows what is within ``radius`` edges of an op. ``passes`` adds to the
-    text the graph passes that made each op, which a program in memory remembers. ``original``, the model
-    before it was compressed, shows on the page what values each weight had. ``model-explorer`` is a graph
+    text the graph passes that made each op, which a program in memory remembers. ``part``: of a pipeline,
+    this one alone. ``original``, the model before it was compressed, shows on the page what values each
+    weight had. ``model-explorer`` is a graph
     collection in the JSON that Google's Model Explorer opens. Raises ``MilpassesError``.
     """
     kind = Format(format)
     _check_original(original, kind)
-    found = view(model)
+    found = view(model, part)
     selection = select(found, Show(show), only_ops, around_op, radius)
     if kind is Format.HTML:
         from milpasses_tools._view.html import page
@@ -158,6 +160,7 @@ def command(
         str | None, typer.Option(metavar="OP", help="Only the neighbourhood of the op of this name.")
     ] = None,
     radius: Annotated[int, typer.Option(metavar="N", min=0, help="How many edges --around reaches.")] = 2,
+    part: Part = None,
     original: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="With html: the model before compression, for its histograms."),
@@ -165,6 +168,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show the program inside a model.
@@ -182,19 +186,31 @@ def command(
     The last also writes small.bits.json, small.bytes.json and small.sqnr.json, the node data that
     Model Explorer colours the weights by.
     """
+    from milpasses.program.files import check_files, write_text
+
     format = Format.JSON if as_json else format
+    beside: dict[str, Path] = {}
+    if output is not None and format is Format.MODEL_EXPLORER:
+        from milpasses_tools._view.model_explorer import MEASURES
+
+        beside = {name: output.parent / f"{output.stem}.{name}.json" for name in MEASURES}
+    check_files([output, *beside.values()], force, (model, original))
     text = dump(
-        model, format, show=show, only_ops=only or (), around_op=around, radius=radius, original=original
+        model,
+        format,
+        show=show,
+        only_ops=only or (),
+        around_op=around,
+        radius=radius,
+        part=part,
+        original=original,
     )
     if output is None:
         print(text, end="")
         return
-    from milpasses.program.files import write_text
-
-    write_text(output, text)
-    if format is Format.MODEL_EXPLORER:
+    write_text(output, text, force)
+    if beside:
         from milpasses_tools._view.model_explorer import node_data
 
         for measure, content in node_data(json.loads(text)).items():
-            beside = output.with_name(f"{output.stem}.{measure}.json")
-            write_text(beside, json.dumps(content, indent=1) + "\n")
+            write_text(beside[measure], json.dumps(content, indent=1) + "\n", force)

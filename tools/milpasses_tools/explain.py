@@ -1,14 +1,17 @@
 """``milpasses explain``: what each weight of a model is stored as, why, and what would change that."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
 from milpasses_tools._output import (
     Json,
     Model,
+    Part,
     Progress,
     Requantize,
     Target,
@@ -65,7 +68,9 @@ def explain(
         PackageError: no ML Program.
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
+    from milpasses.activations.existing import stored_pairs
     from milpasses.program.opening import open_program
+    from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
     from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
@@ -79,7 +84,8 @@ def explain(
             name: explain(package, units=units, progress=progress, **options)
             for name, package in parts.items()
         }
-        return join_parts(each)
+        joined, path = join_parts(each), read_source(model).path
+        return joined if path is None else attrs.evolve(joined, model=str(path), files=_files(path))
     package = open_readable(model)
     program = open_program(package)
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
@@ -125,7 +131,16 @@ def explain(
         plan,
         tuple(units),
         advise(units, things),
+        tuple(pair for function in program.functions for pair in stored_pairs(function)),
     )
+
+
+def _files(path: Path) -> dict[str, int]:
+    """Bytes of a pipeline's files, those of parts that were read into programs as they are in it."""
+    weights = sum(file.stat().st_size for file in path.rglob("*.bin"))
+    spec = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.mlmodel")))
+    other = folder_bytes(path) - weights - spec
+    return {"weight files": weights, "specification": spec, "other files": other}
 
 
 def _target(target: Any) -> "Opset":
@@ -135,6 +150,8 @@ def _target(target: Any) -> "Opset":
 
 
 def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> StoredWeight:
+    from milpasses_tools._explain.why import with_half
+
     weight = site.weight
     record = decider.record(weight.name)
     compressed = site.existing is not None
@@ -142,6 +159,7 @@ def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> Stored
     sqnr = record.get("sqnr_db") if here else None
     form = f"dense {weight.dtype}" if site.existing is None else site.existing().form
     why, change = ("", "") if compressed else _why(site, program.target, decider)
+    change = with_half(change, site, program.target)
     return StoredWeight(
         name=weight.name,
         shape=weight.shape,
@@ -191,7 +209,7 @@ def command(
         list[str] | None,
         typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
     ] = None,
-    part: Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")] = None,
+    part: Part = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Json, Quiet, folder_bytes, print_json, progress
+from milpasses_tools._output import Force, Json, Part, Quiet, folder_bytes, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.neuralnetwork import QuantizedModel
@@ -37,6 +37,7 @@ def command(
         str,
         typer.Option(metavar="TYPES", help="Layer types to leave as they are: batchnorm,bias,depthwiseConv."),
     ] = "",
+    part: Part = None,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -58,7 +59,7 @@ def command(
     began = time.perf_counter()
     with progress(quiet) as step:
         found = quantize_nn(
-            model, output, bits, mode, requantize=requantize, skip=skip, force=force, progress=step
+            model, output, bits, mode, requantize=requantize, skip=skip, part=part, force=force, progress=step
         )
     seconds = time.perf_counter() - began
     sizes = folder_bytes(model), folder_bytes(output)
@@ -83,6 +84,7 @@ def quantize_nn(
     *,
     requantize: bool = False,
     skip: str = "",
+    part: str | None = None,
     force: bool = False,
     progress: Any = None,
 ) -> "QuantizedModel":
@@ -100,6 +102,7 @@ def quantize_nn(
         mode,
         selector=_selector(skip),
         requantize=requantize,
+        part=part,
         output=output,
         force=force,
         progress=progress,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Function, Json, Progress, Target, print_json, progress, read_target
+from milpasses_tools._output import Function, Json, Part, Progress, Target, print_json, progress, read_target
 from milpasses_tools._sweep.result import Sweep
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def sweep(
     max_loss: float | None = None,
     max_size: int | None = None,
     function: str | None = None,
+    part: str | None = None,
     minimum_deployment_target: Any = None,
     runtime: str = "reference",
     scores: str | None = None,
@@ -75,7 +76,8 @@ def sweep(
         max_loss: choose the smallest variant that loses at most so many points (default 1): hundredths of
             accuracy or agreement, units of a metric. Not what ``compress`` calls so, a loss of signal.
         max_size: choose the best variant of at most so many bytes.
-        function, runtime, scores, top_k: as in ``compare``.
+        function, runtime, scores, top_k: as in ``compare``. Of a pipeline the outputs of every part count.
+        part: of a pipeline, compress this part alone.
         minimum_deployment_target: what recipes raise an older model to first; by default one before iOS16 is
             raised to that, and a legacy network to iOS18.
         jobs: processes to use; 1 is this one. A script that asks for more needs ``if __name__ ==
@@ -99,7 +101,7 @@ def sweep(
     named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
     request = Request(
         Path(model), Path(output), None if recipes is None else tuple(recipes), data, classic,
-        tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function,
+        tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function, part,
         minimum_deployment_target, runtime, scores, top_k, keep_models,
     )  # fmt: skip
     return conduct(request, jobs, executor, resume, force, progress)
@@ -166,6 +168,7 @@ def command(
         str | None, typer.Option(metavar="SIZE", help="Choose the best of at most this size: 1.2MB.")
     ] = None,
     function: Function = None,
+    part: Part = None,
     target: Target = None,
     scores: Annotated[
         str | None, typer.Option(metavar="OUTPUT", help="The output that holds class scores.")
@@ -214,6 +217,7 @@ def command(
             max_loss=max_loss,
             max_size=None if max_size is None else read_size(max_size),
             function=function,
+            part=part,
             minimum_deployment_target=read_target(target),
             scores=scores,
             top_k=top_k,

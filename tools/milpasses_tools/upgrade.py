@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Json, Output, Quiet, Verbose, folder_bytes, print_json, progress
+from milpasses_tools._output import (
+    Force,
+    Json,
+    Output,
+    Part,
+    Quiet,
+    Verbose,
+    folder_bytes,
+    print_json,
+    progress,
+)
 
 
 def command(
@@ -32,6 +42,10 @@ def command(
     precision: Annotated[
         str, typer.Option(metavar="TYPE", help="Arithmetic and weights: float16 or float32.")
     ] = "float16",
+    part: Part = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
+    ] = False,
     force: Force = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -39,7 +53,8 @@ def command(
 ) -> None:
     """Turn a legacy neural network into an ML Program.
 
-    Inputs, outputs, labels and texts stay; quantized weights keep their codes. IN is never changed.
+    Inputs, outputs, labels and texts stay; quantized weights keep their codes. Of a pipeline every neural
+    network; other parts stay as they are. IN is never changed.
 
     \b
     milpasses upgrade model.mlmodel -o model.mlpackage
@@ -60,6 +75,8 @@ def command(
             recipe,
             wanted,
             precision=chosen,
+            part=part,
+            strict=strict,
             calibration=data,
             output=output,
             force=force,

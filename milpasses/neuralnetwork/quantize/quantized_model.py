@@ -17,7 +17,7 @@ from typing import Any
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, Refusal
 from milpasses.neuralnetwork.quantize import quantizer
 from milpasses.neuralnetwork.quantize.folding import fold
 from milpasses.neuralnetwork.quantize.quantizer import Array, StoredWeight
@@ -25,9 +25,9 @@ from milpasses.neuralnetwork.quantize.settings import LutFunction, QuantizationE
 from milpasses.neuralnetwork.spec.networks import scopes
 from milpasses.neuralnetwork.spec.weight_params import form
 from milpasses.program import files
-from milpasses.program.package import Package, new_message, write_package
-from milpasses.program.pipelines import submodels
-from milpasses.program.sources import PROGRAM, Source, read_source
+from milpasses.program.package import Package, copy_weights, new_message, write_package
+from milpasses.program.pipelines import part_names, submodels
+from milpasses.program.sources import NETWORKS, PROGRAM, Source, read_source
 from milpasses.report import METADATA_KEY, Report
 
 Progress = Callable[[int, int, str], None]
@@ -41,15 +41,18 @@ class QuantizedModel(MLModel):
     ``agreement`` is, by name of output, the signal-to-noise ratio in decibels on ``sample_data``, if given.
     """
 
-    def __init__(self, spec: Any, report: Report, **options: Any) -> None:
+    def __init__(self, spec: Any, report: Report, weights: Path | None = None, **options: Any) -> None:
+        self.report = report
+        self.agreement: dict[str, float] = {}
+        if weights is not None:  # a pipeline with ML Programs, whose weights stand in files
+            super().__init__(spec, weights_dir=str(weights), **options)
+            return
         path = _temporary()
         try:  # MLModel leaves a file of its own behind for each specification that it is given
             path.write_bytes(spec.SerializeToString())
             super().__init__(str(path), **options)
         finally:
             path.unlink(missing_ok=True)
-        self.report = report
-        self.agreement: dict[str, float] = {}
 
 
 def quantize_weights(
@@ -61,6 +64,7 @@ def quantize_weights(
     selector: Any = None,
     lut_function: LutFunction | None = None,
     requantize: bool = False,
+    part: str | None = None,
     output: "str | os.PathLike[str] | None" = None,
     force: bool = False,
     progress: Progress | None = None,
@@ -79,6 +83,7 @@ def quantize_weights(
             the interpreter; ``agreement`` then tells the signal-to-noise ratio of each output.
         selector: a ``QuantizedLayerSelector`` of coremltools, or whatever has its ``do_quantize``.
         requantize: quantize what is quantized already; its error comes on top of what was lost before.
+        part: of a pipeline, this neural network alone. All other parts stay byte for byte as they are.
         output: the ``.mlmodel`` or ``.mlpackage`` to write, whole or not at all; ``force`` replaces what is
             there. A package that was made of a package keeps its other files.
         progress: ``progress(done, total, name)``, called for each weight.
@@ -90,11 +95,15 @@ def quantize_weights(
         QuantizationError: wrong bits, mode or table; weights that are quantized already.
         PackageError: no neural network, or a file that is missing, damaged, truncated or encrypted.
     """
-    settings = Settings.of(nbits, quantization_mode, selector, lut_function, requantize)
+    settings = Settings.of(nbits, quantization_mode, selector, lut_function, requantize, part)
     if output is not None:
         check_output(Path(output), force, (model,))
     source = read_model(model)
     original = source.spec
+    _check_part(source, settings)
+    weights = weights_folder(source)
+    if weights is not None and output is not None and Path(output).suffix != ".mlpackage":
+        raise PackageError(f"{output}: a pipeline with ML Programs needs a name that ends in .mlpackage")
     spec = prepared(original, settings)
     report = quantize_spec(spec, settings, {}, progress)
     agreement: dict[str, float] = {}
@@ -107,7 +116,7 @@ def quantize_weights(
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
     skip = not host.is_loaded(model)
-    quantized = QuantizedModel(spec, report, skip_model_load=skip, **options)
+    quantized = QuantizedModel(spec, report, weights, skip_model_load=skip, **options)
     quantized.agreement = agreement
     return quantized
 
@@ -155,6 +164,19 @@ def read_model(model: Any) -> Source:
     return source
 
 
+def weights_folder(source: Source) -> Path | None:
+    """The weight files that go with the ML Programs of a pipeline; None where it has none."""
+    folder = None if source.spec_path is None else source.spec_path.parent / "weights"
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _check_part(source: Source, settings: Settings) -> None:
+    paths = [scope.path for scope in scopes(source.spec)]
+    if not any(map(settings.wants, paths)):
+        networks = ", ".join(path.removesuffix("/") for path in paths if path) or "none: it is no pipeline"
+        raise PackageError(f"{source.label}: part {settings.part} is no neural network; there are {networks}")
+
+
 def prepared(spec: Any, settings: Settings) -> Any:
     """A copy of ``spec`` with its layers folded: what every variant of one model starts from.
 
@@ -164,7 +186,7 @@ def prepared(spec: Any, settings: Settings) -> Any:
     copy.CopyFrom(spec)
     if settings.nbits == 16 and spec.isUpdatable:
         raise QuantizationError("an updatable model is trained on the device: its weights stay float32")
-    weights = quantizer.stored_weights(copy, settings.selector)
+    weights = quantizer.stored_weights(copy, settings)
     done = [weight for weight in weights if weight.selected and weight.quantized]
     if done and not settings.requantize and settings.mode != "dequantization":
         forms = ", ".join(sorted({quantizer.stored_form(weight.declared) for weight in done}))
@@ -173,7 +195,7 @@ def prepared(spec: Any, settings: Settings) -> Any:
             "more: start from the original model, select other layers, or pass requantize=True"
         )
     if _folds(settings) and not spec.isUpdatable:
-        for scope in scopes(copy):
+        for scope in filter(lambda scope: settings.wants(scope.path), scopes(copy)):
             fold(scope, lambda weight: settings.requantize or form(weight.params) not in quantizer.QUANTIZED)
     return copy
 
@@ -183,14 +205,16 @@ def quantize_spec(
 ) -> Report:
     """Quantize the networks of ``spec``, which ``prepared`` made, in place."""
     report = Report(recipe=str(settings))
-    weights = quantizer.stored_weights(spec, settings.selector)
+    if spec.isUpdatable and settings.mode != "dequantization":
+        report.notes.append("an updatable model: what is trained on the device stays float32")
+    weights = quantizer.stored_weights(spec, settings)
     if settings.nbits == 16:
         weights = _unmixed(weights, cache)
     for index, weight in enumerate(weights):
         report.records.append(quantizer.quantize_weight(weight, settings, cache))
         if progress is not None:
             progress(index + 1, len(weights), weight.name)
-    _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION)
+    _raise_version(spec, _HALF_VERSION if settings.nbits == 16 else _QUANTIZED_VERSION, settings)
     _note(spec, report)
     return report
 
@@ -210,7 +234,7 @@ def write_model(spec: Any, output: Path, source: Source | None = None, force: bo
             file.write(spec.SerializeToString())
     elif source is not None and source.path is not None and source.spec_path is not None:
         package = Package(source.path, spec, source.spec_path)
-        write_package(package, output, lambda _: spec, force)
+        write_package(package, output, lambda folder: copy_weights(package, folder), force)
     else:
         with files.whole_folder(output, force) as staged, tempfile.TemporaryDirectory() as folder:
             package_path = host.create_package(spec, None, str(Path(folder) / output.name))
@@ -226,21 +250,21 @@ def _unmixed(weights: list[StoredWeight], cache: dict[int, Array]) -> list[Store
     layers: defaultdict[int, list[StoredWeight]] = defaultdict(list)
     for weight in weights:
         layers[id(weight.declared.layer)].append(weight)
-    refused: dict[int, str] = {}
+    refused: dict[int, Refusal] = {}
     for together in layers.values():
         full = [weight for weight in together if form(weight.declared.params) == "float32"]
-        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache))]
+        reasons = [reason for weight in full if (reason := quantizer.no_half(weight, cache)) is not None]
         refused.update((weight.index, reasons[0]) for weight in full if reasons)
-    return [quantizer.refuse(weight, refused.get(weight.index, "")) for weight in weights]
+    return [quantizer.refuse(weight, refused.get(weight.index)) for weight in weights]
 
 
-def _raise_version(spec: Any, version: int) -> None:
-    """A pipeline must be of no older specification than its models."""
-    for model in submodels(spec):
-        _raise_version(model, version)
-    spec.specificationVersion = max(
-        spec.specificationVersion, version, *(model.specificationVersion for model in submodels(spec))
-    )
+def _raise_version(spec: Any, version: int, settings: Settings, path: str = "") -> None:
+    """Of the networks that were quantized, and of pipelines around them: none is older than its models."""
+    for name, model in zip(part_names(spec), submodels(spec), strict=True):
+        _raise_version(model, version, settings, f"{path}{name}/")
+        spec.specificationVersion = max(spec.specificationVersion, model.specificationVersion)
+    if spec.WhichOneof("Type") in NETWORKS and settings.wants(path):
+        spec.specificationVersion = max(spec.specificationVersion, version)
 
 
 def _note(spec: Any, report: Report) -> None:

@@ -7,6 +7,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.errors import Refusal
 from milpasses.neuralnetwork.quantize import code_fitting
 from milpasses.neuralnetwork.quantize.settings import QuantizationError, Settings
 from milpasses.neuralnetwork.spec import weight_params
@@ -34,7 +35,7 @@ class StoredWeight:
     declared: LayerWeight
     name: str
     selected: bool
-    refusal: str = ""
+    refusal: Refusal | None = None
 
     @property
     def quantized(self) -> bool:
@@ -42,9 +43,10 @@ class StoredWeight:
         return weight_params.form(self.declared.params) in QUANTIZED
 
 
-def stored_weights(spec: Any, selector: Any) -> list[StoredWeight]:
+def stored_weights(spec: Any, settings: Settings) -> list[StoredWeight]:
     """Every weight of a model that holds values, those in pipelines, loops and branches too."""
-    listed = (entry for scope in scopes(spec) for entry in _inside(scope, selector, True))
+    wanted = (scope for scope in scopes(spec) if settings.wants(scope.path))
+    listed = (entry for scope in wanted for entry in _inside(scope, settings.selector, True))
     return [StoredWeight(index, *entry) for index, entry in enumerate(listed)]
 
 
@@ -66,21 +68,21 @@ def quantize_weight(weight: StoredWeight, settings: Settings, cache: dict[int, A
     """Quantize one weight in place. ``cache`` keeps decoded weights by index for other variants."""
     declared = weight.declared
     if not weight.selected:
-        return _untouched(weight, "kept", "the selector leaves it as it is")
+        return _untouched(weight, "kept", Refusal("nn-not-selected"))
     if settings.mode == "dequantization":
         return _dequantized(weight)
     if declared.layer.isUpdatable:
-        return _untouched(weight, "skipped", "it is trained on the device, which takes float32")
-    if weight.refusal:
+        return _untouched(weight, "skipped", Refusal("nn-updatable"))
+    if weight.refusal is not None:
         return _untouched(weight, "skipped", weight.refusal)
     try:
         values = current_values(weight, cache)
-        reason = _unfit(values)
-        if reason:
-            return _untouched(weight, "skipped", reason)
+        refusal = _unfit(values)
+        if refusal is not None:
+            return _untouched(weight, "skipped", refusal)
         return _encoded(weight, settings, values)
     except WeightError as error:
-        return _untouched(weight, "skipped", str(error))
+        return _untouched(weight, "skipped", Refusal("stated", text=str(error)))
 
 
 def current_values(weight: StoredWeight, cache: dict[int, Array]) -> Array:
@@ -93,24 +95,22 @@ def current_values(weight: StoredWeight, cache: dict[int, Array]) -> Array:
     return cache[weight.index]
 
 
-def refuse(weight: StoredWeight, reason: str) -> StoredWeight:
-    """The same weight, which is to stay as it is for ``reason``, if there is one."""
-    return attrs.evolve(weight, refusal=reason) if reason else weight
+def refuse(weight: StoredWeight, refusal: Refusal | None) -> StoredWeight:
+    """The same weight, which is to stay as it is for that reason, if there is one."""
+    return attrs.evolve(weight, refusal=refusal)
 
 
-def no_half(weight: StoredWeight, cache: dict[int, Array]) -> str:
-    """Why a float32 weight cannot become float16; empty if it can."""
+def no_half(weight: StoredWeight, cache: dict[int, Array]) -> Refusal | None:
+    """Why a float32 weight cannot become float16; None if it can."""
     if not weight.selected:
-        return (
-            "float16 and float32 do not mix in a layer, and the selector leaves a part of this one as it is"
-        )
+        return Refusal("nn-half-mixed")
     try:
         values = current_values(weight, cache)
     except WeightError as error:
-        return str(error)
+        return Refusal("stated", text=str(error))
     largest = float(np.abs(values).max(initial=0.0))
     if largest >= _HALF_LIMIT:
-        return f"float16 ends at 65,504, but the layer's weights reach {largest:,.0f}"
+        return Refusal("nn-half-overflow", largest=largest)
     return _unfit(values)
 
 
@@ -124,18 +124,18 @@ def stored_form(weight: LayerWeight) -> str:
     return f"lut{weight.params.quantization.numberOfBits} per_tensor" if kind == "lut" else kind
 
 
-def _untouched(weight: StoredWeight, status: Status, reason: str) -> Record:
+def _untouched(weight: StoredWeight, status: Status, refusal: Refusal) -> Record:
     size = weight_params.nbytes(weight.declared.params)
-    return _record(weight, status, reason, stored_form(weight.declared), size)
+    return attrs.evolve(_record(weight, status, "", stored_form(weight.declared), size), refusal=refusal)
 
 
 def _record(
-    weight: StoredWeight, status: Status, reason: str, before: str, size: int, **measured: Any
+    weight: StoredWeight, status: Status, note: str, before: str, size: int, **measured: Any
 ) -> Record:
     return Record(
         name=weight.name,
         status=status,
-        notes=(reason,) if reason else (),
+        notes=(note,) if note else (),
         form=stored_form(weight.declared),
         shape=weight.declared.shape,
         dtype=before,
@@ -146,9 +146,9 @@ def _record(
     )
 
 
-def _unfit(values: Array) -> str:
-    bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-    return f"{bad:,} of {values.size:,} values are NaN or infinite" if bad else ""
+def _unfit(values: Array) -> Refusal | None:
+    nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    return Refusal("nonfinite", nans=nans, infinities=infinities) if nans or infinities else None
 
 
 def _dequantized(weight: StoredWeight) -> Record:
@@ -159,7 +159,7 @@ def _dequantized(weight: StoredWeight) -> Record:
         weight_params.nbytes(declared.params),
     )
     if kind == "float32":
-        return _untouched(weight, "kept", "it is float32 already")
+        return _untouched(weight, "kept", Refusal("nn-already", form="float32"))
     values = weight_params.decode(declared.params, declared.shape, declared.axis)
     weight_params.write_dense(declared.params, values.astype(np.float32))
     if kind == "int8":  # the layer multiplies float32 again
@@ -173,19 +173,18 @@ def _encoded(weight: StoredWeight, settings: Settings, values: Array) -> Record:
     params, declared = weight.declared.params, weight.declared
     kind, before, size = weight_params.form(params), stored_form(declared), weight_params.nbytes(params)
     if kind == "int8":
-        return _untouched(weight, "skipped", "its layer quantizes its input too, and takes int8 alone")
+        return _untouched(weight, "skipped", Refusal("nn-int8-layer"))
     if settings.nbits == 16:
         if kind == "float16":
-            return _untouched(weight, "kept", "it is float16 already")
+            return _untouched(weight, "kept", Refusal("nn-already", form="float16"))
         candidate = new_message("NeuralNetwork_pb2", "WeightParams")
         weight_params.write_dense(candidate, values.astype(np.float16))
     else:
         candidate = _codes(weight, settings, values)
         needed = weight_params.nbytes(candidate)
         if needed >= size:
-            return _untouched(
-                weight, "kept", f"{needed:,} bytes quantized are no fewer than {size:,} as {before}"
-            )
+            refusal = Refusal("nn-not-smaller", nbytes=needed, stored=size, form=before)
+            return _untouched(weight, "kept", refusal)
     candidate.isUpdatable = params.isUpdatable
     params.CopyFrom(candidate)
     decoded = weight_params.decode(params, declared.shape, declared.axis).astype(np.float32)

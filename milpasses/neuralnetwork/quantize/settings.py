@@ -28,13 +28,14 @@ class QuantizationError(MilpassesError):
 
 @attrs.frozen
 class Settings:
-    """What to do, checked. ``nbits`` is 0 for the mode ``dequantization``."""
+    """What to do, checked. ``nbits`` is 0 for ``dequantization``; ``part``: of a pipeline, this one alone."""
 
     nbits: int
     mode: str
     selector: Any
     lut_function: LutFunction | None = None
     requantize: bool = False
+    part: str | None = None
 
     @classmethod
     def of(
@@ -44,6 +45,7 @@ class Settings:
         selector: Any = None,
         lut_function: LutFunction | None = None,
         requantize: bool = False,
+        part: str | None = None,
     ) -> "Settings":
         """Check the arguments of ``quantize_weights``. Raises ``QuantizationError``."""
         from coremltools.models.neural_network.quantization_utils import QuantizedLayerSelector
@@ -61,7 +63,11 @@ class Settings:
         if selector is not None and not hasattr(selector, "do_quantize"):
             raise QuantizationError("a selector needs a method do_quantize(layer, weight_param=None)")
         wanted = 0 if mode == "dequantization" or nbits is None else int(nbits)
-        return cls(wanted, mode, selector or QuantizedLayerSelector(), lut_function, requantize)
+        return cls(wanted, mode, selector or QuantizedLayerSelector(), lut_function, requantize, part)
+
+    def wants(self, path: str) -> bool:
+        """Whether the network at ``path`` (``Scope``'s) is one that was asked for."""
+        return self.part is None or path.startswith(f"{self.part}/")
 
     def __str__(self) -> str:
         if self.mode == "dequantization":

@@ -5,13 +5,13 @@ from typing import Any
 
 import attrs
 
-from milpasses.program.pipelines import submodels
+from milpasses.program.pipelines import part_names, submodels
 from milpasses.program.sources import NETWORKS
 
 
 @attrs.frozen(eq=False)
 class Scope:
-    """A network, where it is (``""``, ``"models[1]/"``, ``"loop_3.bodyNetwork/"``), and what leaves it.
+    """A network, where it is (``""``, in a pipeline ``"part1/"``, ``"loop_3.bodyNetwork/"``), what leaves it.
 
     ``outputs`` are the blobs that the model gives or takes its classes from; a nested network has none.
     """
@@ -32,8 +32,8 @@ def scopes(spec: Any, path: str = "") -> Iterator[Scope]:
         if len(network.layers):  # without the name above, the probabilities are the last layer's
             outputs.update(network.layers[-1].output)
         yield Scope(network, path, frozenset(outputs))
-    for index, model in enumerate(submodels(spec)):
-        yield from scopes(model, f"{path}models[{index}]/")
+    for name, model in zip(part_names(spec), submodels(spec), strict=True):
+        yield from scopes(model, f"{path}{name}/")
 
 
 def nested_networks(layer: Any) -> list[tuple[str, Any]]:

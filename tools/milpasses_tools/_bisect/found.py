@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from milpasses_tools._bisect.measure import Damage
+from milpasses_tools._bisect.measure import WorstError
 from milpasses_tools._output import json_decibels
 
 if TYPE_CHECKING:
@@ -17,19 +17,19 @@ NOTE = (
 
 
 @attrs.frozen
-class WeightDamage:
-    """What one weight does: ``damage`` of the outputs where it alone is compressed."""
+class WeightOutputError:
+    """What one weight does: ``error`` of the outputs where it alone is compressed."""
 
     name: str
     form: str
     nbytes: int
     nbytes_original: int
-    damage: Damage
+    error: WorstError
     keep: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**attrs.asdict(self, filter=lambda field, _: field.name != "damage"), **self.damage.to_dict()}
+        return {**attrs.asdict(self, filter=lambda field, _: field.name != "error"), **self.error.to_dict()}
 
 
 @attrs.frozen
@@ -37,10 +37,10 @@ class Bisection:
     """What was found.
 
     ``within``: the compressed model keeps the tolerance. ``differ`` counts the weights that differ.
-    ``weights``: the damage of weights alone, most first; all of them if ``every``, else those that had to be
+    ``weights``: the output error of weights alone, most first; all if ``every``, else those that had to be
     tried. ``first``: in program order, the weight that brings the outputs outside the tolerance. ``keep``:
-    the weights to leave uncompressed, none of which can be spared; ``kept`` is the damage that is left then,
-    ``added_bytes`` what that costs. ``all`` is the damage of all compressed weights in the original's ops,
+    the weights to leave uncompressed, none of which can be spared; ``kept`` is the error that is left then,
+    ``added_bytes`` what that costs. ``all`` is the error of all compressed weights in the original's ops,
     ``whole`` that of the compressed model itself. ``rules`` are texts of rules that keep them, ``recipe``
     (YAML) has them before the model's own recipe, where that is known. ``nonfinite``: the first NaN or
     infinity that an op of the compressed model makes and that op of the original does not. ``executions``
@@ -56,12 +56,12 @@ class Bisection:
     within: bool
     differ: int
     executions: int
-    all: Damage
-    whole: Damage
-    weights: tuple[WeightDamage, ...]
+    all: WorstError
+    whole: WorstError
+    weights: tuple[WeightOutputError, ...]
     first: str | None = None
     keep: tuple[str, ...] = ()
-    kept: Damage | None = None
+    kept: WorstError | None = None
     added_bytes: int = 0
     rules: tuple[str, ...] = ()
     recipe: str = ""
@@ -84,17 +84,17 @@ class Bisection:
 
 
 @attrs.frozen
-class PassDamage:
+class PassOutputError:
     """The program after one pass that changed it.
 
-    ``damage`` is against the program at the start, ``added_db`` the signal-to-noise ratio against the program
+    ``error`` is against the program at the start, ``added_db`` the signal-to-noise ratio against the program
     before the pass (None unless every program ran), ``nonfinite`` the first NaN or infinity that an op of it
     makes and the program at the start does not. ``problem`` says why it could not be run.
     """
 
     index: int
     name: str
-    damage: Damage | None = None
+    error: WorstError | None = None
     added_db: float | None = None
     nonfinite: "NonFinite | None" = None
     problem: str = ""
@@ -104,7 +104,7 @@ class PassDamage:
         return {
             "index": self.index,
             "pass": self.name,
-            **({} if self.damage is None else self.damage.to_dict()),
+            **({} if self.error is None else self.error.to_dict()),
             "added_db": json_decibels(self.added_db),
             "nonfinite": None if self.nonfinite is None else attrs.asdict(self.nonfinite),
             "problem": self.problem,
@@ -128,10 +128,10 @@ class PassBisection:
     tolerance: str
     programs: int
     executions: int
-    passes: tuple[PassDamage, ...]
-    first: PassDamage | None = None
+    passes: tuple[PassOutputError, ...]
+    first: PassOutputError | None = None
     between: tuple[str, ...] = ()
-    worst: PassDamage | None = None
+    worst: PassOutputError | None = None
     nonfinite: "NonFinite | None" = None
     nonfinite_pass: str | None = None
     note: str = NOTE

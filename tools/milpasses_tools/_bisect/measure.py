@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen
-class Damage:
+class WorstError:
     """How far the outputs are from the reference, over all samples; that of the worst output.
 
     ``snr_db`` is 10 log10(sum a^2 / sum (a - b)^2): infinite where nothing differs, minus infinity where one
@@ -52,12 +52,12 @@ class Tolerance:
             )
         return cls(tolerance, max_error)
 
-    def keeps(self, damage: Damage) -> bool:
+    def keeps(self, error: WorstError) -> bool:
         """Whether the outputs are within the tolerance; NaN never is."""
         if self.max_error is not None:
-            return damage.max_error <= self.max_error
+            return error.max_error <= self.max_error
         assert self.snr_db is not None
-        return damage.snr_db >= self.snr_db
+        return error.snr_db >= self.snr_db
 
     def __str__(self) -> str:
         return f"{self.snr_db:g} dB" if self.snr_db is not None else f"max error {self.max_error:g}"
@@ -71,8 +71,8 @@ def run_all(runner: Any, samples: "Sequence[Sample]", observers: Sequence[Any] =
     return [runner.run(sample.inputs, observers) for sample in samples]
 
 
-def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> Damage:
-    """The damage of ``outputs`` against ``reference``, sample by sample; outputs are paired by place."""
+def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> WorstError:
+    """The error of ``outputs`` against ``reference``, sample by sample; outputs are paired by place."""
     from milpasses.errors import MilpassesError
     from milpasses_tools._compare.metrics import OutputSums, kind_of
 
@@ -85,13 +85,19 @@ def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> Damage:
         for one, a, b in zip(sums, first.values(), second.values(), strict=True):
             one.add(a, b)
     results = [one.result() for one in sums if one.kind != "label"]
-    measured = [
-        Damage(one.snr_db, one.max_error, one.name)
+    numbers = [
+        WorstError(one.snr_db, one.max_error, one.name)
         for one in results
         if one.snr_db is not None and one.max_error is not None
     ]
+    measured = [one for one in numbers if not math.isnan(one.snr_db)]
     if not measured:
-        raise MilpassesError("the model has no output of numbers to measure")
+        problem = (
+            "no output of numbers to measure"
+            if not numbers
+            else ("no finite value in any output on these samples: there is nothing to measure")
+        )
+        raise MilpassesError(f"the model has {problem}")
     worst = min(measured, key=lambda one: (one.snr_db, -one.max_error))
     return attrs.evolve(worst, max_error=max(one.max_error for one in measured))
 

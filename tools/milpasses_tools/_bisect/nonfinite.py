@@ -15,16 +15,19 @@ from milpasses_tools._compare.comparison import NonFinite
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample
-    from milpasses_tools._compare.runners import Reference
+    from milpasses_tools._compare.runners import PipelineReference, Reference
 
 Kind = Literal["nan", "inf"]
 
 
 @attrs.define(eq=False)
 class ReferenceNonFinite:
-    """What the reference makes that is not finite: samples, ops, and kinds. An observer."""
+    """What the reference makes that is not finite: samples, ops, and kinds. An observer.
 
-    function: Any
+    ``functions``: what runs, by part of a pipeline (``""`` where there is none).
+    """
+
+    functions: Mapping[str, Any]
     sample: str = ""
     seen: set[tuple[str, Any, Kind]] = attrs.field(factory=set)
 
@@ -34,12 +37,12 @@ class ReferenceNonFinite:
 
 @attrs.define(eq=False)
 class NewNonFinite:
-    """Observer that keeps the first NaN or infinity of ``function`` that ``reference`` did not make.
+    """Observer that keeps the first NaN or infinity of ``functions`` that ``reference`` did not make.
 
     Of an op without a counterpart in the reference it is new where no input of the op holds one.
     """
 
-    function: Any
+    functions: Mapping[str, Any]
     reference: ReferenceNonFinite
     sample: str = ""
     found: NonFinite | None = None
@@ -64,13 +67,18 @@ class NewNonFinite:
         from milpasses_tools._compare.match import match
 
         if self._counterparts is None:  # only programs that make something not finite are matched
-            pairs = match(self.reference.function, self.function).pairs
-            self._counterparts = {pair.b: pair.a for pair in pairs}
+            self._counterparts = {
+                pair.b: pair.a
+                for part, function in self.functions.items()
+                for pair in match(self.reference.functions[part], function).pairs
+            }
         return self._counterparts.get(op)
 
 
 def run_observed(
-    runner: "Reference", samples: "Iterable[Sample]", observer: "ReferenceNonFinite | NewNonFinite"
+    runner: "Reference | PipelineReference",
+    samples: "Iterable[Sample]",
+    observer: "ReferenceNonFinite | NewNonFinite",
 ) -> list[Outputs]:
     """The outputs of every sample, in order; ``observer`` sees what the ops make."""
     made: list[Outputs] = []

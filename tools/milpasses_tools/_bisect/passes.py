@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from milpasses_tools._bisect.found import PassBisection, PassDamage
+from milpasses_tools._bisect.found import PassBisection, PassOutputError
 from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure
 from milpasses_tools._output import Progress
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from milpasses_tools._compare.comparison import NonFinite
     from milpasses_tools._compare.runners import Reference
 
-__all__ = ["PassBisection", "PassDamage", "bisect_passes"]
+__all__ = ["PassBisection", "PassOutputError", "bisect_passes"]
 
 
 def bisect_passes(
@@ -87,7 +87,7 @@ class _Programs:
     samples: list[Any] = attrs.field(factory=list[Any])
     reference: list[Outputs] = attrs.field(factory=list[Outputs])
     expected: "ReferenceNonFinite | None" = None  # what the reference makes that is not finite
-    results: dict[int, PassDamage] = attrs.field(factory=dict[int, PassDamage])
+    results: dict[int, PassOutputError] = attrs.field(factory=dict[int, PassOutputError])
     last: tuple[int, list[Outputs]] | None = None
 
     def start(self, data: Any, samples: int | None, seed: int) -> None:
@@ -102,28 +102,28 @@ class _Programs:
                 runner = self._runner(step)
             except MilpassesError as problem:
                 problems.append(f"after {step.name}: {problem}")
-                self.results[position] = PassDamage(step.index, step.name, problem=str(problem))
+                self.results[position] = PassOutputError(step.index, step.name, problem=str(problem))
                 continue
             self.source = Samples.of(data, runner.inputs, limit=samples, seed=seed)
             self.samples = list(self.source)
             self.reference, nonfinite = self._run(runner, step)
             whole = measure(self.reference, self.reference)
-            self.results[position] = PassDamage(step.index, step.name, whole, None, nonfinite)
+            self.results[position] = PassOutputError(step.index, step.name, whole, None, nonfinite)
             self.last = (position, self.reference)
             return
         raise MilpassesError(f"none of the {len(self.steps)} programs can be run; {problems[0]}")
 
-    def result(self, position: int) -> PassDamage:
-        """The damage of one program."""
+    def result(self, position: int) -> PassOutputError:
+        """The output error of one program."""
         from milpasses.errors import MilpassesError
 
         if position not in self.results:
             step = self.steps[position]
             try:
                 outputs, nonfinite = self._run(self._runner(step), step)
-                damage = measure(self.reference, outputs)
+                error = measure(self.reference, outputs)
             except MilpassesError as problem:
-                self.results[position] = PassDamage(step.index, step.name, problem=str(problem))
+                self.results[position] = PassOutputError(step.index, step.name, problem=str(problem))
                 return self.results[position]
             before = self.last
             # The program before may be one that could not be run: then this is what all passes since added.
@@ -131,7 +131,7 @@ class _Programs:
                 measure(before[1], outputs).snr_db if before and before[0] == self._before(position) else None
             )
             self.last = (position, outputs)
-            self.results[position] = PassDamage(step.index, step.name, damage, added, nonfinite)
+            self.results[position] = PassOutputError(step.index, step.name, error, added, nonfinite)
         return self.results[position]
 
     def _before(self, position: int) -> int | None:
@@ -155,9 +155,9 @@ class _Programs:
         if self.progress is not None:
             self.progress(self.executions, 0, step.name)
         if self.expected is None:
-            self.expected = ReferenceNonFinite(runner.interpreter.function)
+            self.expected = ReferenceNonFinite(runner.functions)
             return run_observed(runner, self.samples, self.expected), None
-        observer = NewNonFinite(runner.interpreter.function, self.expected)
+        observer = NewNonFinite(runner.functions, self.expected)
         return run_observed(runner, self.samples, observer), observer.found
 
 
@@ -167,7 +167,7 @@ def _search(run: _Programs, limit: Tolerance, every: bool) -> PassBisection:
     if every:
         for position in range(count):
             run.result(position)
-    outside = _first(run, start, lambda one: one.damage is None or not limit.keeps(one.damage))
+    outside = _first(run, start, lambda one: one.error is None or not limit.keeps(one.error))
     wrong = _first(run, start, lambda one: one.nonfinite is not None)
     passes = tuple(run.results[position] for position in sorted(run.results))
     added = [one for one in passes if one.added_db is not None]
@@ -189,7 +189,7 @@ def _search(run: _Programs, limit: Tolerance, every: bool) -> PassBisection:
     )
 
 
-def _first(run: _Programs, start: int, wrong: Callable[[PassDamage], bool]) -> tuple[int, int] | None:
+def _first(run: _Programs, start: int, wrong: Callable[[PassOutputError], bool]) -> tuple[int, int] | None:
     """The last program before, and the first one, for which ``wrong`` holds; None if it never does."""
     if wrong(run.results[start]):
         return start - 1, start

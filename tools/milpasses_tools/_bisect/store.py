@@ -40,7 +40,7 @@ class Store:
         """Write a program as ``title`` (``007-common.add_fp16_cast``)."""
         digests = [self._write(array) for array in kept.arrays]
         content = {"functions": kept.functions, "constants": digests, "problem": kept.problem}
-        write_text(self.folder / f"{title}.json", json.dumps(content), force=True)
+        write_text(self.folder / f"{title}.json", json.dumps(content))
 
     def _write(self, array: Any) -> str:
         from milpasses_tools._trace.keep import plain
@@ -52,7 +52,7 @@ class Store:
         path = self.folder / "constants" / f"{digest.hexdigest()}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            with whole_file(path, force=True) as file:
+            with whole_file(path) as file:
                 np.save(file, values, allow_pickle=False)
         return digest.hexdigest()
 

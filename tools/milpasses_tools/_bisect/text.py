@@ -7,7 +7,7 @@ from milpasses_tools._output import print_table, sqnr_text
 
 if TYPE_CHECKING:
     from milpasses_tools._bisect.found import Bisection, PassBisection
-    from milpasses_tools._bisect.measure import Damage
+    from milpasses_tools._bisect.measure import WorstError
     from milpasses_tools._compare.comparison import NonFinite
 
 
@@ -15,10 +15,10 @@ def _decibels(snr_db: float | None) -> str | None:
     return "not finite" if snr_db == -math.inf else sqnr_text(snr_db)
 
 
-def _text(damage: "Damage") -> str:
-    if math.isinf(damage.snr_db):
-        return "exact" if damage.snr_db > 0 else f"not finite in {damage.output}"
-    return f"{damage.snr_db:.1f} dB in {damage.output}"
+def _text(error: "WorstError") -> str:
+    if math.isinf(error.snr_db):
+        return "exact" if error.snr_db > 0 else f"not finite in {error.output}"
+    return f"{error.snr_db:.1f} dB in {error.output}"
 
 
 def _nonfinite(first: "NonFinite") -> str:
@@ -26,7 +26,14 @@ def _nonfinite(first: "NonFinite") -> str:
 
 
 def print_weights(found: "Bisection") -> None:
-    """Table, verdict, recipe."""
+    """Table, verdict, recipe; last the first op that makes what is not finite."""
+    _print_search(found)
+    if found.nonfinite is not None:
+        comment = "" if found.kept is None else "# "  # behind a recipe, which may be copied as it stands
+        print(f"{comment}{_nonfinite(found.nonfinite)}, which the original keeps finite")
+
+
+def _print_search(found: "Bisection") -> None:
     if found.weights:
         rows = [
             [
@@ -34,8 +41,8 @@ def print_weights(found: "Bisection") -> None:
                 one.form,
                 one.nbytes,
                 one.nbytes_original,
-                _decibels(one.damage.snr_db),
-                f"{one.damage.max_error:.4g}",
+                _decibels(one.error.snr_db),
+                f"{one.error.max_error:.4g}",
                 "keep" if one.keep else "",
             ]
             for one in found.weights
@@ -44,8 +51,6 @@ def print_weights(found: "Bisection") -> None:
         print()
     print(f"compressed: {_text(found.whole)}; tolerance {found.tolerance}")
     _print_footer(found, f"{found.differ:,} weights differ")
-    if found.nonfinite is not None:
-        print(f"{_nonfinite(found.nonfinite)}, which the original keeps finite")
     if found.kept is None:
         print("within the tolerance" if found.within else "no weight is at fault")
         return
@@ -70,8 +75,8 @@ def print_passes(found: "PassBisection") -> None:
         [
             one.index,
             one.name,
-            None if one.damage is None else _decibels(one.damage.snr_db),
-            None if one.damage is None else f"{one.damage.max_error:.4g}",
+            None if one.error is None else _decibels(one.error.snr_db),
+            None if one.error is None else f"{one.error.max_error:.4g}",
             _decibels(one.added_db),
             one.problem or ("" if one.nonfinite is None else f"{one.nonfinite.value} by {one.nonfinite.op}"),
         ]
@@ -87,7 +92,7 @@ def print_passes(found: "PassBisection") -> None:
         if found.between:
             print(f"or one of {', '.join(found.between)}, whose programs could not be run")
     if found.worst is not None:
-        print(f"most damage: {found.worst.name}, {_decibels(found.worst.added_db)} dB to the program before")
+        print(f"most error: {found.worst.name}, {_decibels(found.worst.added_db)} dB to the program before")
     if found.nonfinite is not None:
         print(f"{_nonfinite(found.nonfinite)}, after {found.nonfinite_pass}")
 

@@ -1,24 +1,25 @@
-"""Which weights of a compressed model damage its outputs: the search, by running the original model.
+"""Which weights of a compressed model make its outputs wrong: the search, by running the original model.
 
 No package is written: the original runs with some of its constants overridden by what the compressed model's
 decode to. Group testing after R. Dorfman (1943), in its adaptive form of halving (D.-Z. Du, F. K. Hwang,
 "Combinatorial Group Testing and Its Applications", generalized binary splitting).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
-from milpasses_tools._bisect.measure import Damage, Outputs, Tolerance, first_bad, measure, run_all
+from milpasses_tools._bisect.measure import Outputs, Tolerance, WorstError, first_bad, measure, run_all
 from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
 from milpasses_tools._output import Progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample
+    from milpasses.recipe import Rule
     from milpasses_tools._compare.comparison import NonFinite
-    from milpasses_tools._compare.runners import Reference
+    from milpasses_tools._compare.runners import PipelineReference, Reference
     from milpasses_tools._view.graph import Function, Op, Weight
 
 
@@ -33,20 +34,62 @@ class Swap:
     original: "Weight"
     compressed: "Weight"
     values: dict[str, Any]
+    part: str = ""
+
+    def inside(self, part: str) -> "Swap":
+        """The same in a part of a pipeline, ``part/``, whose variables are called so."""
+        values = {part + variable: value for variable, value in self.values.items()}
+        return attrs.evolve(self, variable=part + self.variable, values=values, part=part)
+
+    def outside(self) -> "Swap":
+        """The same where the part runs alone: its variables have their own names."""
+        values = {variable.removeprefix(self.part): value for variable, value in self.values.items()}
+        return attrs.evolve(self, variable=self.variable.removeprefix(self.part), values=values)
+
+    def keeping(self) -> "Rule":
+        """A rule that keeps the weight; in a pipeline by its content: other parts may have the name."""
+        from milpasses.program.weights import Weight
+        from milpasses.recipe import Keep, Rule, literal
+
+        one = self.original
+        if not self.part:
+            return Rule(Keep(), name=literal(one.name))
+        return Rule(Keep(), content=Weight(one.name, one.shape, one.dtype, (), load=one.load).content)
+
+    @property
+    def name(self) -> str:
+        """The weight's name in the original; in a pipeline ``part/name``."""
+        return self.part + self.original.name
 
 
-def differing(original: Any, compressed: Any, functions: tuple[str, str]) -> tuple[list[Swap], list[str]]:
+def differing(
+    original: Any, compressed: Any, functions: Mapping[str, tuple[str, str]]
+) -> tuple[list[Swap], list[str]]:
     """The weights whose values differ, in program order, and notes on those that cannot be swapped.
 
-    ``functions``: the one of each model that runs.
+    ``functions``: the one of each model that runs, by part of a pipeline (``""`` where there is none); the
+    variables of a part are called ``part/variable``.
     """
     from milpasses_tools._view.view import view
+
+    first, second = view(original), view(compressed)
+    swaps: list[Swap] = []
+    notes: list[str] = []
+    for part, names in functions.items():
+        inside = f"{part}/" if part else ""
+        pair = [
+            next(function for function in model.functions if function.name == inside + name)
+            for model, name in zip((first, second), names, strict=True)
+        ]
+        found, more = _differing(pair[0], pair[1])
+        swaps += [swap.inside(inside) for swap in found]
+        notes += [f"part {part}: {note}" if part else note for note in more]
+    return swaps, notes
+
+
+def _differing(first: "Function", second: "Function") -> tuple[list[Swap], list[str]]:
     from milpasses_tools.diff import PairedFunctions, same_values
 
-    first, second = (
-        next(function for function in view(model).functions if function.name == name)
-        for model, name in zip((original, compressed), functions, strict=True)
-    )
     pairs = PairedFunctions(first, second)
     swaps: list[Swap] = []
     notes: list[str] = []
@@ -92,17 +135,17 @@ def _with_biases(swaps: list[Swap], function: "Function") -> list[Swap]:
 class Subject:
     """The original model with any set of its weights compressed; every set is run once."""
 
-    runner: "Reference"
+    runner: "Reference | PipelineReference"
     swaps: dict[str, Swap]
     samples: "list[Sample]"
     progress: Progress | None = None
     executions: int = 0
     reference: list[Outputs] = attrs.field(factory=list[Outputs])
-    _known: dict[frozenset[str], Damage] = attrs.field(factory=dict)
+    _known: dict[frozenset[str], WorstError] = attrs.field(factory=dict)
     _expected: ReferenceNonFinite = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._expected = ReferenceNonFinite(self.runner.interpreter.function)
+        self._expected = ReferenceNonFinite(self.runner.functions)
         self._count("the original")
         self.reference = run_observed(self.runner, self.samples, self._expected)
 
@@ -111,21 +154,21 @@ class Subject:
         if self.progress is not None:
             self.progress(self.executions, 0, what)
 
-    def whole(self, runner: "Reference") -> "tuple[Damage, NonFinite | None]":
-        """The damage of the compressed model itself; the first NaN or infinity that the original lacks."""
-        observer = NewNonFinite(runner.interpreter.function, self._expected)
+    def whole(self, runner: "Reference | PipelineReference") -> "tuple[WorstError, NonFinite | None]":
+        """The error of the compressed model itself; the first NaN or infinity that the original lacks."""
+        observer = NewNonFinite(runner.functions, self._expected)
         self._count("the compressed model")
         outputs = run_observed(runner, self.samples, observer)
         return measure(self.reference, outputs), observer.found
 
-    def damage(self, compressed: Iterable[str]) -> Damage:
-        """The damage where just these weights are compressed."""
+    def error(self, compressed: Iterable[str]) -> WorstError:
+        """The output error where just these weights are compressed."""
         chosen = frozenset(compressed)
         if not chosen:
             return measure(self.reference, self.reference)
         if chosen not in self._known:
             values = [self.swaps[name].values for name in sorted(chosen)]
-            self.runner.interpreter.override({name: value for one in values for name, value in one.items()})
+            self.runner.override({name: value for one in values for name, value in one.items()})
             self._count(f"{len(chosen)} of {len(self.swaps)} weights compressed")
             outputs = run_all(self.runner, self.samples)
             self._known[chosen] = measure(self.reference, outputs)
@@ -140,10 +183,10 @@ class Search:
     tolerance: Tolerance
     first: str | None = None
     keep: list[str] = attrs.field(factory=list[str])
-    alone: dict[str, Damage] = attrs.field(factory=dict[str, Damage])
+    alone: dict[str, WorstError] = attrs.field(factory=dict[str, WorstError])
 
     def run(self, every: bool) -> None:
-        """Find ``keep``; with ``every`` the damage of each weight alone, too."""
+        """Find ``keep``; with ``every`` the output error of each weight alone, too."""
         names = list(self.subject.swaps)
         if every:
             self._measure_each(names)
@@ -151,16 +194,16 @@ class Search:
             return
         if not self._by_halves(names, every):
             self._measure_each(names)
-            self._by_damage(names)
+            self._by_error(names)
         self._drop_needless(names)
         self._measure_each(self.keep)
 
     def _keeps(self, compressed: Iterable[str]) -> bool:
-        return self.tolerance.keeps(self.subject.damage(compressed))
+        return self.tolerance.keeps(self.subject.error(compressed))
 
     def _measure_each(self, names: list[str]) -> None:
         for name in names:
-            self.alone.setdefault(name, self.subject.damage([name]))
+            self.alone.setdefault(name, self.subject.error([name]))
 
     def _by_halves(self, names: list[str], every: bool) -> bool:
         """Keep the first weight that leaves the tolerance, and so on, while that is cheaper than trying each.
@@ -177,15 +220,15 @@ class Search:
                 return True
         return False
 
-    def _by_damage(self, names: list[str]) -> None:
-        """Keep the weights that do most damage alone, as few of them as are enough."""
+    def _by_error(self, names: list[str]) -> None:
+        """Keep the weights that add most error alone, as few of them as are enough."""
         order = sorted(names, key=lambda name: (self.alone[name].snr_db, -self.alone[name].max_error))
         # Counted down, so that few compressed weights are good and many bad, as first_bad wants it.
         good, _ = first_bad(0, len(order), lambda count: not self._keeps(order[len(order) - count :]))
         self.keep = order[: len(order) - good]
 
     def _drop_needless(self, names: list[str]) -> None:
-        """Compress each kept weight again, least damage first, that the rest can do without."""
+        """Compress each kept weight again, least error first, that the rest can do without."""
         if len(self.keep) < 2:
             return
         for name in reversed(self.keep[:]):

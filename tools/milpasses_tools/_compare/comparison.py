@@ -114,6 +114,43 @@ class OpError:
 
 
 @attrs.frozen
+class BoxError:
+    """How far the boxes that a non-maximum suppression keeps of the second model are from the first's.
+
+    Boxes of both are pairs by their overlap, intersection over union (IoU) of 0.5 or more, the largest first.
+    ``boxes_a``, ``boxes_b``: how many each keeps over all samples; ``matched``: pairs. The rest is of pairs,
+    NaN where there is none: the largest difference of a coordinate or a size, in ``unit`` (coordinates that
+    are shares of the image count as pixels of it); IoU; the largest difference of a class's confidence.
+    """
+
+    name: str
+    unit: str
+    boxes_a: int
+    boxes_b: int
+    matched: int
+    worst_error: float
+    mean_error: float
+    worst_iou: float
+    mean_iou: float
+    worst_confidence_error: float
+    mean_confidence_error: float
+
+    @property
+    def unmatched_a(self) -> int:
+        """Boxes that only the first model keeps."""
+        return self.boxes_a - self.matched
+
+    @property
+    def unmatched_b(self) -> int:
+        """Boxes that only the second model keeps."""
+        return self.boxes_b - self.matched
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {**attrs.asdict(self), "unmatched_a": self.unmatched_a, "unmatched_b": self.unmatched_b}
+
+
+@attrs.frozen
 class Miss:
     """A limit that an output does not keep."""
 
@@ -132,7 +169,8 @@ class Comparison:
     """What ``compare`` found.
 
     ``ops`` is empty unless asked for; ``unmatched_a`` and ``unmatched_b`` are then the ops without a partner.
-    ``random``: the data was random. ``note`` says who computed the figures.
+    ``boxes``: of a pipeline with non-maximum suppression, what that keeps. ``random``: the data was random.
+    ``note`` says who computed the figures.
     """
 
     a: str
@@ -149,6 +187,7 @@ class Comparison:
     ops: tuple[OpError, ...] = ()
     unmatched_a: tuple[str, ...] = ()
     unmatched_b: tuple[str, ...] = ()
+    boxes: tuple[BoxError, ...] = ()
 
     def __getitem__(self, name: str) -> OutputError:
         for output in self.outputs:
@@ -160,8 +199,9 @@ class Comparison:
         """The ops, those that add most error by themselves first; those of which that is not known last."""
 
         def order(op: OpError) -> tuple[bool, float, float]:
-            own = op.own_snr_db
-            return own is None, 0.0 if own is None else own, op.snr_db
+            own, snr = op.own_snr_db, op.snr_db
+            unknown = own is None or math.isnan(own)
+            return unknown, 0.0 if own is None or unknown else own, math.inf if math.isnan(snr) else snr
 
         return tuple(sorted(self.ops, key=order))
 
@@ -213,7 +253,7 @@ class Comparison:
         return missed
 
     def rows(self) -> list[dict[str, Any]]:
-        """Flat dictionaries with the same keys: a row for each output, class and op, as ``kind`` says."""
+        """Flat dictionaries of the same keys: a row for each output, class, op or set of boxes (``kind``)."""
         rows = [{**attrs.asdict(output), "kind": "output", "type": output.kind} for output in self.outputs]
         if self.accuracy_a is not None and self.accuracy_b is not None:
             pairs = zip(self.accuracy_a.classes, self.accuracy_b.classes, strict=True)
@@ -234,11 +274,22 @@ class Comparison:
             {**attrs.asdict(op), "kind": "op", "name": op.op, "type": op.op_type, "other_name": op.other_op}
             for op in self.ops
         ]
+        rows += [
+            {
+                "kind": "boxes",
+                "name": one.name,
+                "type": one.unit,
+                "max_error": one.worst_error,
+                "mean_error": one.mean_error,
+                "count": one.matched,
+            }
+            for one in self.boxes
+        ]
         return [{column: row.get(column) for column in _COLUMNS} for row in rows]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values for JSON, which has no infinity: ``"inf"``, ``"-inf"``, ``"nan"``."""
-        return _plain(attrs.asdict(self))
+        return _plain({**attrs.asdict(self), "boxes": [one.to_dict() for one in self.boxes]})
 
     def to_json(self, indent: int | None = None) -> str:
         """``to_dict`` as text."""

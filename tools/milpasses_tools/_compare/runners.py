@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from milpasses.data.samples import model_inputs
+from milpasses.data.parts import samples_of_part
+from milpasses.data.samples import Samples, model_inputs
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Feature, Interpreter, Observer, PipelineInterpreter
 from milpasses.program.opening import open_program
+from milpasses.program.pipelines import is_pipeline
 
 
 class Runner(Protocol):
@@ -31,40 +33,83 @@ class Reference:
         self.interpreter = interpreter
         self.inputs = interpreter.inputs
         self.output_names = interpreter.output_names
+        self.functions: dict[str, Any] = {"": interpreter.function}
+        self.programs = {"": interpreter}
 
     def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
         """See ``Runner``."""
         return self.interpreter.run(inputs, self.interpreter.make_state(), observers)
 
+    def override(self, values: Mapping[str, Any]) -> None:
+        """As ``Interpreter.override``."""
+        self.interpreter.override(values)
+
 
 class PipelineReference:
     """Runs a pipeline with milpasses' interpreter: its outputs are what each part gives, ``part/output``.
 
-    Not those of non-maximum suppression, whose boxes differ in number, and of what only Core ML runs.
-    ``left_out`` says so.
+    Those of non-maximum suppression, whose boxes differ in number, come apart: see ``run_parts``, and
+    ``suppressions`` by part. ``left_out`` says what only Core ML runs.
     """
 
     def __init__(self, interpreter: PipelineInterpreter) -> None:
         self.interpreter = interpreter.before_blocked() if interpreter.blocked else interpreter
         self.inputs = self.interpreter.inputs
-        runners = self.interpreter.runners
-        self._names = {name: runner.interpreter for name, runner in runners.items() if runner.interpreter}
+        self.runners = self.interpreter.leaf_runners
+        self.programs: dict[str, Interpreter] = {
+            name: runner.interpreter for name, runner in self.runners.items() if runner.interpreter
+        }
+        self.functions = {name: found.function for name, found in self.programs.items()}
+        self.suppressions = {
+            name: runner.suppression for name, runner in self.runners.items() if runner.suppression
+        }
         self.output_names = [
-            f"{name}/{output}" for name, found in self._names.items() for output in found.output_names
+            f"{name}/{output}" for name, found in self.programs.items() for output in found.output_names
         ]
-        suppressed = [f"{name} (its boxes differ in number)" for name in runners if name not in self._names]
-        if interpreter.blocked is not None:
-            suppressed.append(f"{interpreter.blocked.name} (only Core ML runs it)")
-        self.left_out = ", ".join(suppressed)
+        blocked = interpreter.blocked
+        self.left_out = "" if blocked is None else f"{blocked.name} (only Core ML runs it)"
 
     def run(self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()) -> dict[str, Any]:
         """See ``Runner``."""
-        return {
-            f"{step.name}/{name}": value
-            for step in self.interpreter.steps(inputs, observers)
-            if step.name in self._names
-            for name, value in step.outputs.items()
-        }
+        return self.run_parts(inputs, observers)[0]
+
+    def run_parts(
+        self, inputs: Mapping[str, Any], observers: Sequence[Observer] = ()
+    ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+        """The outputs, and what each non-maximum suppression keeps, by part."""
+        outputs: dict[str, Any] = {}
+        kept: dict[str, dict[str, Any]] = {}
+        for step in self.interpreter.leaf_steps(inputs, observers):
+            if step.name in self.programs:
+                outputs.update({f"{step.name}/{name}": value for name, value in step.outputs.items()})
+            else:
+                kept[step.name] = step.outputs
+        return outputs, kept
+
+    def part(self, name: str) -> Reference:
+        """What runs one part alone; raises ``MilpassesError`` where it is no program, or not there."""
+        if name not in self.programs:
+            raise MilpassesError(
+                f"part {name} is none of the pipeline's that run here: {', '.join(self.programs) or 'none'}"
+            )
+        return Reference(self.programs[name])
+
+    def override(self, values: Mapping[str, Any]) -> None:
+        """As ``Interpreter.override``, of variables called ``part/variable``."""
+        for name, interpreter in self.programs.items():
+            inside = f"{name}/"
+            interpreter.override(
+                {key.removeprefix(inside): value for key, value in values.items() if key.startswith(inside)}
+            )
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Height and width of the first image input; None where there is none, or none of a fixed size."""
+        for feature in self.inputs.values():
+            if feature.image is not None and None not in feature.shape[-2:]:
+                height, width = feature.shape[-2:]
+                return int(height or 0), int(width or 0)
+        return None
 
 
 class CoreML:
@@ -112,7 +157,7 @@ def _from_coreml(value: Any) -> Any:
 def open_runner(model: Any, function: str | None, runtime: str) -> Runner:
     """Who runs ``model`` (a path, ``MLModel``, ``Program`` or ``Interpreter``); raises ``MilpassesError``."""
     if runtime == "reference":
-        interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function)
+        interpreter = model if isinstance(model, Interpreter) else Interpreter(_whole(model), function)
         if isinstance(interpreter, PipelineInterpreter):
             return PipelineReference(interpreter)
         return Reference(interpreter)
@@ -124,6 +169,8 @@ def open_runner(model: Any, function: str | None, runtime: str) -> Runner:
 
     if not isinstance(model, str | os.PathLike | MLModel):
         raise MilpassesError(f"runtime coreml needs a saved model or an MLModel, got {type(model).__name__}")
+    if is_pipeline(model):
+        raise MilpassesError("runtime coreml takes one program; runtime reference runs pipelines")
     program = open_program(model)
     function, package = program.function_name(function), program.package
     path = str(package.path)
@@ -132,6 +179,46 @@ def open_runner(model: Any, function: str | None, runtime: str) -> Runner:
     outputs = several.get(function, description).output
     loaded = MLModel(path, function_name=function if several else None)
     return CoreML(loaded, model_inputs(path, function), [output.name for output in outputs])
+
+
+def _whole(model: Any) -> Any:
+    """``model``; a pipeline with its neural networks as the programs whose weights the tools show."""
+    from coremltools.converters.mil.mil import Program
+
+    from milpasses_tools._models import open_whole
+
+    return model if isinstance(model, Program) else open_whole(model) or model
+
+
+def open_pair(
+    a: Any,
+    b: Any,
+    data: Any,
+    part: str | None,
+    function: str | None,
+    limit: int | None,
+    seed: int,
+    runtime: str = "reference",
+) -> tuple[Runner, Runner, Samples]:
+    """Who runs two models, or ``part`` of two pipelines, and the samples: what reaches it in the first.
+
+    Raises ``MilpassesError``, also where the two have different inputs or outputs.
+    """
+    if part is None:
+        first, second = (open_runner(model, function, runtime) for model in (a, b))
+        check_alike(first, second)
+        return first, second, Samples.of(data, first.inputs, limit=limit, seed=seed)
+    whole: list[PipelineReference] = []
+    for model in (a, b):
+        runner = open_runner(model, function, runtime)
+        if not isinstance(runner, PipelineReference):
+            why = "the model is no pipeline" if runtime == "reference" else "with runtime reference only"
+            raise MilpassesError(f"part {part}: {why}")
+        whole.append(runner)
+    first, second = (runner.part(part) for runner in whole)
+    check_alike(first, second)
+    source = Samples.of(data, whole[0].inputs, limit=limit, seed=seed)
+    return first, second, samples_of_part(whole[0].interpreter, source, part)
 
 
 def check_alike(a: Runner, b: Runner) -> None:

@@ -26,6 +26,8 @@ def print_comparison(found: Comparison, top: int) -> None:
         ],
     )  # fmt: skip
     print()
+    if found.boxes:
+        _print_boxes(found)
     if found.accuracy_a is not None and found.accuracy_b is not None:
         _print_accuracy(found, top)
     if found.ops:
@@ -54,6 +56,24 @@ def _print_accuracy(found: Comparison, top: int) -> None:
     )
     if len(pairs) > top:
         print(f"and {len(pairs) - top:,} more classes, which lose less")
+    print()
+
+
+def _print_boxes(found: Comparison) -> None:
+    print_table(
+        [
+            "boxes of", ">in a", ">in b", ">matched", ">worst error", ">mean error", ">worst IoU",
+            ">mean IoU", ">worst confidence error", "unit",
+        ],
+        [
+            (
+                one.name, one.boxes_a, one.boxes_b, one.matched, _short(one.worst_error),
+                _short(one.mean_error), _short(one.worst_iou), _short(one.mean_iou),
+                _short(one.worst_confidence_error), one.unit,
+            )
+            for one in found.boxes
+        ],
+    )  # fmt: skip
     print()
 
 

@@ -11,6 +11,7 @@ from milpasses_tools._output import json_decibels
 from milpasses_tools._view.features import Function
 
 if TYPE_CHECKING:
+    from milpasses.activations.existing import StoredPair
     from milpasses_tools._explain.advice import Finding
     from milpasses_tools._explain.plan import Plan
 
@@ -75,6 +76,7 @@ class Explanation:
 
     ``plan`` is what a recipe would do, if one was given; ``findings`` is what users reported of the forms in
     the model (in the plan, if there is one) on the units that were asked for.
+    ``activations`` are the tensors that are quantized.
     """
 
     model: str
@@ -87,6 +89,7 @@ class Explanation:
     plan: "Plan | None" = None
     units: tuple[str, ...] = ()
     findings: "tuple[Finding, ...]" = ()
+    activations: "tuple[StoredPair, ...]" = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -139,6 +142,7 @@ class Explanation:
             "plan": None if self.plan is None else self.plan.to_dict(),
             "units": list(self.units),
             "findings": [finding.to_dict() for finding in self.findings],
+            "activations": [attrs.asdict(pair) for pair in self.activations],
         }
 
 
@@ -173,6 +177,11 @@ def join_parts(parts: dict[str, Explanation]) -> Explanation:
             weights=planned,
             totals=Report(records=[one.record for one in planned]).totals(),
             refused=refused,
+        ),
+        activations=tuple(
+            attrs.evolve(pair, name=f"{name}/{pair.name}")
+            for name, each in parts.items()
+            for pair in each.activations
         ),
         findings=tuple(finding for each in parts.values() for finding in each.findings),
     )

@@ -8,6 +8,7 @@ from milpasses_tools._output import print_table, shape_text, sqnr_text
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
+    from milpasses.activations.existing import StoredPair
     from milpasses_tools._explain.plan import Plan, Planned
 
 _MOST_NAMES = 4
@@ -47,6 +48,12 @@ def print_rest(rest: Sequence[StoredWeight]) -> None:
         print(f"and {len(rest):,} more, {sum(weight.nbytes for weight in rest):,} bytes")
 
 
+def _span(pair: "StoredPair") -> tuple[str, str]:
+    if pair.low is None or pair.high is None:
+        return "per", "channel"
+    return f"{pair.low:.4g}", f"{pair.high:.4g}"
+
+
 def print_totals(found: Explanation) -> None:
     """Totals by form and file, the target, the recipe, the functions."""
     rows = [(total.form, total.count, total.nbytes, f"{total.share:.1%}") for total in found.by_form()]
@@ -57,6 +64,10 @@ def print_totals(found: Explanation) -> None:
     rows = [(name, nbytes, f"{nbytes / total:.1%}") for name, nbytes in found.files.items()]
     print_table(["file", ">bytes", ">share"], [*rows, ("the package", total, "100.0%")])
     print()
+    if found.activations:
+        rows = [(pair.name, pair.dtype, *_span(pair), ", ".join(pair.used_by)) for pair in found.activations]
+        print_table(["activation", "type", ">from", ">to", "used by"], rows)
+        print()
     print(f"target: {found.target}")
     if found.recipe:
         print(f"compressed by milpasses {found.version} with {found.recipe}")

@@ -116,6 +116,18 @@ def what_would_change(site: Site, decision: Decision, target: Opset, refusal: Re
     return _remedy(refusal, scheme)
 
 
+def with_half(change: str, site: Site, target: Opset) -> str:
+    """``change``, and that a float32 weight which stays dense can be stored as float16."""
+    from milpasses.rewrite import Rewriter
+
+    if site.weight.dtype != "float32" or site.existing is not None:
+        return change
+    half = Recipe.of("half")
+    if Rewriter(half, compressible(target)).unwanted(site, half.decide(site.weight)) is not None:
+        return change
+    return "; or ".join([*([change] if change else []), "rest=half in the recipe stores it as float16"])
+
+
 def _remedy(refusal: Refusal | None, scheme: Scheme) -> str:
     """What helps where the values or the channels of a weight forbade its scheme; empty: nothing does."""
     if refusal is None:

@@ -32,11 +32,15 @@ class Limit:
 
 @attrs.frozen
 class Interval:
-    """What a variant loses against the original, and the 95 % bootstrap interval of that."""
+    """What a variant loses against the original, and the 95 % interval of that.
+
+    ``exact``: no sample differs, so the interval is the exact bound of that, not the bootstrap's.
+    """
 
     loss: float
     low: float
     high: float
+    exact: bool = False
 
 
 @attrs.frozen
@@ -77,9 +81,10 @@ def choose(
     1. Of what all have, ``by`` or the first of accuracy, agreement and the metrics is the measure.
     2. Its mean and that of every variant are drawn anew ``draws`` times from the same samples (the paired
        percentile bootstrap, Efron and Tibshirani 1993, chapter 13): the spread of the differences is the
-       interval of a loss, and of the difference between two variants.
+       interval of a loss, and of the difference between two variants. Where no sample differs the bootstrap
+       collapses to 0: then the exact bound stands (``exact_bound``).
     3. For a limit on the loss the smallest variant that keeps it is chosen, for one on the size the best that
-       keeps it; of equals the smaller.
+       keeps it; of equals the one whose outputs are nearest to the original's (their SNR).
     """
     rows = [row for row in rows if row["status"] == "done"]
     measure = _measure(rows, by)
@@ -92,9 +97,9 @@ def choose(
     drawn = resampled(values, seed, draws)
     names = [row["name"] for row in rows]
     sizes = [row["bytes"] for row in rows]
-    losses = {name: _interval(means, drawn, 0, at) for at, name in enumerate(names)}
+    losses = {name: _loss(values, drawn, measure, at) for at, name in enumerate(names)}
     front = tuple(names[at] for at in pareto(sizes, list(means)))
-    at = _chosen(sizes, means, limit)
+    at = _chosen(sizes, means, [_output_snr(row) for row in rows], limit)
     unit = "points" if measure in SHARES else "of it"
     if at is None:
         words = (_nothing(limit, names, sizes, losses, measure, unit),)
@@ -152,6 +157,27 @@ def _interval(means: Any, drawn: Any, a: int, b: int) -> Interval:
     return Interval(float(means[a] - means[b]), float(low), float(high))
 
 
+def exact_bound(samples: int) -> float:
+    """The largest share that may differ where none of ``samples`` does, at 95 %: 1 - 0.05 ** (1 / samples).
+
+    The exact (Clopper-Pearson, 1934) one-sided bound of a binomial share with no success.
+    """
+    return 1 - (1 - _LEVEL / 100) ** (1 / samples)
+
+
+def _loss(values: NDArray[np.float64], drawn: Any, measure: str, at: int) -> Interval:
+    """What the variant ``at`` loses against the original, which is the first."""
+    if at and measure in SHARES and np.array_equal(values[0], values[at]):
+        bound = 100 * exact_bound(values.shape[1])
+        return Interval(0.0, -bound, bound, exact=True)
+    return _interval(values.mean(axis=1), drawn, 0, at)
+
+
+def _output_snr(row: dict[str, Any]) -> float:
+    snr = row.get("output_snr_db")
+    return -np.inf if snr is None else float(snr)
+
+
 def _differ(interval: Interval) -> bool:
     return interval.low > 0 or interval.high < 0
 
@@ -168,14 +194,14 @@ def pareto(sizes: Sequence[float], scores: Sequence[float]) -> list[int]:
     return found
 
 
-def _chosen(sizes: Sequence[int], means: Any, limit: Limit) -> int | None:
+def _chosen(sizes: Sequence[int], means: Any, snrs: Sequence[float], limit: Limit) -> int | None:
     """The index of the choice; the original, at 0, is one for a limit on the size alone."""
     if limit.kind == "size":
         fitting = [at for at in range(len(sizes)) if sizes[at] <= limit.value]
-        return min(fitting, key=lambda at: (-means[at], sizes[at], at), default=None)
+        return min(fitting, key=lambda at: (-means[at], -snrs[at], sizes[at], at), default=None)
     kept = [at for at in range(1, len(sizes)) if means[0] - means[at] <= limit.value + 1e-9]
     smaller = [at for at in kept if sizes[at] < sizes[0]]
-    return min(smaller, key=lambda at: (sizes[at], -means[at], at), default=None)
+    return min(smaller, key=lambda at: (sizes[at], -means[at], -snrs[at], at), default=None)
 
 
 def _nothing(
@@ -210,11 +236,11 @@ def _words(
     samples: int,
 ) -> tuple[str, ...]:
     name, loss = names[at], losses[names[at]]
+    how = f"no sample of {samples:,} differs" if loss.exact else f"paired bootstrap over {samples:,} samples"
     change = f"loses {loss.loss:.2f}" if loss.loss >= 0 else f"gains {-loss.loss:.2f}"
     found = [
         f"chosen: {name}, {sizes[at]:,} bytes, {sizes[0] / sizes[at]:.2f} times smaller, {change} {unit} of "
-        f"{measure} ({_LEVEL} % interval of the loss {loss.low:.2f} to {loss.high:.2f}; paired bootstrap "
-        f"over {samples:,} samples)"
+        f"{measure} ({_LEVEL} % interval of the loss {loss.low:.2f} to {loss.high:.2f}; {how})"
     ]
     if limit.kind == "loss" and loss.high > limit.value:
         sure = [

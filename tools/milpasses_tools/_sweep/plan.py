@@ -1,7 +1,5 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
-import shutil
-import tempfile
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -11,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from milpasses.errors import MilpassesError
-from milpasses.program.files import copy_whole, write_json
+from milpasses.program.files import check_no_input, copy_whole, write_json
+from milpasses.program.publish import put, remove
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.choice import Choice, Limit, choose
 from milpasses_tools._sweep.data import Prepared, prepare
@@ -41,6 +40,7 @@ from milpasses_tools._sweep.work import Metric, Task, metric_text
 
 if TYPE_CHECKING:
     from milpasses.program.opset import Opset
+    from milpasses.program.saved import SavedProgram
 
 _CALIBRATION = 0.2
 
@@ -62,6 +62,7 @@ class Request:
     by: str | None
     limit: Limit
     function: str | None
+    part: str | None
     target: Any
     runtime: str
     scores: str | None
@@ -84,12 +85,15 @@ def conduct(
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    check_no_input(request.output, (request.model, request.data))
     legacy = is_network(request.model)
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
     variants = _variants(request, legacy)
     if not legacy:
         _check_targets(request, variants)
+    if request.part is not None and legacy:
+        raise MilpassesError(f"part {request.part}: a legacy network is measured whole")
     runner = open_runner(request.model, request.function, request.runtime)
     if request.scores is not None and request.scores not in runner.output_names:
         raise MilpassesError(f"no output {request.scores}; there are {', '.join(runner.output_names)}")
@@ -103,7 +107,8 @@ def conduct(
                 request.data, runner.inputs, store.cache,
                 limit=request.samples, seed=request.seed, calibration=share,
             )  # fmt: skip
-            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"}, force=True)
+            running = {"model": str(request.model), "status": "running"}
+            write_json(store.folder / "sweep.json", running, force=True)
             write_json(store.folder / "split.json", data.split(request.seed), force=True)
             models, notes = _models(request, store, variants, data, legacy, progress)
             found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
@@ -132,13 +137,12 @@ def _variants(request: Request, legacy: bool) -> list[Variant]:
 
 def _target(request: Request, legacy: bool) -> "Opset":
     """What the ML Program that recipes take will target."""
-    from milpasses.program.opening import open_program
     from milpasses.program.opset import OPSETS, compressible, opset_of
 
     if legacy:
         own = OPSETS[-1] if request.target is None else OPSETS[0]
     else:
-        own = open_program(request.model).target
+        own = min((one.target for one in _programs(request).values()), key=lambda opset: opset.version)
     asked = own if request.target is None else opset_of(int(request.target), request.target.name)
     return compressible(max(own, asked, key=lambda opset: opset.version))
 
@@ -146,10 +150,10 @@ def _target(request: Request, legacy: bool) -> "Opset":
 def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
     """Raise ``TargetError``, before anything is prepared, where the target refuses every variant there is."""
     from milpasses.errors import TargetError
-    from milpasses.program.opening import open_program
     from milpasses.rewrite import Rewriter
 
-    target, sites = _target(request, False), open_program(request.model).sites()
+    target = _target(request, False)
+    sites = [site for program in _programs(request).values() for site in program.sites()]
     refused: TargetError | None = None
     for variant in variants:
         if not isinstance(variant, Compressed):
@@ -164,20 +168,38 @@ def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
         raise refused
 
 
+def _programs(request: Request) -> "dict[str, SavedProgram]":
+    """The ML Programs that recipes compress, by part of a pipeline; ``""`` where there is none."""
+    from milpasses.program.opening import open_program
+    from milpasses.program.pipelines import is_pipeline, open_pipeline
+
+    if is_pipeline(request.model):
+        return open_pipeline(request.model).programs(request.part)
+    if request.part is not None:
+        raise MilpassesError(f"part {request.part}: the model is no pipeline")
+    return {"": open_program(request.model)}
+
+
 def _raised(request: Request, store: Store) -> tuple[Path, tuple[str, ...]]:
     """The package that recipes take: the model, or raised to its target, in the cache; and notes on that."""
-    from milpasses.program.opening import open_program, raise_to_compress
+    from milpasses.program.package import write_package
+    from milpasses.program.pipelines import opened_parts
 
-    given, program = request.model.absolute(), open_program(request.model)
-    with tempfile.TemporaryDirectory(dir=store.work) as folder:
-        raised = raise_to_compress(program, request.target, Path(folder))
-        if raised is program:
+    given, programs = request.model.absolute(), _programs(request)
+    with opened_parts(request.model, request.target, request.part) as (pipeline, raised):
+        if all(raised[name].package.path == one.package.path for name, one in programs.items()):
             return given, ()
-        name = f"program-{hash_model(given)[:20]}-{raised.target.name}.mlpackage"
+        newest = max((one.target for one in raised.values()), key=lambda opset: opset.version)
+        which = "" if request.part is None else f"-{file_name(request.part)}"
+        name = f"program-{hash_model(given)[:20]}{which}-{newest.name}.mlpackage"
         path = (store.cache / name).absolute()
         if not path.exists():
-            copy_whole(raised.package.path, path, force=True)
-        return path, raised.notes
+            if pipeline is None:
+                copy_whole(raised[""].package.path, path)
+            else:
+                write_package(pipeline.package, path, pipeline.copy)
+        notes = [(part, note) for part, one in raised.items() for note in one.notes]
+        return path, tuple(f"part {part}: {note}" if part else note for part, note in notes)
 
 
 def _models(
@@ -207,11 +229,11 @@ def _models(
             target = ct.target.iOS18 if request.target is None else request.target
             neuralnetwork.upgrade(given, minimum_deployment_target=target, output=program)
     if not data.calibration:
-        return Models(given, program), notes
+        return Models(given, program, part=request.part), notes
     tuned = [one.recipe for one in variants if isinstance(one, Compressed) and one.calibrated]
     fits = any(isinstance(one, Fitted) for one in variants)
-    learnt = learn(data, program, tuned, fits, store.cache, request.function, progress)
-    return Models(given, program, learnt), notes
+    learnt = learn(data, program, tuned, fits, store.cache, request.function, progress, request.part)
+    return Models(given, program, learnt, request.part), notes
 
 
 def _measured(
@@ -257,8 +279,8 @@ def _base_key(request: Request, data: Prepared) -> str:
 
     metrics = repr([(name, metric_text(metric)) for name, metric in request.metrics])
     parts = [
-        __version__, hash_model(request.model), data.key, str(request.function), str(request.target),
-        request.runtime, str(request.scores), str(request.top_k), metrics,
+        __version__, hash_model(request.model), data.key, str(request.function), str(request.part),
+        str(request.target), request.runtime, str(request.scores), str(request.top_k), metrics,
     ]  # fmt: skip
     return content_hash(parts)
 
@@ -286,9 +308,18 @@ def _task(
 def _save(
     request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
 ) -> Path | None:
-    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``, made once more unless it was kept."""
+    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``; that of an earlier sweep goes then."""
+    saved = _chosen(request, store, models, tasks, choice)
     for old in store.folder.glob("chosen.ml*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        if old != saved:
+            remove(old)
+    return saved
+
+
+def _chosen(
+    request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
+) -> Path | None:
+    """The chosen model in its place: made once more unless it was kept."""
     if choice is None or choice.chosen is None:
         return None
     task = next(task for task in tasks if task.variant.name == choice.chosen)
@@ -301,8 +332,9 @@ def _save(
         made = task.variant.make(task.models, folder).path if kept is None else kept
     saved = store.folder / f"chosen{made.suffix}"
     if kept is None:
-        return made.rename(saved)
-    copy_whole(made, saved, force=True)
+        put(made, saved, force=True)
+    else:
+        copy_whole(made, saved, force=True)
     return saved
 
 

@@ -8,6 +8,7 @@ import attrs
 
 from milpasses.data.samples import Sample, Samples
 from milpasses.program.files import write_json
+from milpasses.program.pipelines import is_pipeline
 from milpasses.recipe.recipe import Recipe
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.data import Prepared
@@ -35,9 +36,9 @@ class Calibration:
     def __iter__(self) -> Iterator[Sample]:
         return self.data.samples(self.data.calibration)
 
-    def options(self) -> dict[str, Any]:
-        """What to give to ``milpasses.compress``."""
-        if self.statistics is not None:
+    def options(self, ranges: bool = False) -> dict[str, Any]:
+        """What to give to ``milpasses.compress``; ``ranges``: activations need them, which no file has."""
+        if self.statistics is not None and not ranges:
             return {"statistics": self.statistics}
         return {"calibration": self, "function": self.function}
 
@@ -50,6 +51,7 @@ def learn(
     cache: Path,
     function: str | None,
     progress: Progress | None,
+    part: str | None = None,
 ) -> Calibration:
     """Statistics for ``recipes``, and with ``fits`` a sensitivity table; what ``cache`` holds is taken.
 
@@ -59,17 +61,19 @@ def learn(
 
     recipes = [*recipes, Recipe.of("pal4")] if fits else recipes  # a fit calibrates every weight that is used
     texts = sorted(map(repr, recipes))
-    given = [__version__, hash_model(program), data.key, repr(data.calibration), str(function)]
+    given = [__version__, hash_model(program), data.key, repr(data.calibration), str(function), str(part)]
     key = content_hash([*given, *texts])[:20]
     statistics, sensitivity = cache / f"statistics-{key}.npz", cache / f"sensitivity-{key}.json"
     found = Calibration(data, function=function)
     with one_thread():
         if recipes:
-            known = statistics.exists() or _write_statistics(found, program, recipes, statistics, progress)
+            known = not is_pipeline(program) and (  # of a pipeline each variant computes its own, by part
+                statistics.exists() or _write_statistics(found, program, recipes, statistics, progress)
+            )
             found = attrs.evolve(found, statistics=statistics.absolute() if known else None)
         if fits:
             if not sensitivity.exists():
-                _write_sensitivity(found, program, sensitivity, progress)
+                _write_sensitivity(found, program, sensitivity, progress, part)
             found = attrs.evolve(found, sensitivity=sensitivity.absolute())
     return found
 
@@ -99,7 +103,9 @@ def _write_statistics(
     return found is not None
 
 
-def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress: Progress | None) -> None:
+def _write_sensitivity(
+    samples: Calibration, program: Path, path: Path, progress: Progress | None, part: str | None
+) -> None:
     from milpasses.budget import sensitivity
     from milpasses.budget.candidates import tuned_candidates
     from milpasses.program.opening import open_program
@@ -115,6 +121,7 @@ def _write_sensitivity(samples: Calibration, program: Path, path: Path, progress
         statistics=statistics,
         samples=PROBES,
         function=samples.function,
+        part=part,
         progress=progress,
     )
     write_json(path, found.to_dict(), force=True)
@@ -126,7 +133,7 @@ def _load(statistics: Path | None) -> Any:
     return None if statistics is None else Statistics.load(statistics)
 
 
-def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Recipe:
+def fitted(program: Path, budget: str, calibration: "Calibration | None", part: str | None = None) -> Recipe:
     """The recipe for a budget (``4 bits``, ``500 kB``, ``25 %``), or an SNR (``30 dB``).
 
     Without ``calibration`` a layer's error is its weight's own. Raises ``MilpassesError``.
@@ -134,7 +141,7 @@ def fitted(program: Path, budget: str, calibration: "Calibration | None") -> Rec
     from milpasses.budget import fit
     from milpasses.calibration.sources import HELD_OUT
 
-    wanted: dict[str, Any] = {"max_loss" if budget.lower().endswith("db") else "budget": budget}
+    wanted: dict[str, Any] = {"max_loss" if budget.lower().endswith("db") else "budget": budget, "part": part}
     if calibration is None:
         return fit(program, **wanted).recipe
     samples = Samples.of(list(calibration), program, function=calibration.function)

@@ -25,11 +25,15 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 @attrs.frozen(eq=False)
 class Models:
-    """What variants are made from: the model as given, the ML Program that recipes take, tuning inputs."""
+    """What variants are made from: the model as given, the ML Program that recipes take, tuning inputs.
+
+    ``part``: of a pipeline, what recipes compress alone.
+    """
 
     given: Path
     program: Path
     calibration: "Calibration | None" = None
+    part: str | None = None
 
 
 @attrs.frozen(eq=False)
@@ -95,8 +99,9 @@ class Compressed:
         import milpasses
 
         output = folder / "model.mlpackage"
-        tuned = models.calibration.options() if self.calibrated and models.calibration else {}
-        milpasses.compress(models.program, self.recipe, output=output, **tuned)
+        known = models.calibration if self.calibrated else None
+        tuned = {} if known is None else known.options(ranges=self.recipe.wants_activations)
+        milpasses.compress(models.program, self.recipe, output=output, part=models.part, **tuned)
         return Made(output)
 
 
@@ -121,7 +126,7 @@ class Fitted:
         """The compressed package."""
         from milpasses_tools._sweep.tuning import fitted
 
-        recipe = fitted(models.program, self.budget, models.calibration)
+        recipe = fitted(models.program, self.budget, models.calibration, models.part)
         return Compressed(self.name, recipe, None, True).make(models, folder)
 
 
@@ -167,7 +172,7 @@ def from_recipe(value: Any) -> "Compressed | Fitted":
         text = None
     name = value if isinstance(value, str) else str(recipe)
     schemes = (recipe.default, *(rule.scheme for rule in recipe.rules))
-    return Compressed(name, recipe, text, any(map(feedback_method, schemes)))
+    return Compressed(name, recipe, text, recipe.wants_activations or any(map(feedback_method, schemes)))
 
 
 def _fitted(budget: str) -> Fitted:

@@ -37,16 +37,13 @@ class Kept:
     def save(
         self, folder: Path, name: str, options: Any, pipeline: str, passes: list[str], error: str
     ) -> None:
-        """Write the folder; what was there of another failure is replaced."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write into ``folder``, which is there and empty."""
         lines = text_lines(self.view)
-        write_text(folder / "program.mil", "\n".join(lines) + "\n", force=True)
-        for old in ("program.json", "constants.npz"):
-            (folder / old).unlink(missing_ok=True)
+        write_text(folder / "program.mil", "\n".join(lines) + "\n")
         if not self.problem:
-            write_text(folder / "program.json", json.dumps(self.functions), force=True)
+            write_text(folder / "program.json", json.dumps(self.functions))
             arrays: Any = {str(index): plain(one) for index, one in enumerate(self.arrays)}
-            with whole_file(folder / "constants.npz", force=True) as file:
+            with whole_file(folder / "constants.npz") as file:
                 np.savez(file, **arrays)
         kept, lost = _options(options)
         content = {
@@ -58,7 +55,7 @@ class Kept:
             "error": error,
             "problem": self.problem,
         }
-        write_text(folder / "replay.json", json.dumps(content, indent=2) + "\n", force=True)
+        write_text(folder / "replay.json", json.dumps(content, indent=2) + "\n")
 
 
 def _options(options: Any) -> tuple[dict[str, Any], list[str]]:

@@ -6,14 +6,15 @@ from typing import Any
 from milpasses_tools._view.graph import GraphView
 
 
-def view(model: Any) -> GraphView:
+def view(model: Any, part: str | None = None) -> GraphView:
     """The view of a path (``.mlmodel`` too), an ``MLModel`` or a ``Program``; raises ``PackageError``.
 
     Of a package only the protobuf is read, so an op that this coremltools does not know is shown as well.
+    ``part``: of a pipeline, this one alone.
     """
     from coremltools.converters.mil.mil import Program
 
-    if isinstance(model, Program):
+    if isinstance(model, Program) and part is None:
         from milpasses_tools._view.program import view_program
 
         return view_program(model)
@@ -21,5 +22,5 @@ def view(model: Any) -> GraphView:
     from milpasses_tools._view.package import view_package, view_parts
 
     name = str(os.fspath(model) if isinstance(model, str | os.PathLike) else "MLModel")
-    parts = open_parts(model)
+    parts = open_parts(model, part)
     return view_parts(parts, name) if parts else view_package(open_readable(model), name)

@@ -1,0 +1,1 @@
+"""8-bit activations: where ``quantize`` and ``dequantize`` pairs stand, and their grids."""

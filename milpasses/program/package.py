@@ -25,12 +25,16 @@ _FIRST_TYPE = 200  # in Model.proto, the fields from here on are the types of mo
 
 @attrs.define
 class Package:
-    """A package that has been read: its folder, its specification (``Model_pb2.Model``), its weights."""
+    """A package that has been read: its folder, its specification (``Model_pb2.Model``), its weights.
+
+    ``checked``: its program was found whole (``checking.check_package``).
+    """
 
     path: Path
     spec: Any
     spec_path: Path
     _readers: dict[str, BlobReader] = attrs.field(factory=dict)
+    checked: bool = attrs.field(default=False, init=False)
 
     @property
     def model_folder(self) -> Path:

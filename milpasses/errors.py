@@ -5,6 +5,7 @@
 that decided; ``REASONS`` puts it into words.
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,19 @@ class UnmatchedRuleWarning(UserWarning):
 
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
+
+
+def shown(value: object) -> str:
+    """``value`` as messages show it: its ``repr``, but of what is long or deep only the beginning."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__}"
 
 
 def unmatched_text(rules: Sequence[str]) -> str:

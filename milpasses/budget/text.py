@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, shown
 
 _UNITS = {
     "b": 1,
@@ -15,6 +15,7 @@ _UNITS = {
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
 }
+_MOST = 2.0**62  # bytes: more than any disk
 BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes now), or whole bytes'
 LOSS = 'such as "30 dB" (of the outputs\' signal-to-noise ratio at least), "1 %" or 0.01 (of their energy)'
 
@@ -27,15 +28,15 @@ def read_budget(budget: Any, elements: int, now: int) -> int | None:
         return int(budget)
     text = budget.lower() if isinstance(budget, str) else ""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", text)
-    if match and float(match[1]) > 0:
+    if match and 0 < float(match[1]) < math.inf:
         number, unit = float(match[1]), match[2]
         if unit in ("bit", "bits"):
-            return math.floor(number * elements / 8)
+            return math.floor(min(number * elements / 8, _MOST))
         if unit == "%":
-            return math.floor(number * now / 100)
+            return math.floor(min(number * now / 100, _MOST))
         if unit in _UNITS or (not unit and number.is_integer()):
-            return math.floor(number * _UNITS.get(unit, 1))
-    raise MilpassesError(f"budget: expected one {BUDGET}, not {budget!r}")
+            return math.floor(min(number * _UNITS.get(unit, 1), _MOST))
+    raise MilpassesError(f"budget: expected one {BUDGET}, not {shown(budget)}")
 
 
 def read_loss(loss: Any) -> float:
@@ -47,7 +48,8 @@ def read_loss(loss: Any) -> float:
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)\s*(db|%|)\s*", loss.lower())
         if match:
             number = float(match[1])
-            share = {"db": 10 ** (-number / 10), "%": number / 100, "": number}[match[2]]
+            decibels = min(max(number, -1e3), 1e4)  # further out floats end
+            share = {"db": 10 ** (-decibels / 10), "%": number / 100, "": number}[match[2]]
     if 0 <= share < 1:
         return share
-    raise MilpassesError(f"max_loss: expected one {LOSS}, not {loss!r}")
+    raise MilpassesError(f"max_loss: expected one {LOSS}, not {shown(loss)}")

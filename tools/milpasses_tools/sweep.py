@@ -104,7 +104,10 @@ def sweep(
         tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function, part,
         minimum_deployment_target, runtime, scores, top_k, keep_models,
     )  # fmt: skip
-    return conduct(request, jobs, executor, resume, force, progress)
+    try:
+        return conduct(request, jobs, executor, resume, force, progress)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{output}: what is finished is kept; resume=True goes on with it") from error
 
 
 def _points(max_loss: float | None) -> float:

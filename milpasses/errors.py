@@ -34,6 +34,7 @@ class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
 
 
+_LONGEST = 400  # characters of a value in a message
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
@@ -42,9 +43,10 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
 def shown(value: object) -> str:
     """``value`` as messages show it: its ``repr``, but of what is long or deep only the beginning."""
     try:
-        return _SHORT.repr(value)
+        text = _SHORT.repr(value)
     except (ValueError, RecursionError):  # Python writes no number of more than 4,300 digits
         return f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
 
 
 def unmatched_text(rules: Sequence[str]) -> str:

@@ -11,8 +11,9 @@ def read_yaml(text: str) -> Any:
     """What ``yaml.safe_load`` gives. Raises ``RecipeError``: no YAML, nested too deeply, too large."""
     import yaml
 
-    loader = yaml.SafeLoader(text)
+    loader: Any = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -26,7 +27,8 @@ def read_yaml(text: str) -> Any:
             raise
         raise RecipeError(f'not YAML (put patterns in quotes: "*.weight"): {error}') from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _values(node: Any, known: dict[int, int]) -> int:

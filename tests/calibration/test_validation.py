@@ -20,6 +20,7 @@ from milpasses.calibration.sources import OnlineStatistics
 from milpasses.calibration.validation import Alternatives, Decoded, validate
 from milpasses.data.held_out import HeldOutRuns
 from milpasses.interpreter import Interpreter
+from milpasses.report import read_metadata
 
 LAYERS = 6
 
@@ -159,7 +160,7 @@ def test_a_weight_that_does_harm_goes_back_with_its_bias(
     with_data, without = held_out_errors(model, made, data), held_out_errors(model, plain, data)
     assert all(with_data[name] < without[name] for name in without)
     made.save(str(tmp_path / "made.mlpackage"))
-    assert "outputs" in mp.read_metadata(made.user_defined_metadata["milpasses.report"])
+    assert "outputs" in read_metadata(made.user_defined_metadata["milpasses.report"])
     assert "without data" in str(made.report)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
-from milpasses.activations.measure import ranges_of, repeatable
+from milpasses.activations.measure import chosen_ranges, repeatable
 from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
@@ -147,7 +147,7 @@ def _activations(
     if not recipe.wants_activations:
         return None
     check_activations(program.target)
-    ranges = ranges_of(program, options["statistics"], options["calibration"], function)
+    ranges = chosen_ranges(program, recipe, options["statistics"], options["calibration"], function)
     quantizer = ActivationQuantizer(recipe, ranges)
 
     def finish(spec: Any, report: Report) -> None:

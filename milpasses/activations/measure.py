@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from milpasses.activations.quantize import Ranges
+from milpasses.activations.quantize import Ranges, wanted_points
+from milpasses.activations.ranges import choose_ranges
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError, SampleError
+from milpasses.program.saved import SavedProgram
+from milpasses.recipe.recipe import Recipe
 
 FEWEST = 2
 
@@ -40,15 +43,40 @@ def ranges_of(
     """
     if statistics is not None:
         return known_ranges(statistics)
+    _check_data(data)
+    found = collect_statistics(program, data, function=function)
+    _check_enough(found, fewest)
+    return found.ranges
+
+
+def chosen_ranges(
+    program: SavedProgram, recipe: Recipe, statistics: Any, data: Any, function: str | None = None
+) -> Ranges:
+    """The range of every activation that ``recipe`` makes 8-bit: of ``statistics``, or chosen on ``data``.
+
+    Raises ``MilpassesError`` where neither is given, or ``data`` has fewer than ``FEWEST`` samples.
+    """
+    if statistics is not None:
+        return known_ranges(statistics)
+    _check_data(data)
+    name = program.function_name(function)
+    points = wanted_points(recipe, next(each for each in program.functions if each.name == name))
+    found = choose_ranges(program, data, points, function=name)
+    _check_enough(found.statistics, FEWEST)
+    return found.ranges
+
+
+def _check_data(data: Any) -> None:
     if data is None or is_norms(data):
         raise MilpassesError(
             "8-bit activations need data: pass calibration=data (samples to run the model on; --data) or "
             "statistics="
         )
-    found = collect_statistics(program, data, function=function)
+
+
+def _check_enough(found: Statistics, fewest: int) -> None:
     if found.samples < fewest:
         raise SampleError(
             f"{found.data}: {found.samples} sample: 8-bit activations need at least {fewest}, as the range "
             "of one holds for nothing else"
         )
-    return found.ranges

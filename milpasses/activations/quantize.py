@@ -13,10 +13,31 @@ from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.memory import MemoryProgram
 from milpasses.program.opset import check_activations
 from milpasses.program.saved import SavedFunction, SavedProgram
+from milpasses.recipe.activations import Activations
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import ActivationRecord, Report
 
 Ranges = Mapping[str, "ActivationRange | Range"]
+
+
+def wanted_points(recipe: Recipe, function: Any) -> list[tuple[Point, Activations]]:
+    """The points of ``function`` (a ``FunctionGraph``) where ``recipe`` asks for 8 bits, and what it asks.
+
+    What it says of the first op that takes the tensor, or of the one whose output it is.
+    """
+
+    def wanted(op_type: str, op_name: str) -> bool:
+        asked, by_rule = recipe.activations_of(op_type, op_name)
+        return asked is not None and (op_type in CORE or by_rule)
+
+    kinds = {function.op_name(op): function.op_type(op) for op in function.body()}
+    found: list[tuple[Point, Activations]] = []
+    for point in find_points(function, wanted):
+        name = point.uses[0].op_name if point.uses else point.core
+        asked, _ = recipe.activations_of(kinds[name], name)
+        assert asked is not None
+        found.append((point, asked))
+    return found
 
 
 @attrs.frozen
@@ -58,20 +79,16 @@ class ActivationQuantizer:
             first = records[0]
             raise MilpassesError(f"no activation can be quantized: {first.name}: {first.reason}")
 
-    def _wanted(self, op_type: str, op_name: str) -> bool:
-        asked, by_rule = self.recipe.activations_of(op_type, op_name)
-        return asked is not None and (op_type in CORE or by_rule)
-
     def _placed(self, function: Any, report: Report) -> list[Placed]:
         placed: list[Placed] = []
-        for point in find_points(function, self._wanted):
+        for point, settings in wanted_points(self.recipe, function):
             span = self._range(point)
             uses = tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in point.uses)
             about: dict[str, Any] = {"tensors": point.tensors, "uses": uses, "function": function.name}
             if isinstance(span, Refusal):
                 report.activations.append(ActivationRecord(point.name, "float", refusal=span, **about))
                 continue
-            settings = self._settings(function, point)
+
             half = point.dtype == "float16"
             grid = grid_of(span.low, span.high, settings.mode, settings.dtype, half=half)
             placed.append(Placed(point, grid))
@@ -82,14 +99,6 @@ class ActivationQuantizer:
                 )
             )  # fmt: skip
         return placed
-
-    def _settings(self, function: Any, point: Point) -> Any:
-        """What the recipe says of the first op that takes the tensor, or of the one whose output it is."""
-        if point.uses:
-            use = point.uses[0]
-            return self.recipe.activations_of(use.op_type, use.op_name)[0]
-        kinds = {function.op_name(op): function.op_type(op) for op in function.body()}
-        return self.recipe.activations_of(kinds[point.core], point.core)[0]
 
     def _range(self, point: Point) -> "ActivationRange | Refusal":
         known = [each for name in point.tensors if (each := self._known(name)) is not None]

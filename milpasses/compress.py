@@ -76,7 +76,9 @@ def compress(
     was saved to, or second moments by weight name.
 
     A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
-    from ``calibration`` (two samples or more) or ``statistics``. Tensors that are quantized already stay.
+    from ``calibration`` (two samples or more; with eight every fourth is held out and decides by which method
+    a range is chosen), or are the smallest and largest values of ``statistics``. Tensors that are quantized
+    already stay.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights

@@ -1,9 +1,9 @@
 """The range of each 8-bit tensor that costs the outputs least, on samples that did not suggest it.
 
-Three of four samples are counted into histograms, in one run each. From these follow a range by each method
-of ``candidates.METHODS``; the others, held out, decide: first one method for all tensors, then for each of at
-most ``GROUPS`` stretches of the program another, where the outputs clearly gain. The number of held-out runs
-does not depend on the number of tensors.
+Samples are counted into histograms, in one run each. From three of four follow a range by each method of
+``candidates.METHODS``; the others, held out, decide: first one method for all tensors, then for each of at
+most ``GROUPS`` stretches of the program another, where the outputs clearly gain. The methods chosen then give
+the ranges of all samples. The number of held-out runs does not depend on the number of tensors.
 """
 
 import math
@@ -17,7 +17,7 @@ from milpasses.activations.candidates import METHODS, Candidates
 from milpasses.activations.grid import ActivationRange, Grid, grid_of
 from milpasses.activations.points import Point
 from milpasses.data.collect import statistics as collect_statistics
-from milpasses.data.histograms import Histogram
+from milpasses.data.histograms import Histogram, joined
 from milpasses.data.moments import Range, Statistics
 from milpasses.data.samples import Samples
 from milpasses.interpreter import Interpreter
@@ -52,6 +52,11 @@ class Unit:
     def tensors(self) -> tuple[str, ...]:
         """The tensors that share the range."""
         return self.points[0].tensors
+
+    @property
+    def candidates(self) -> Candidates:
+        """Its ranges by each method."""
+        return Candidates(self.histogram, self.mode, self.dtype, self.half)
 
     def grids(self, span: ActivationRange) -> dict[str, Grid]:
         """The grid of each point."""
@@ -104,26 +109,29 @@ def choose_ranges(
         limit = min(max(int(_WORK / max(computed * _RUNS, 1)), FEWEST), MOST)
         held_out = Samples.of(samples.apart(HELD_OUT), interpreter, limit=limit)
         inputs = [sample.inputs for sample in held_out]
-    units = _units(points, found)
+    units = _units(points, found, found.histograms)
     altered = AlteredRuns(interpreter, [point for unit in units for point in unit.points], inputs)
     search = _Search(units, altered)
-    chosen = search.chosen()
+    chosen = dict(zip([unit.tensors for unit in units], search.chosen(), strict=True))
     ranges: dict[str, ActivationRange | Range] = dict(found.ranges)
-    for unit, span in zip(units, chosen, strict=True):
+    for unit in _units(points, found, joined(found.histograms, found.held_out_histograms)):
+        span = unit.candidates.ranges()[chosen.get(unit.tensors, METHODS[0])]
         ranges.update(dict.fromkeys(unit.tensors, span))
     methods = {method: decibels(1.0, error) for method, error in search.families.items()}
     sqnr = decibels(1.0, search.best) if methods else None
     return ChosenRanges(ranges, found, sqnr, methods)
 
 
-def _units(points: Sequence[tuple[Point, Activations]], found: Statistics) -> list[Unit]:
+def _units(
+    points: Sequence[tuple[Point, Activations]], found: Statistics, histograms: Mapping[str, Histogram]
+) -> list[Unit]:
     """Points by the tensors that share their range; none where that is a point, or not all are finite."""
     by_tensors: dict[tuple[str, ...], list[tuple[Point, Activations]]] = {}
     for point, settings in points:
         by_tensors.setdefault(point.tensors, []).append((point, settings))
     units: list[Unit] = []
     for tensors, members in by_tensors.items():
-        known = [found.histograms[name] for name in tensors if name in found.histograms]
+        known = [histograms[name] for name in tensors if name in histograms]
         spans = [found.ranges[name] for name in tensors if name in found.ranges]
         if not known or any(span.nonfinite for span in spans):
             continue
@@ -142,16 +150,14 @@ class _Search:
 
     def __init__(self, units: Sequence[Unit], altered: AlteredRuns) -> None:
         self._units, self._altered = units, altered
-        self._ranges = [
-            Candidates(unit.histogram, unit.mode, unit.dtype, unit.half).ranges() for unit in units
-        ]
+        self._ranges = [unit.candidates.ranges() for unit in units]
         self.families: dict[str, float] = {}
         self.best = math.inf
 
-    def chosen(self) -> list[ActivationRange]:
-        """A range for each unit."""
+    def chosen(self) -> list[str]:
+        """A method for each unit: the one that loses least by its histogram, where no outputs tell."""
         if not self._altered.comparable or not self._units:
-            return [max(ranges.values(), key=_loss_db) for ranges in self._ranges]
+            return [max(ranges, key=lambda method: _sqnr_db(ranges[method])) for ranges in self._ranges]
         self.families = {method: self._error([method] * len(self._units)) for method in METHODS}
         order = sorted(METHODS, key=self.families.__getitem__)
         methods, self.best = [order[0]] * len(self._units), self.families[order[0]]
@@ -161,7 +167,7 @@ class _Search:
                 error = self._error(tried)
                 if error < _CLEARLY * self.best:
                     methods, self.best = tried, error
-        return [ranges[method] for ranges, method in zip(self._ranges, methods, strict=True)]
+        return methods
 
     def _error(self, methods: Sequence[str]) -> float:
         grids: dict[str, Grid] = {}
@@ -170,7 +176,7 @@ class _Search:
         return self._altered.error(grids)
 
 
-def _loss_db(span: ActivationRange) -> float:
+def _sqnr_db(span: ActivationRange) -> float:
     return -math.inf if span.sqnr_db is None else span.sqnr_db
 
 

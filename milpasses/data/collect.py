@@ -109,7 +109,7 @@ def collect(
         collector.sample = sample.name
         held = held_out and statistics.samples % held_out == 1
         collector.weights = statistics.held_out if held else statistics.weights
-        collector.counts = not held
+        collector.histograms = statistics.held_out_histograms if held else statistics.histograms
         interpreter.run(sample.inputs, interpreter.make_state(), [collector])
         statistics.samples += 1
         if progress is not None:
@@ -141,7 +141,7 @@ class _Collector:
         self.statistics = Statistics()
         self.sample = ""
         self.weights = self.statistics.weights  # or those of the samples held out
-        self.counts = True
+        self.histograms = self.statistics.histograms
         self._full = full
         self._names = names
         self._only = only
@@ -201,14 +201,13 @@ class _Collector:
         span = Range(low, high, nonfinite)
         known = self.statistics.ranges.get(name)
         self.statistics.ranges[name] = span if known is None else known | span
-        if self.counts and value.dtype.kind == "f" and low <= high:
+        if value.dtype.kind == "f" and low <= high:
             self._count(name, value, low, high)
 
     def _count(self, name: str, value: Any, low: float, high: float) -> None:
-        histograms = self.statistics.histograms
-        if name not in histograms:
-            histograms[name] = Histogram.empty(low, high)
-        histograms[name].add(value, low, high)
+        if name not in self.histograms:
+            self.histograms[name] = Histogram.empty(low, high)
+        self.histograms[name].add(value, low, high)
 
     def _lookup(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
         lookups, skipped = self.statistics.lookups, self.statistics.skipped

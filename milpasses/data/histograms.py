@@ -6,6 +6,7 @@ changes sides. The counts are the same in whatever order samples come, and howev
 """
 
 import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -143,6 +144,12 @@ class Histogram:
         if (exponent, first) != (self.exponent, self.first):
             self.counts = self.counts_in(exponent, first)
         self.low, self.high, self.exponent, self.first = low, high, exponent, first
+
+
+def joined(first: Mapping[str, Histogram], second: Mapping[str, Histogram]) -> dict[str, Histogram]:
+    """Histograms by name: those of both, counted together where a name is in both."""
+    both = {name: first[name] | second[name] for name in first.keys() & second.keys()}
+    return {**first, **second, **both}
 
 
 def _units(value: float) -> int:

@@ -11,7 +11,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.data.histograms import Histogram
+from milpasses.data.histograms import Histogram, joined
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.files import whole_file
 from milpasses.program.flows import Flow
@@ -127,9 +127,9 @@ class Statistics:
     ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
     ``lookups``: for a table that gather reads, how often each slice was read (int64);
     ``lookup_axes``: along which axis of the table the slices are, 0 where it is not said.
-    ``ranges``: of every activation, by variable name. ``histograms``: of those that are floats, 16 KB each
-    (held-out samples are in ``ranges`` alone). ``skipped``: the weights of two or more dimensions of
-    which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
+    ``ranges``: of every activation, by variable name. ``histograms``: of those that are floats, 16 KB each,
+    and ``held_out_histograms``, of the samples kept apart. ``skipped``: the weights of two or more dimensions
+    of which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
     says what was run, ``random`` that it means nothing.
     """
 
@@ -143,6 +143,7 @@ class Statistics:
     held_out: dict[str, Moments] = attrs.field(factory=dict)
     lookup_axes: dict[str, int] = attrs.field(factory=dict)
     histograms: dict[str, Histogram] = attrs.field(factory=dict)
+    held_out_histograms: dict[str, Histogram] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> Moments:
         if name in self.weights:
@@ -179,10 +180,11 @@ class Statistics:
         data = self.data if self.data == other.data else f"{self.data}; {other.data}"
         samples = self.samples + other.samples
         random = self.random or other.random
-        histograms = {**self.histograms, **other.histograms}
-        shared = self.histograms.keys() & other.histograms
-        histograms |= {name: self.histograms[name] | other.histograms[name] for name in shared}
-        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out, axes, histograms)
+        return Statistics(
+            weights, tables, ranges, skipped, samples, data, random, held_out, axes,
+            joined(self.histograms, other.histograms),
+            joined(self.held_out_histograms, other.held_out_histograms),
+        )  # fmt: skip
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write an ``.npz`` file, without pickles, all of it or nothing."""
@@ -198,7 +200,8 @@ class Statistics:
             parts = {"sum": moments.sum, "square_sum": moments.square_sum, "gram": moments.gram}
             arrays.update({f"{index}.{key}": part for key, part in parts.items() if part is not None})
         arrays.update({f"lookups.{index}": counts for index, counts in enumerate(self.lookups.values())})
-        for index, histogram in enumerate(self.histograms.values()):
+        histograms = [*self.histograms.items(), *self.held_out_histograms.items()]
+        for index, (_, histogram) in enumerate(histograms):
             smallest = np.min_scalar_type(int(histogram.counts.max()))
             arrays[f"histograms.{index}"] = histogram.counts.astype(smallest)
         about = {
@@ -207,7 +210,8 @@ class Statistics:
             "lookups": list(self.lookups),
             "lookup_axes": self.lookup_axes,
             "ranges": {name: attrs.astuple(span) for name, span in self.ranges.items()},
-            "histograms": {name: histogram.fields for name, histogram in self.histograms.items()},
+            "histograms": [{"name": name, **histogram.fields} for name, histogram in histograms],
+            "histograms_held_out": len(self.held_out_histograms),
             "skipped": {
                 name: {"code": why.code, "details": dict(why.details)} for name, why in self.skipped.items()
             },
@@ -261,11 +265,13 @@ class Statistics:
         skipped = {name: _read_refusal(why) for name, why in about["skipped"].items()}
         run = about["samples"], about["data"], about["random"]
         axes = {name: int(axis) for name, axis in about.get("lookup_axes", {}).items()}
-        histograms = {
-            name: Histogram.of(fields, arrays[f"histograms.{index}"])
-            for index, (name, fields) in enumerate(about.get("histograms", {}).items())
-        }
-        return cls(weights, tables, ranges, skipped, *run, held_out, axes, histograms)
+        histograms = [
+            (fields["name"], Histogram.of(fields, arrays[f"histograms.{index}"]))
+            for index, fields in enumerate(about.get("histograms", ()))
+        ]
+        fitted = len(histograms) - about.get("histograms_held_out", 0)
+        counted = dict(histograms[:fitted]), dict(histograms[fitted:])
+        return cls(weights, tables, ranges, skipped, *run, held_out, axes, *counted)
 
 
 def _read_refusal(written: Any) -> Refusal:

@@ -107,6 +107,14 @@ def test_statistics_keep_them(tmp_path: Path) -> None:
         same(merged.histograms[name], histogram)
     held = mp.statistics(program, inputs, held_out=4)
     assert (held.histograms["x"].total, held.histograms["x"].samples) == (48, 6)
+    assert held.held_out_histograms["x"].samples == 2
+    twice = held.merge(held)
+    assert (twice.histograms["x"].samples, twice.held_out_histograms["x"].samples) == (12, 4)
+    held.save(tmp_path / "held.npz")
+    loaded = mp.Statistics.load(tmp_path / "held.npz")
+    for name, histogram in found.histograms.items():
+        same(loaded.histograms[name] | loaded.held_out_histograms[name], histogram)
+        same(loaded.held_out_histograms[name], held.held_out_histograms[name])
 
 
 def test_damaged_ones_are_refused(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasse
 integrations: ## try milpasses in Ultralytics, ExecuTorch, transformers, TensorFlow: own environments in .integrations
 	$(PYTHON) integrations/run.py
 
-test-tensorflow: ## the TensorFlow tests, in an environment of their own (Python 3.10 or 3.11)
+test-tensorflow: ## the TensorFlow tests, in an environment of their own (its wheels are for Python up to 3.11)
 	$(PYTHON) integrations/run.py tensorflow
 	.integrations/tensorflow/bin/python -m pytest -q --noconftest tests/test_tensorflow.py
 

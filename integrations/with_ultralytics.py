@@ -105,11 +105,10 @@ def box_errors(dense: Path, small: Path) -> str:
         confidence.extend(np.abs(scores_a - scores_b[best]).max(axis=1)[good])
         union.extend(overlap.max(axis=1)[good])
     far = sum(error > 1 for error in pixels)
-    within = max((error for error in pixels if error <= 1), default=0.0)
     return (
         f"{matched} boxes matched, {far} of them over a pixel away, {lost} not; "
         f"worst overlap {min(union):.3f}, "
-        f"corner {max(pixels):.2f} pixels ({within:.3f} of the others), confidence {max(confidence):.4f}"
+        f"corner {max(pixels):.2f} pixels, confidence {max(confidence):.4f}"
     )
 
 

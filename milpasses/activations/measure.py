@@ -69,8 +69,7 @@ def chosen_ranges(
 def _check_data(data: Any) -> None:
     if data is None or is_norms(data):
         raise MilpassesError(
-            "8-bit activations need data: pass calibration=data (samples to run the model on; --data) or "
-            "statistics="
+            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
         )
 
 

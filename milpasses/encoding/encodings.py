@@ -49,8 +49,9 @@ def shift_scale(data: Array, scale: Array, offset: Array | None) -> Array:
 class Quantized:
     """Affine codes: ``scale * (codes - zero_point)``, rounded once where zero points are integers.
 
-    ``codes`` has the weight's shape, int8 or uint8; ``scale`` and ``zero_point`` have the weight's rank, a
-    divisor of the dimension along each axis. ``dtype`` is the stored type of a code (``"int4"``).
+    ``codes`` has the weight's shape, int8 or uint8, or floats, which the ops of iOS18 take too; ``scale`` and
+    ``zero_point`` have the weight's rank, a divisor of the dimension along each axis. ``dtype`` is the stored
+    type of a code (``"int4"``).
     """
 
     codes: Array
@@ -88,7 +89,8 @@ class Quantized:
         """The weight as Core ML will see it, in ``result_dtype``."""
         from milpasses_kernels.decode import decode_affine
 
-        if self.zero_point is not None and self.zero_point.dtype.kind == "f":
+        floats = [array.dtype.kind == "f" for array in (self.codes, self.zero_point) if array is not None]
+        if any(floats):
             return shift_scale(self.codes, self.scale, self.zero_point)
         blocks = tuple(s // c for s, c in zip(self.shape, self.scale.shape, strict=True))
         zero_point = None if self.zero_point is None else self.zero_point.reshape(-1)

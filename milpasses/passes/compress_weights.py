@@ -28,7 +28,8 @@ class compress_weights(WeightPass):
     was inferred already, weights that are compressed already, and forms that would save no byte. With
     ``statistics``, biases of conv and linear take up what their ops' outputs lose on average.
 
-    Option ``recipe``: whatever ``milpasses.Recipe.of`` takes.
+    Option ``recipe``: whatever ``milpasses.Recipe.of`` takes. Its ``a8`` is the work of
+    ``milpasses::quantize_activations``, which ``milpasses.pipeline`` adds.
     """
 
     accepted = ("recipe",)

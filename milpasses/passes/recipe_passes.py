@@ -14,7 +14,8 @@ from milpasses.recipe.recipe import Recipe
 
 NAMESPACE = "milpasses"
 
-# The README's table; "-gptq" and "-obs" also need the option statistics.
+# The README's table but for "a8", whose ranges such a host cannot give; "-gptq" and "-obs" also need the
+# option statistics.
 SHORT_NAMES = (
     *("int8", "uint8", "int8-tensor", "int8-asym"),
     *("int4", "int4-b32"),
@@ -51,9 +52,14 @@ def register_pass(recipe: Any, name: str | None = None, override: bool = False) 
         passes.append_pass(milpasses.register_pass("pal4-g16; name=head* -> int8"))
 
     Raises ``RecipeError`` for a recipe that cannot be read or named, ``MilpassesError`` for a name that is
-    taken.
+    taken, and for 8-bit activations, whose ranges no pass without options can have.
     """
     wanted = Recipe.of(recipe)
+    if wanted.wants_activations:
+        raise MilpassesError(
+            f"{wanted}: 8-bit activations need ranges, which a pass without options has not: take "
+            "milpasses.pipeline(recipe, statistics=...), or milpasses::quantize_activations with its options"
+        )
     short = wanted.to_text() if name is None else name
     if not short or short != short.strip() or "::" in short:
         raise MilpassesError(f"{short!r} cannot name a pass: give a text without spaces around it and '::'")

@@ -55,14 +55,12 @@ def test_shift_scale_is_coremltools(inputs: tuple[Any, Any, Any]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(operands())
-def test_quantized_decodes_as_its_op_whatever_the_zero_point(inputs: tuple[Any, Any, Any]) -> None:
+def test_quantized_decodes_as_its_op_whatever_its_types(inputs: tuple[Any, Any, Any]) -> None:
+    """Codes may be floats: constexpr_sparse_blockwise_shift_scale of iOS18 takes them."""
     codes, scale, zero_point = inputs
-    if codes.dtype.kind == "f":
-        codes = (np.abs(codes) % 100).astype(np.uint8)
-        zero_point = None if zero_point is None else zero_point.astype(scale.dtype)
-    quantized = Quantized(codes, np.abs(scale), zero_point, codes.dtype.name)
+    quantized = Quantized(codes, scale, zero_point, codes.dtype.name)
     decoded = quantized.decode()
-    assert same_bits(decoded, expected(codes, np.abs(scale), zero_point))
+    assert np.array_equal(decoded, expected(codes, scale, zero_point), equal_nan=True)
     assert decoded.dtype.name == quantized.result_dtype
 
 

@@ -51,10 +51,17 @@ def test_any_recipe_can_be_registered() -> None:
 def test_every_short_name_of_the_readme_is_a_pass() -> None:
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
     names = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    names = [name for name in names if not mp.Recipe.of(name).wants_activations]
     assert sorted(SHORT_NAMES) == sorted(names)
     for name in names:
         assert str(PASS_REGISTRY[f"milpasses::{name}"]) == name
         assert mp.register_pass(name) == f"milpasses::{name}"
+
+
+def test_a_pass_without_options_has_no_ranges_for_activations() -> None:
+    with pytest.raises(mp.MilpassesError, match="8-bit activations need ranges"):
+        mp.register_pass("int8+a8")
+    assert "milpasses::int8+a8" not in PASS_REGISTRY.passes
 
 
 @pytest.mark.parametrize("name", ["int8", "sparse50+pal4", "pal4-v2"])

@@ -25,8 +25,8 @@ def _count(values: NDArray[np.float32], scale: float, first: int, counts: NDArra
     for i in range(values.size):
         value = np.float64(values[i])
         if np.isfinite(value):
-            place = np.int64(np.floor(value * scale)) - first
+            place = np.floor(value * scale) - first
             if place < 0 or place >= counts.size:
                 return False
-            counts[place] += 1
+            counts[np.int64(place)] += 1
     return True

@@ -129,8 +129,8 @@ class Statistics:
     ``lookup_axes``: along which axis of the table the slices are, 0 where it is not said.
     ``ranges``: of every activation, by variable name. ``histograms``: of those that are floats, 16 KB each,
     and ``held_out_histograms``, of the samples kept apart. ``skipped``: the weights of two or more dimensions
-    of which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
-    says what was run, ``random`` that it means nothing.
+    of which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs.
+    ``data`` says what was run, ``random`` that it means nothing.
     """
 
     weights: dict[str, Moments] = attrs.field(factory=dict)

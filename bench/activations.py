@@ -1,6 +1,6 @@
 """8-bit activations: what W8A8 and W4A8 lose with chosen ranges, and with min/max as coremltools has it.
 
-    python -m bench.activations [digits] [transformer] [food] [cost]
+    python -m bench.activations [digits] [transformer] [unequal] [food] [cost]
 
 Nothing is measured on data that calibrated it. Min/max is that of coremltools with its last-sample bug
 repaired: the smallest and the largest value of all calibration samples, with the same weights.
@@ -30,7 +30,7 @@ RECIPES = ("int8", "pal4-g16+int8")
 NOTE = (
     "loss: points of accuracy against the float16 model, with the standard error of answers that flip. "
     "snr_db: of all outputs, on the samples that measure. minmax_: the same weights, with ranges from the "
-    "smallest and largest calibration value."
+    "smallest and largest calibration value; chosen_ and equalized_: without and with equalization."
 )
 Outputs = NDArray[np.float64]
 
@@ -59,7 +59,8 @@ def variants(
     found = {"weights": mp.compress(model, recipe, statistics=statistics)}
     text = f"{recipe} + {activations}"
     found["minmax"] = mp.compress(model, text, statistics=statistics)
-    found["chosen"] = mp.compress(model, text, calibration=calibration)
+    found["chosen"] = mp.compress(model, text, calibration=calibration, equalize=False)
+    found["equalized"] = mp.compress(model, text, calibration=calibration)
     return found
 
 
@@ -110,6 +111,14 @@ def transformer() -> Table:
 
     task = transformer_task()
     return task_table("Transformer", task, measured_windows())
+
+
+def unequal() -> Table:
+    """A MobileNet of digits with channels of unequal ranges."""
+    from bench._tasks_unequal import unequal_task
+
+    task, measured = unequal_task()
+    return task_table("Unequal channels", task, measured)
 
 
 def food() -> Table:
@@ -167,6 +176,7 @@ def cost() -> Table:
 SECTIONS: dict[str, Callable[[], Table]] = {
     "digits": digits,
     "transformer": transformer,
+    "unequal": unequal,
     "food": food,
     "cost": cost,
 }

@@ -1,6 +1,7 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
+from milpasses.activations.equalization import equalized
 from milpasses.activations.measure import chosen_ranges, repeatable
 from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.data.norms import is_norms
@@ -51,6 +53,7 @@ def compress(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    equalize: bool = True,
     strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
@@ -78,7 +81,8 @@ def compress(
     A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
     from ``calibration`` (two samples or more; with eight every fourth is held out and decides by which method
     a range is chosen), or are the smallest and largest values of ``statistics``. Tensors that are quantized
-    already stay.
+    already stay. Before that channels of one tensor are scaled alike by what makes and what takes them
+    (``equalize``), where held-out outputs gain; the report's ``notes`` say it.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
@@ -112,9 +116,13 @@ def compress(
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
-            finish = _activations(programs[""], recipe, options, function)
-            rewriter = rewriter_for(programs[""], recipe, function=function, **options)
-            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress, finish)
+            with tempfile.TemporaryDirectory() as folder:
+                program = programs[""]
+                if equalize:
+                    program = _equalized(program, recipe, calibration, Path(folder), function)
+                finish = _activations(program, recipe, options, function)
+                rewriter = rewriter_for(program, recipe, function=function, **options)
+                return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
         if recipe.wants_activations:
             raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
         if statistics is not None and not is_norms(statistics) and part is None:
@@ -140,6 +148,16 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
+
+
+def _equalized(
+    program: SavedProgram, recipe: Recipe, data: Any, folder: Path, function: str | None
+) -> SavedProgram:
+    """The program that 8-bit activations lose less of, where data tell; see ``equalized``."""
+    if not recipe.wants_activations or data is None or is_norms(data):
+        return program
+    check_activations(program.target)
+    return equalized(program, data, recipe, folder, function)
 
 
 def _activations(

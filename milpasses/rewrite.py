@@ -14,7 +14,7 @@ from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedb
 from milpasses.calibration.sources import StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
-from milpasses.encoding.lowering import OpSpec, Stored, lower
+from milpasses.encoding.lowering import OpSpec, dense, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
 from milpasses.errors import MilpassesError, Refusal, TargetError
 from milpasses.program.model import CompressedModel, Model, write_model
@@ -247,7 +247,7 @@ class PairedRewriter:
         record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept")
         change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
         record = attrs.evolve(record, notes=("bias corrected: + (W - W') E[x]",), max_error=float(change))
-        return Rewritten(record, [_constant(site.weight.name, corrected)])
+        return Rewritten(record, [dense(site.weight.name, corrected)])
 
 
 def rewrite_program(
@@ -388,9 +388,4 @@ def decompressed(site: Site) -> Rewritten:
         scheme="decompress",
         functions=weight.functions,
     )
-    return Rewritten(record, [_constant(weight.name, value)])
-
-
-def _constant(name: str, value: NDArray[Any]) -> OpSpec:
-    dtype = value.dtype.name
-    return OpSpec("const", name, {"val": Stored(value, dtype)}, ((value.shape, dtype),))
+    return Rewritten(record, [dense(weight.name, value)])

@@ -105,16 +105,15 @@ def choose_ranges(
     if found.samples < ENOUGH:  # too few to hold some back: all of them are counted
         found = collect_statistics(interpreter, samples)
     else:
-        computed = sum(histogram.total for histogram in found.histograms.values()) / found.samples
-        limit = min(max(int(_WORK / max(computed * _RUNS, 1)), FEWEST), MOST)
+        limit = held_out_limit(found, _RUNS)
         held_out = Samples.of(samples.apart(HELD_OUT), interpreter, limit=limit)
         inputs = [sample.inputs for sample in held_out]
-    units = _units(points, found, found.histograms)
+    units = units_of(points, found, found.histograms)
     altered = AlteredRuns(interpreter, [point for unit in units for point in unit.points], inputs)
     search = _Search(units, altered)
     chosen = dict(zip([unit.tensors for unit in units], search.chosen(), strict=True))
     ranges: dict[str, ActivationRange | Range] = dict(found.ranges)
-    for unit in _units(points, found, joined(found.histograms, found.held_out_histograms)):
+    for unit in units_of(points, found, joined(found.histograms, found.held_out_histograms)):
         span = unit.candidates.ranges()[chosen.get(unit.tensors, METHODS[0])]
         ranges.update(dict.fromkeys(unit.tensors, span))
     methods = {method: decibels(1.0, error) for method, error in search.families.items()}
@@ -122,7 +121,13 @@ def choose_ranges(
     return ChosenRanges(ranges, found, sqnr, methods)
 
 
-def _units(
+def held_out_limit(found: Statistics, runs: int) -> int:
+    """How many held-out samples may run ``runs`` times each, by what a run computes."""
+    computed = sum(histogram.total for histogram in found.histograms.values()) / found.samples
+    return min(max(int(_WORK / max(computed * runs, 1)), FEWEST), MOST)
+
+
+def units_of(
     points: Sequence[tuple[Point, Activations]], found: Statistics, histograms: Mapping[str, Histogram]
 ) -> list[Unit]:
     """Points by the tensors that share their range; none where that is a point, or not all are finite."""
@@ -161,7 +166,7 @@ class _Search:
         self.families = {method: self._error([method] * len(self._units)) for method in METHODS}
         order = sorted(METHODS, key=self.families.__getitem__)
         methods, self.best = [order[0]] * len(self._units), self.families[order[0]]
-        for group in _groups(len(self._units)):
+        for group in stretches(len(self._units)):
             for method in order[1 : 1 + _ALTERNATIVES]:
                 tried = [method if index in group else known for index, known in enumerate(methods)]
                 error = self._error(tried)
@@ -180,7 +185,7 @@ def _sqnr_db(span: ActivationRange) -> float:
     return -math.inf if span.sqnr_db is None else span.sqnr_db
 
 
-def _groups(count: int) -> list[range]:
+def stretches(count: int) -> list[range]:
     """``count`` units as at most ``GROUPS`` stretches."""
     parts = min(GROUPS, count)
     return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]

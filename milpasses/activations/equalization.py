@@ -2,8 +2,8 @@
 
 What makes a channel is divided by its scale and what takes it multiplies by it. Tried are the scales of
 cross-layer equalization (Nagel et al., Data-Free Quantization, 2019) and of SmoothQuant (Xiao et al., 2022)
-for several exponents; of these, and of leaving all as it is, the one that held-out outputs gain by is kept, first
-for all pairs and then for stretches of them. Outputs are measured with activations and weights rounded.
+for several exponents; of these, and of leaving all as it is, the one that held-out outputs gain by is kept,
+first for all pairs and then for stretches of them. Outputs are measured with activations and weights rounded.
 """
 
 from collections.abc import Callable, Mapping, Sequence

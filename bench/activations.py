@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 from numpy.typing import NDArray
 
 import milpasses as mp
 from bench._tasks_measure import Hits, Task, lost
 from bench.table import Table
+from milpasses.activations.observed import observe
 from milpasses.activations.quantize import wanted_points
 from milpasses.activations.ranges import choose_ranges
 from milpasses.interpreter import Interpreter
@@ -58,7 +60,8 @@ def variants(
     statistics = mp.statistics(model, calibration, full=True, held_out=4)
     found = {"weights": mp.compress(model, recipe, statistics=statistics)}
     text = f"{recipe} + {activations}"
-    found["minmax"] = mp.compress(model, text, statistics=statistics)
+    plain = attrs.evolve(statistics, histograms={}, held_out_histograms={})
+    found["minmax"] = mp.compress(model, text, statistics=plain)
     found["chosen"] = mp.compress(model, text, calibration=calibration, equalize=False)
     found["equalized"] = mp.compress(model, text, calibration=calibration)
     return found
@@ -160,13 +163,19 @@ def cost() -> Table:
     program = open_program(path)
     images = np.random.default_rng(0).standard_normal((32, 1, 3, 224, 224), np.float32)
     points = wanted_points(Recipe.of("keep + a8"), program.functions[0])
+    tensors = {name for point, _ in points for name in point.tensors}
     start, wall = time.process_time(), time.perf_counter()
-    found = choose_ranges(program, [{"image": image} for image in images], points)
+    observed = observe(Interpreter(program), [{"image": image} for image in images], tensors)
+    counted = time.process_time() - start
+    found = choose_ranges(observed, points)
     table.add(
         cpu_s=time.process_time() - start,
+        counting_cpu_s=counted,
         wall_s=time.perf_counter() - wall,
-        tensors=len(found.statistics.histograms),
-        histogram_bytes=sum(each.counts.nbytes for each in found.statistics.histograms.values()),
+        tensors=len(observed.fit),
+        histogram_bytes=sum(
+            each.counts.nbytes for part in (observed.fit, observed.others) for each in part.values()
+        ),
         output_sqnr_db=found.output_sqnr_db,
         minmax_db=found.methods["minmax"],
     )

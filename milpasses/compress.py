@@ -2,23 +2,19 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 from coremltools.models import MLModel
 
-from milpasses.activations.equalization import equalized
-from milpasses.activations.measure import chosen_ranges, repeatable
-from milpasses.activations.quantize import ActivationQuantizer
+from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, write_model
 from milpasses.program.opening import open_program
-from milpasses.program.opset import check_activations
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import (
     SavedPipeline,
@@ -78,11 +74,11 @@ def compress(
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
-    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
-    from ``calibration`` (two samples or more; with eight every fourth is held out and decides by which method
-    a range is chosen), or are the smallest and largest values of ``statistics``. Tensors that are quantized
-    already stay. Before that channels of one tensor are scaled alike by what makes and what takes them
-    (``equalize``), where held-out outputs gain; the report's ``notes`` say it.
+    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later. Their ranges come
+    from ``calibration`` (two samples or more; from eight on every fourth is held out, and what it does to the
+    outputs decides how ranges are chosen), or from the histograms of ``statistics``. With data, channels of
+    one tensor are first scaled alike by what makes and what takes them where held-out outputs gain
+    (``equalize``). The report's ``notes`` say what was gained. Tensors that are quantized already stay.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
@@ -117,10 +113,10 @@ def compress(
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
             with tempfile.TemporaryDirectory() as folder:
-                program = programs[""]
-                if equalize:
-                    program = _equalized(program, recipe, calibration, Path(folder), function)
-                finish = _activations(program, recipe, options, function)
+                program, finish = activations_of(
+                    programs[""], recipe, statistics, calibration, Path(folder),
+                    function=function, strict=strict, equalize=equalize,
+                )  # fmt: skip
                 rewriter = rewriter_for(program, recipe, function=function, **options)
                 return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
         if recipe.wants_activations:
@@ -148,32 +144,6 @@ def decompress(
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _equalized(
-    program: SavedProgram, recipe: Recipe, data: Any, folder: Path, function: str | None
-) -> SavedProgram:
-    """The program that 8-bit activations lose less of, where data tell; see ``equalized``."""
-    if not recipe.wants_activations or data is None or is_norms(data):
-        return program
-    check_activations(program.target)
-    return equalized(program, data, recipe, folder, function)
-
-
-def _activations(
-    program: SavedProgram, recipe: Recipe, options: dict[str, Any], function: str | None
-) -> Callable[[Any, Report], None] | None:
-    """What puts the activations of ``recipe`` into the new specification, None where they stay float."""
-    if not recipe.wants_activations:
-        return None
-    check_activations(program.target)
-    ranges = chosen_ranges(program, recipe, options["statistics"], options["calibration"], function)
-    quantizer = ActivationQuantizer(recipe, ranges)
-
-    def finish(spec: Any, report: Report) -> None:
-        quantizer.quantize_saved(program, spec, report)
-
-    return finish
 
 
 def _rewriters(

@@ -35,7 +35,8 @@ class Pipeline(PassPipeline):
         options = {} if statistics is None else {"statistics": statistics}
         self.set_options(PASS, {"recipe": recipe, "report": self.report, "strict": strict, **options})
         if recipe.wants_activations:
-            self.set_options(ACTIVATIONS, {"recipe": recipe, "report": self.report, **options})
+            wanted = {"recipe": recipe, "report": self.report, "strict": strict, **options}
+            self.set_options(ACTIVATIONS, wanted)
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""

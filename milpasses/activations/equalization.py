@@ -16,12 +16,9 @@ from numpy.typing import NDArray
 
 from milpasses.activations.altered import AlteredRuns
 from milpasses.activations.grid import ActivationRange, Grid
+from milpasses.activations.observed import Observed, observe
 from milpasses.activations.pairs_to_equalize import Pair, find_pairs
-from milpasses.activations.quantize import wanted_points
-from milpasses.activations.ranges import ENOUGH, HELD_OUT, Unit, held_out_limit, stretches, units_of
-from milpasses.data.collect import statistics as collect_statistics
-from milpasses.data.moments import Statistics
-from milpasses.data.samples import Samples
+from milpasses.activations.ranges import Points, Unit, stretches, units_of
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.lowering import dense
 from milpasses.errors import MilpassesError, Refusal
@@ -45,36 +42,33 @@ _AS_IT_IS = "as it is"
 
 
 def equalized(
-    program: SavedProgram, data: Any, recipe: Recipe, folder: Path, function: str | None = None
-) -> SavedProgram:
-    """``program`` with its channels equalized where that helps ``recipe``'s 8-bit activations.
+    program: SavedProgram, data: Any, recipe: Recipe, points: Points, folder: Path, function: str
+) -> tuple[SavedProgram, Observed | None]:
+    """``program`` with its channels equalized where that helps the 8-bit activations at ``points``.
 
-    Its notes say what was done and what it gained. Written under ``folder``; ``program`` itself where nothing
-    gains, data are fewer than ``ranges.ENOUGH`` samples, or it has several functions.
+    Its notes say what was done and what it gained; it is written under ``folder``. Where nothing gains, data
+    are fewer than ``observed.ENOUGH`` samples, or there are several functions, it is ``program`` itself, with
+    what its run over ``data`` gave, if it ran.
     """
-    if len(program.functions) != 1:
-        return program
-    name = program.function_name(function)
-    interpreter = Interpreter(program, name)
-    sites = {variable: site for site in program.sites() for variable in site.variables(name)}
+    if len(program.functions) != 1 or not points:
+        return program, None
+    interpreter = Interpreter(program, function)
+    sites = {variable: site for site in program.sites() for variable in site.variables(function)}
     pairs = find_pairs(interpreter.function, sites)
-    samples = Samples.of(data, interpreter)
     if not pairs:
-        return program
-    found = collect_statistics(interpreter, samples, held_out=HELD_OUT)
-    points = wanted_points(recipe, program.functions[0])
-    if found.samples < ENOUGH or not points:
-        return program
-    limit = held_out_limit(found, _RUNS)
-    inputs = [each.inputs for each in Samples.of(samples.apart(HELD_OUT), interpreter, limit=limit)]
-    runs = AlteredRuns(interpreter, [point for point, _ in points], inputs)
-    spans = _channel_spans(interpreter, samples, pairs)
-    trial = _Trial(interpreter, runs, units_of(points, found, found.histograms), pairs, spans, found)
-    trial.rounded = _rounding(program, recipe)
+        return program, None
+    spans = ChannelSpans({name: pair.axis for pair in pairs for name in pair.tensors})
+    tensors = frozenset(tensor for point, _ in points for tensor in point.tensors)
+    observed = observe(interpreter, data, tensors, observers=[spans])
+    units = units_of(points, observed.ranges, observed.fit)
+    if not observed.held_out or not units:
+        return program, observed
+    runs = AlteredRuns(interpreter, [point for point, _ in points], observed.deciding(_RUNS))
+    trial = _Trial(interpreter, runs, units, pairs, spans.found, _rounding(program, recipe))
     chosen = trial.chosen() if runs.comparable else None
-    if chosen is None:
-        return program
-    return _written(program, chosen, folder)
+    if chosen is None or not all(np.isfinite(value).all() for value in chosen.values.values()):
+        return program, observed
+    return _written(program, chosen, folder), None
 
 
 @attrs.define(eq=False)
@@ -92,9 +86,9 @@ class _Trial:
     units: Sequence[Unit]
     pairs: Sequence[Pair]
     spans: Mapping[str, Span]
-    found: Statistics
-    rounded: Callable[[Site, Array], Array] = lambda site, value: value
+    rounded: Callable[[Site, Array], Array]
     _originals: dict[Site, Array] = attrs.field(factory=dict)
+    _as_rounded: dict[Site, Array] = attrs.field(factory=dict)  # of the originals
 
     def chosen(self) -> _Chosen | None:
         """The weights to change, None where nothing clearly gains."""
@@ -127,7 +121,10 @@ class _Trial:
         values = self.values(scales)
         changed = {site: self.rounded(site, value) for site, value in values.items()}
         for site in self._rounded_sites():
-            changed.setdefault(site, self.rounded(site, self._value(site)))
+            if site not in changed:
+                if site not in self._as_rounded:
+                    self._as_rounded[site] = self.rounded(site, self._value(site))
+                changed[site] = self._as_rounded[site]
         name = self.interpreter.function_name
         self.interpreter.override(
             {variable: value for site, value in changed.items() for variable in site.variables(name)}
@@ -188,11 +185,7 @@ class _Trial:
                 moved[name] = float((low / scale).min()), float((high / scale).max())
         grids: dict[str, Grid] = {}
         for unit in self.units:
-            ends = [
-                moved.get(name, (self.found.histograms[name].low, self.found.histograms[name].high))
-                for name in unit.tensors
-                if name in self.found.histograms
-            ]
+            ends = [moved.get(name, (part.low, part.high)) for name, part in unit.parts.items()]
             low, high = min(end[0] for end in ends), max(end[1] for end in ends)
             grids |= unit.grids(ActivationRange(low, high))
         return grids
@@ -232,29 +225,25 @@ def _rounding(program: SavedProgram, recipe: Recipe) -> Callable[[Site, Array], 
     return rounded
 
 
-def _channel_spans(interpreter: Interpreter, samples: Samples, pairs: Sequence[Pair]) -> dict[str, Span]:
-    """The smallest and largest value of each channel of the pairs' tensors, over the samples not held out."""
-    axes = {name: pair.axis for pair in pairs for name in pair.tensors}
-    spans: dict[str, Span] = {}
+class ChannelSpans:
+    """An observer: the smallest and the largest value of each channel; ``axes``: of them in each tensor."""
 
-    def observe(op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+    def __init__(self, axes: Mapping[str, int]) -> None:
+        self.found: dict[str, Span] = {}
+        self._axes = axes
+
+    def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
         for variable, value in zip(op.outputs, outputs, strict=True):
-            if variable.name not in axes:
+            axis = self._axes.get(variable.name)
+            if axis is None:
                 continue
-            rows = np.moveaxis(value, axes[variable.name], 0).reshape(value.shape[axes[variable.name]], -1)
+            rows = np.moveaxis(value, axis, 0).reshape(value.shape[axis], -1)
             low, high = rows.min(axis=1).astype(np.float64), rows.max(axis=1).astype(np.float64)
-            known = spans.get(variable.name, (low, high))
-            spans[variable.name] = np.minimum(low, known[0]), np.maximum(high, known[1])
-
-    for index, sample in enumerate(samples):
-        if index % HELD_OUT != 1:
-            interpreter.run(sample.inputs, interpreter.make_state(), [observe])
-    return spans
+            known = self.found.get(variable.name, (low, high))
+            self.found[variable.name] = np.minimum(low, known[0]), np.maximum(high, known[1])
 
 
 def _written(program: SavedProgram, chosen: _Chosen, folder: Path) -> SavedProgram:
-    if not all(np.isfinite(value).all() for value in chosen.values.values()):
-        return program
     path = folder / "equalized.mlpackage"
 
     def write_weights(inside: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -175,14 +176,16 @@ class _SavedPairs:
 
 def insert_memory(block: Any, placed: Sequence[Placed]) -> int:
     """Put the pairs into a function in memory; returns how many ``quantize`` ops it got."""
-    ops = {op.name: op for op in block.operations}
+    order = list(block.operations)
+    ops, following = {op.name: op for op in order}, dict(pairwise(order))
     with nullcontext() if host.current_block() is block else block:
         for each in placed:
-            _insert(ops, each)
+            _insert(ops, following, each)
     return sum(1 if each.point.after else len(each.point.uses) for each in placed)
 
 
-def _insert(ops: Mapping[str, Any], placed: Placed) -> None:
+def _insert(ops: Mapping[str, Any], following: Mapping[Any, Any], placed: Placed) -> None:
+    """``following``: the op behind each op, before which the pair of its output is built."""
     point, codes = placed.point, None
     own = {(use.op_name, use.param) for use in point.uses}
     if point.after:
@@ -195,8 +198,7 @@ def _insert(ops: Mapping[str, Any], placed: Placed) -> None:
             if (user.name, param) not in own
             and any(var is variable for var in (bound if isinstance(bound, list | tuple) else [bound]))
         ]
-        following = maker.enclosing_block.operations
-        anchor = _following(following, maker)
+        anchor = following[maker]
         codes = _quantized(variable, placed, anchor, maker)
         if others:
             copy = _dequantized(codes, placed, anchor, maker)
@@ -206,15 +208,6 @@ def _insert(ops: Mapping[str, Any], placed: Placed) -> None:
         op = ops[use.op_name]
         own_codes = codes if codes is not None else _quantized(op.inputs[use.param], placed, op, op)
         op.set_inputs(**{use.param: _dequantized(own_codes, placed, op, op)})
-
-
-def _following(operations: Any, maker: Any) -> Any:
-    """The op behind ``maker``, before which its pair is built."""
-    found = iter(operations)
-    for op in found:
-        if op is maker:
-            break
-    return next(found)
 
 
 def _rebind(user: Any, param: str, old: Any, new: Any) -> None:

@@ -6,39 +6,39 @@ most ``GROUPS`` stretches of the program another, where the outputs clearly gain
 the ranges of all samples. The number of held-out runs does not depend on the number of tensors.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import attrs
 
 from milpasses.activations.altered import AlteredRuns
 from milpasses.activations.candidates import METHODS, Candidates
 from milpasses.activations.grid import ActivationRange, Grid, grid_of
+from milpasses.activations.observed import Observed
 from milpasses.activations.points import Point
-from milpasses.data.collect import statistics as collect_statistics
-from milpasses.data.histograms import Histogram, joined
-from milpasses.data.moments import Range, Statistics
-from milpasses.data.samples import Samples
-from milpasses.interpreter import Interpreter
+from milpasses.data.histograms import Histogram
+from milpasses.data.moments import Range
 from milpasses.recipe.activations import Activations
 from milpasses.report import decibels
 
-HELD_OUT = 4  # every so many-th sample
 GROUPS = 8
-MOST, FEWEST = 32, 2  # held-out samples that decide
-ENOUGH = 8  # samples
-_WORK = 2_000_000_000  # values that held-out runs may compute, so that a large network has fewer samples
 _CLEARLY = 0.98  # of the error: few samples differ by chance
 _ALTERNATIVES = 2
 _RUNS = len(METHODS) + GROUPS * _ALTERNATIVES  # of each held-out sample
+Points = Sequence[tuple[Point, Activations]]
 
 
 @attrs.frozen(eq=False)
 class Unit:
-    """Points that share one range, all tensors that have it counted together, and what the recipe asks."""
+    """Points that share one range, the tensors that have it, and what the recipe asks.
+
+    ``parts``: the histogram of each tensor; ``histogram``: all counted together.
+    """
 
     points: tuple[Point, ...]
+    parts: Mapping[str, Histogram]
     histogram: Histogram
     mode: str
     dtype: str
@@ -68,85 +68,69 @@ class Unit:
 
 @attrs.frozen(eq=False)
 class ChosenRanges:
-    """Ranges by tensor; ``statistics`` of the run; ``output_sqnr_db`` of the held-out outputs with them.
+    """Ranges by tensor; ``output_sqnr_db`` of the held-out outputs with them, before weights change.
 
     ``methods``: the same of each method, had it been taken for every tensor, in dB. Both are empty where
     nothing could be held out: then each tensor has the range that loses least by its histogram.
     """
 
     ranges: Mapping[str, "ActivationRange | Range"]
-    statistics: Statistics
     output_sqnr_db: float | None = None
     methods: Mapping[str, float] = attrs.field(factory=dict)
 
+    @property
+    def notes(self) -> list[str]:
+        """What a report says of them."""
+        if self.output_sqnr_db is None:
+            return []
+        return [
+            f"8-bit activations: held-out outputs {self.output_sqnr_db:.1f} dB before weights change, "
+            f"{self.methods[METHODS[0]]:.1f} dB with min/max ranges"
+        ]
 
-def choose_ranges(
-    program: Any,
-    data: Any,
-    points: Sequence[tuple[Point, Activations]],
-    *,
-    function: str | None = None,
-) -> ChosenRanges:
-    """Run ``program`` over ``data`` and choose a range for every tensor of ``points``.
 
-    Args:
-        program: whatever ``Interpreter`` takes.
-        data: whatever ``Samples.of`` takes, but an iterator: it is read twice.
-        points: as ``find_points`` gives them, each with the ``dtype`` and ``mode`` of its grid.
-        function: the one that runs, its default unless given.
-
-    Raises:
-        MilpassesError: as ``statistics`` does.
-    """
-    interpreter = Interpreter(program, function)
-    samples = Samples.of(data, interpreter)
-    found = collect_statistics(interpreter, samples, held_out=HELD_OUT)
-    inputs: list[Any] = []
-    if found.samples < ENOUGH:  # too few to hold some back: all of them are counted
-        found = collect_statistics(interpreter, samples)
-    else:
-        limit = held_out_limit(found, _RUNS)
-        held_out = Samples.of(samples.apart(HELD_OUT), interpreter, limit=limit)
-        inputs = [sample.inputs for sample in held_out]
-    units = units_of(points, found, found.histograms)
-    altered = AlteredRuns(interpreter, [point for unit in units for point in unit.points], inputs)
+def choose_ranges(observed: Observed, points: Points) -> ChosenRanges:
+    """A range for every tensor of ``points``, as ``wanted_points`` gives them, by what the outputs lose."""
+    units = units_of(points, observed.ranges, observed.fit)
+    inputs = observed.deciding(_RUNS) if units else []
+    altered = AlteredRuns(observed.interpreter, [point for unit in units for point in unit.points], inputs)
     search = _Search(units, altered)
     chosen = dict(zip([unit.tensors for unit in units], search.chosen(), strict=True))
-    ranges: dict[str, ActivationRange | Range] = dict(found.ranges)
-    for unit in units_of(points, found, joined(found.histograms, found.held_out_histograms)):
+    ranges: dict[str, ActivationRange | Range] = dict(observed.ranges)
+    for unit in units_of(points, observed.ranges, observed.histograms):
         span = unit.candidates.ranges()[chosen.get(unit.tensors, METHODS[0])]
         ranges.update(dict.fromkeys(unit.tensors, span))
     methods = {method: decibels(1.0, error) for method, error in search.families.items()}
-    sqnr = decibels(1.0, search.best) if methods else None
-    return ChosenRanges(ranges, found, sqnr, methods)
+    return ChosenRanges(ranges, decibels(1.0, search.best) if methods else None, methods)
 
 
-def held_out_limit(found: Statistics, runs: int) -> int:
-    """How many held-out samples may run ``runs`` times each, by what a run computes."""
-    computed = sum(histogram.total for histogram in found.histograms.values()) / found.samples
-    return min(max(int(_WORK / max(computed * runs, 1)), FEWEST), MOST)
+def least_ranges(
+    points: Points, ranges: Mapping[str, Range], histograms: Mapping[str, Histogram]
+) -> dict[str, "ActivationRange | Range"]:
+    """For every tensor the range that loses least by its histogram, where nothing can be run."""
+    found: dict[str, ActivationRange | Range] = dict(ranges)
+    for unit in units_of(points, ranges, histograms):
+        spans = unit.candidates.ranges()
+        found.update(dict.fromkeys(unit.tensors, spans[_least(spans)]))
+    return found
 
 
-def units_of(
-    points: Sequence[tuple[Point, Activations]], found: Statistics, histograms: Mapping[str, Histogram]
-) -> list[Unit]:
+def units_of(points: Points, ranges: Mapping[str, Range], histograms: Mapping[str, Histogram]) -> list[Unit]:
     """Points by the tensors that share their range; none where that is a point, or not all are finite."""
     by_tensors: dict[tuple[str, ...], list[tuple[Point, Activations]]] = {}
     for point, settings in points:
         by_tensors.setdefault(point.tensors, []).append((point, settings))
     units: list[Unit] = []
     for tensors, members in by_tensors.items():
-        known = [histograms[name] for name in tensors if name in histograms]
-        spans = [found.ranges[name] for name in tensors if name in found.ranges]
-        if not known or any(span.nonfinite for span in spans):
+        parts = {name: histograms[name] for name in tensors if name in histograms}
+        spans = [ranges[name] for name in tensors if name in ranges]
+        if not parts or any(span.nonfinite for span in spans):
             continue
-        histogram = known[0]
-        for other in known[1:]:
-            histogram |= other
+        histogram = functools.reduce(operator.or_, parts.values())
         if histogram.low < histogram.high:
             settings = members[0][1]
             own = tuple(point for point, _ in members)
-            units.append(Unit(own, histogram, settings.mode, settings.dtype))
+            units.append(Unit(own, parts, histogram, settings.mode, settings.dtype))
     return units
 
 
@@ -162,9 +146,11 @@ class _Search:
     def chosen(self) -> list[str]:
         """A method for each unit: the one that loses least by its histogram, where no outputs tell."""
         if not self._altered.comparable or not self._units:
-            return [max(ranges, key=lambda method: _sqnr_db(ranges[method])) for ranges in self._ranges]
+            return [_least(ranges) for ranges in self._ranges]
         self.families = {method: self._error([method] * len(self._units)) for method in METHODS}
-        order = sorted(METHODS, key=self.families.__getitem__)
+        least = min(self.families.values())
+        # of those that are as good as the best the first: clipping must be worth it
+        order = sorted(METHODS, key=lambda method: max(self.families[method], least / _CLEARLY))
         methods, self.best = [order[0]] * len(self._units), self.families[order[0]]
         for group in stretches(len(self._units)):
             for method in order[1 : 1 + _ALTERNATIVES]:
@@ -181,8 +167,10 @@ class _Search:
         return self._altered.error(grids)
 
 
-def _sqnr_db(span: ActivationRange) -> float:
-    return -math.inf if span.sqnr_db is None else span.sqnr_db
+def _least(ranges: Mapping[str, ActivationRange]) -> str:
+    """The method that loses least by the histogram."""
+    known = {method: span.sqnr_db for method, span in ranges.items() if span.sqnr_db is not None}
+    return max(known, key=known.__getitem__)
 
 
 def stretches(count: int) -> list[range]:

@@ -161,6 +161,11 @@ class Statistics:
     def __len__(self) -> int:
         return len(self.weights)
 
+    @property
+    def counted(self) -> dict[str, Histogram]:
+        """The histograms of all samples, those kept apart among them."""
+        return joined(self.histograms, self.held_out_histograms)
+
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both runs together; raises ``MilpassesError`` if the models differ."""
         weights = _added(self.weights, other.weights)

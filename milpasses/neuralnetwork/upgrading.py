@@ -10,6 +10,7 @@ import attrs
 import coremltools as ct
 
 from milpasses import _coremltools as host
+from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.interpreter import PipelineInterpreter
@@ -17,7 +18,7 @@ from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
 from milpasses.program.model import CompressedModel, write_model
-from milpasses.program.opset import lowest_opset
+from milpasses.program.opset import activations_since, lowest_opset
 from milpasses.program.package import Package, check_output, copy_weights, open_package
 from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline, submodels
 from milpasses.program.saved import SavedProgram
@@ -84,7 +85,7 @@ def upgrade(
         NeuralNetworkError: as ``read``. TargetError: the recipe asks for what the target lacks.
         PackageError: the model cannot be read or written.
     """
-    wanted = None if recipe is None else Recipe.of(recipe)
+    wanted, calibration = None if recipe is None else Recipe.of(recipe), repeatable(calibration)
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
@@ -92,7 +93,10 @@ def upgrade(
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
-        target = ct.target(lowest_opset(schemes).version)
+        lowest = lowest_opset(schemes)
+        if wanted.wants_activations:
+            lowest = max(lowest, activations_since(), key=lambda opset: opset.version)
+        target = ct.target(lowest.version)
     options: dict[str, Any] = {
         "statistics": statistics, "calibration": calibration, "sequential": sequential, "strict": strict,
         "progress": progress,
@@ -100,6 +104,10 @@ def upgrade(
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
             raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
+        if wanted is not None and wanted.wants_activations:
+            raise NeuralNetworkError(
+                "8-bit activations of a pipeline: upgrade and compress its parts one by one"
+            )
         with tempfile.TemporaryDirectory() as folder:
             upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
             return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load)
@@ -118,8 +126,11 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
+        program, finish = activations_of(
+            program, wanted, statistics, calibration, Path(folder), strict=strict
+        )
         rewriter = rewriter_for(program, wanted, **options)
-        return write_rewritten(program, rewriter, make, output, force, progress)
+        return write_rewritten(program, rewriter, make, output, force, progress, finish)
 
 
 def _package(reading: Reading, precision: Precision, folder: Path) -> Package:

@@ -47,8 +47,8 @@ class WeightPass(AbstractGraphPass):
         if report is not None and not isinstance(report, Report):
             raise MilpassesError(f"milpasses::{self}: report must be a milpasses.Report, not {report!r}")
         self.report = Report() if report is None else report
-        self.requantize = _flag(self, "requantize", given)
-        self.strict = _flag(self, "strict", given)
+        self.requantize = read_flag(self, "requantize", given)
+        self.strict = read_flag(self, "strict", given)
         statistics = given.pop("statistics", None)
         self.norms = is_norms(statistics)
         self.statistics = None if statistics is None or self.norms else KnownStatistics(statistics)
@@ -73,7 +73,8 @@ def _from_norms(program: Any) -> KnownStatistics:
     return KnownStatistics(without_data(next(iter(program.functions.values())), {}))
 
 
-def _flag(owner: object, name: str, given: dict[str, Any]) -> bool:
+def read_flag(owner: object, name: str, given: dict[str, Any]) -> bool:
+    """Take the option ``name``, true or false, out of ``given``; false where it is not there."""
     value = given.pop(name, False)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"

@@ -133,10 +133,15 @@ def check_target(scheme: Scheme, opset: Opset, weight: str) -> None:
         )
 
 
+def activations_since() -> Opset:
+    """The oldest opset that has 8-bit activations."""
+    return next(opset for opset in OPSETS if opset.activations)
+
+
 def check_activations(opset: Opset) -> None:
     """Raise ``TargetError`` if ``opset`` has no 8-bit activations."""
     if not opset.activations:
-        since = next(known.name for known in OPSETS if known.activations)
+        since = activations_since().name
         raise TargetError(
             f"8-bit activations are {supported_since(since)}, or pass "
             f"minimum_deployment_target=ct.target.{since} to milpasses; this model targets {opset.name}"

@@ -114,7 +114,7 @@ def split_activations(text: str) -> tuple[str, str | None]:
     return (text, None) if found is None else (text[: found.start()] or "keep", found[1])
 
 
-def is_activation_rule(text: str) -> str | None:
-    """What stands on the right of a rule for activations, None for a rule for weights."""
-    found = re.fullmatch(r"(?:a8\s*=\s*)?(keep|float|a8[\w-]*)", text)
-    return found[1] if found is not None and text.startswith("a8") else None
+def right_of_activation_rule(text: str) -> str | None:
+    """What a rule gives to activations (``a8``, ``a8=keep``), None where it is a rule for weights."""
+    found = re.fullmatch(r"a8\s*=\s*(keep|float|a8[\w-]*)|(a8[\w-]*)", text)
+    return None if found is None else found[1] or found[2]

@@ -22,8 +22,8 @@ from milpasses.recipe.activations import (
     ActivationRule,
     Activations,
     activation_rules,
-    is_activation_rule,
     optional_activations,
+    right_of_activation_rule,
     split_activations,
 )
 from milpasses.recipe.coremltools_configs import CONFIG_KEYS, config_of, read_config
@@ -107,8 +107,13 @@ class Recipe:
 
     def activations_of(self, op_type: str, op_name: str) -> tuple[Activations | None, bool]:
         """What the activations of an op become, and whether a rule says so."""
-        rule = next((rule for rule in self.activation_rules if rule.matches(op_type, op_name)), None)
-        return (self.activations, False) if rule is None else (rule.a8, True)
+        index = self.activation_rule_of(op_type, op_name)
+        return (self.activations, False) if index is None else (self.activation_rules[index].a8, True)
+
+    def activation_rule_of(self, op_type: str, op_name: str) -> int | None:
+        """The place of the rule that decides the activations of an op, None where the default does."""
+        found = (i for i, rule in enumerate(self.activation_rules) if rule.matches(op_type, op_name))
+        return next(found, None)
 
     def takes_every_constant(self, decision: Decision) -> bool:
         """Whether what was decided holds for a constant that no op multiplies and sums with, too."""
@@ -146,7 +151,7 @@ class Recipe:
         default, rules, settings = read_rules(text)
         check_names("recipe", settings, ("scope", "rest"))
         default, a8 = split_activations(default)
-        every = [(fields, scheme, is_activation_rule(scheme)) for fields, scheme in rules]
+        every = [(fields, scheme, right_of_activation_rule(scheme)) for fields, scheme in rules]
         return cls(
             Scheme.parse(default),
             [fields | {"scheme": scheme} for fields, scheme, asked in every if asked is None],

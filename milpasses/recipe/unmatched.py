@@ -86,8 +86,28 @@ def find_unmatched(
     report: Report, recipe: Recipe, weights: Sequence[MatchableWeight], strict: bool = False
 ) -> None:
     """Put ``unmatched_rules`` into ``report``, and warn of them; RecipeError instead where ``strict``."""
-    report.unmatched[:] = unmatched_rules(recipe, weights)
-    if report.unmatched and strict:
-        raise RecipeError(unmatched_text(report.unmatched))
-    if report.unmatched:
-        warnings.warn(unmatched_text(report.unmatched), UnmatchedRuleWarning, stacklevel=4)
+    report.unmatched.clear()
+    _say(report, unmatched_rules(recipe, weights), strict)
+
+
+def find_unmatched_activations(
+    report: Report, recipe: Recipe, ops: Iterable[tuple[str, str]], strict: bool = False
+) -> None:
+    """As ``find_unmatched``, of the rules for activations; ``ops``: type and name of those that have some."""
+    known = list(ops)
+    deciding = {recipe.activation_rule_of(*op) for op in known}
+    types = ", ".join(sorted({op_type for op_type, _ in known})) or "none"
+    texts = [
+        f"activation rule {index + 1} ({rule.to_text()}) decides no op; 8-bit can be those of {types}"
+        for index, rule in enumerate(recipe.activation_rules)
+        if index not in deciding
+    ]
+    _say(report, texts, strict)
+
+
+def _say(report: Report, texts: Sequence[str], strict: bool) -> None:
+    report.unmatched += [text for text in texts if text not in report.unmatched]
+    if texts and strict:
+        raise RecipeError(unmatched_text(list(texts)))
+    if texts:
+        warnings.warn(unmatched_text(list(texts)), UnmatchedRuleWarning, stacklevel=5)

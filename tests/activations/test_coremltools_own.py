@@ -18,9 +18,12 @@ from milpasses.activations.grid import ActivationRange
 from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.program.memory import MemoryProgram
 
-if importlib.util.find_spec("torchvision") is None:  # imported by a helper, used by none of these tests
-    sys.modules.setdefault("torchvision", modules.ModuleType("torchvision"))
+_absent = importlib.util.find_spec("torchvision") is None
+if _absent:  # imported by a helper of theirs, used by none of these tests
+    sys.modules["torchvision"] = modules.ModuleType("torchvision")
 theirs: Any = pytest.importorskip("coremltools.test.optimize.coreml.test_passes")
+if _absent:
+    del sys.modules["torchvision"]
 
 MODES, DTYPES = ("LINEAR", "LINEAR_SYMMETRIC"), (np.int8, np.uint8, types.int8, types.uint8)
 PATTERNS = [name for name in dir(theirs.TestLinearActivationQuantizer) if "on_pattern" in name]
@@ -41,7 +44,8 @@ class Ours(AbstractGraphPass):
     def apply(self, prog: Any) -> None:
         # they give a range to ops alone, and a cast of an input has the input's
         ranges = {name: ActivationRange(span["rmin"], span["rmax"]) for name, span in self.stats.items()}
-        quantizer = ActivationQuantizer(read_activation_config(self.config), ranges)
+        functions = dict.fromkeys(prog.functions, ranges)
+        quantizer = ActivationQuantizer(read_activation_config(self.config), functions)
         Ours.ran += quantizer.quantize_memory(MemoryProgram(prog), mp.Report())
 
 
@@ -79,7 +83,10 @@ class _Registry:
 
 
 def measured(model: Any, data: Any) -> dict[str, dict[str, float]]:
-    """``_get_activation_calibration_stats``: of the tensors that our pairs take their ranges from."""
+    """``_get_activation_calibration_stats``: of the tensors that our pairs take their ranges from.
+
+    What these four tests then hold is which tensors have a range and what a concat shares.
+    """
     found = mp.statistics(model, data)
     config = theirs.cto.coreml.OptimizationConfig(theirs.cto.coreml.OpLinearQuantizerConfig())
     records = mp.coreml.linear_quantize_activations(model, config, data).report.activations

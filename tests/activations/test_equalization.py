@@ -10,8 +10,9 @@ import pytest
 from coremltools.converters.mil.mil import Builder, types
 
 import milpasses as mp
-from milpasses.activations.equalization import equalized
+from milpasses.activations import equalization
 from milpasses.activations.pairs_to_equalize import Pair, find_pairs
+from milpasses.activations.quantize import wanted_points
 from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 from milpasses.recipe.recipe import Recipe
@@ -19,6 +20,11 @@ from milpasses.recipe.recipe import Recipe
 mb: Any = Builder
 SPREAD = (2.0 ** np.random.default_rng(9).integers(-5, 6, 12)).astype(np.float32)
 RNG = np.random.default_rng(0)
+
+
+def equalized(program: Any, data: Any, recipe: Recipe, folder: Path) -> Any:
+    (view,) = program.functions
+    return equalization.equalized(program, data, recipe, wanted_points(recipe, view), folder, view.name)[0]
 
 
 def constant(*shape: int) -> Any:
@@ -135,7 +141,7 @@ def test_outputs_stay_and_8_bits_gain(network: Any, tmp_path: Path) -> None:
     )
     assert sqnr(model, with_) > sqnr(model, without) + 6
     assert any(note.startswith("channels of ") for note in with_.report.notes)
-    assert not without.report.notes
+    assert not any(note.startswith("channels of ") for note in without.report.notes)
 
 
 def test_what_gains_nothing_stays_as_it_is(tmp_path: Path) -> None:

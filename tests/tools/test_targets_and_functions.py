@@ -55,6 +55,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where commands write, empty; its parent holds what they read."""
+    path = tmp_path / "work"
+    path.mkdir()
+    return path
+
+
 def commands(model: Path, data: Path, folder: Path) -> dict[str, list[Any]]:
     """Each command that runs or compresses a model, with what it would write into ``folder``."""
     small = folder.parent / f"{model.stem}-small.mlpackage"
@@ -72,29 +80,30 @@ def commands(model: Path, data: Path, folder: Path) -> dict[str, list[Any]]:
     }
 
 
+def refused(done: Any, words: str, folder: Path) -> None:
+    """A command ended with an error that says so, and wrote nothing."""
+    assert done.status == 2
+    assert words in done.err
+    assert list(folder.iterdir()) == []
+
+
 NAMES = ["compress", "compress --compare", "compress --budget", "sensitivity", "sweep", "compare", "bisect"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_function_runs(
-    several: Path, data: Path, tmp_path: Path, milpasses_command: Run, name: str
+    several: Path, data: Path, folder: Path, milpasses_command: Run, name: str
 ) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
     done = milpasses_command(*commands(several, data, folder)[name])
     assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_function_is_refused_before_anything_is_written(
-    several: Path, data: Path, tmp_path: Path, milpasses_command: Run, name: str
+    several: Path, data: Path, folder: Path, milpasses_command: Run, name: str
 ) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    failed = milpasses_command(*commands(several, data, folder)[name], "--function", "bogus")
-    assert failed.status == 2
-    assert "no function 'bogus'; the program has alpha, omega" in failed.err
-    assert list(folder.iterdir()) == []
+    asked = [*commands(several, data, folder)[name], "--function", "bogus"]
+    refused(milpasses_command(*asked), "no function 'bogus'; the program has alpha, omega", folder)
 
 
 def test_it_is_the_default_function_that_is_measured(
@@ -113,10 +122,8 @@ def test_it_is_the_default_function_that_is_measured(
 
 @pytest.mark.parametrize("name", ["compress", "compress --compare", "compress --budget", "sweep", "bisect"])
 def test_an_old_target_is_raised_with_a_note(
-    old: Path, data: Path, tmp_path: Path, milpasses_command: Run, name: str
+    old: Path, data: Path, folder: Path, milpasses_command: Run, name: str
 ) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
     done = milpasses_command(*commands(old, data, folder)[name])
     assert done.status == 0, done.err
     assert "iOS16" in done.out
@@ -133,10 +140,8 @@ def test_sensitivity_says_that_it_raised_the_model(old: Path, data: Path, milpas
 
 @pytest.mark.parametrize("name", ["compress", "compress --compare", "compress --budget", "sweep", "bisect"])
 def test_a_target_that_is_asked_for(
-    old: Path, data: Path, tmp_path: Path, milpasses_command: Run, name: str
+    old: Path, data: Path, folder: Path, milpasses_command: Run, name: str
 ) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
     done = milpasses_command(*commands(old, data, folder)[name], "--target", "ios18")
     assert done.status == 0, done.err
     if (folder / "out.mlpackage").exists():
@@ -145,14 +150,10 @@ def test_a_target_that_is_asked_for(
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "compare"])
 def test_a_target_that_there_is_none_of(
-    old: Path, data: Path, tmp_path: Path, milpasses_command: Run, name: str
+    old: Path, data: Path, folder: Path, milpasses_command: Run, name: str
 ) -> None:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    failed = milpasses_command(*commands(old, data, folder)[name], "--target", "iOS99")
-    assert failed.status == 2
-    assert "there is no target iOS99" in failed.err
-    assert list(folder.iterdir()) == []
+    asked = [*commands(old, data, folder)[name], "--target", "iOS99"]
+    refused(milpasses_command(*asked), "there is no target iOS99", folder)
 
 
 def test_explain_and_dump_show_every_function_and_target(

@@ -7,7 +7,7 @@ import attrs
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.errors import MilpassesError, Refusal, TargetError
-from milpasses.program.opset import Opset, compressible, lowest_opset, raised_note
+from milpasses.program.opset import Opset, check_activations, compressible, lowest_opset, raised_note
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site
 from milpasses.recipe.recipe import Recipe
@@ -84,6 +84,12 @@ def make_plan(
     rewriter = Rewriter(recipe, target, requantize=requantize)
     planned: list[Planned] = []
     refusals: list[str] = []
+    if recipe.wants_activations:
+        notes.append("8-bit activations: data decides their ranges, so they are not in this plan")
+        try:
+            check_activations(target)
+        except TargetError as error:
+            refusals.append(str(error))
     for index, site in enumerate(sites, 1):
         decision = recipe.decide(site.weight)
         rewritten = _rewrite(rewriter, site, refusals)

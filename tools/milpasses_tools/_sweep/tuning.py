@@ -36,9 +36,9 @@ class Calibration:
     def __iter__(self) -> Iterator[Sample]:
         return self.data.samples(self.data.calibration)
 
-    def options(self) -> dict[str, Any]:
-        """What to give to ``milpasses.compress``."""
-        if self.statistics is not None:
+    def options(self, ranges: bool = False) -> dict[str, Any]:
+        """What to give to ``milpasses.compress``; ``ranges``: activations need them, which no file has."""
+        if self.statistics is not None and not ranges:
             return {"statistics": self.statistics}
         return {"calibration": self, "function": self.function}
 

@@ -99,7 +99,8 @@ class Compressed:
         import milpasses
 
         output = folder / "model.mlpackage"
-        tuned = models.calibration.options() if self.calibrated and models.calibration else {}
+        known = models.calibration if self.calibrated else None
+        tuned = {} if known is None else known.options(ranges=self.recipe.wants_activations)
         milpasses.compress(models.program, self.recipe, output=output, part=models.part, **tuned)
         return Made(output)
 
@@ -171,7 +172,7 @@ def from_recipe(value: Any) -> "Compressed | Fitted":
         text = None
     name = value if isinstance(value, str) else str(recipe)
     schemes = (recipe.default, *(rule.scheme for rule in recipe.rules))
-    return Compressed(name, recipe, text, any(map(feedback_method, schemes)))
+    return Compressed(name, recipe, text, recipe.wants_activations or any(map(feedback_method, schemes)))
 
 
 def _fitted(budget: str) -> Fitted:

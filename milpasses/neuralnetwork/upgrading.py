@@ -126,8 +126,10 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
+        program, finish = activations_of(
+            program, wanted, statistics, calibration, Path(folder), strict=strict
+        )
         rewriter = rewriter_for(program, wanted, **options)
-        finish = activations_of(program, wanted, statistics, calibration, strict=strict)
         return write_rewritten(program, rewriter, make, output, force, progress, finish)
 
 

@@ -97,6 +97,7 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
+    inputs = model, recipe, calibration, statistics
     recipe, calibration = Recipe.of(recipe), repeatable(calibration)
     options: dict[str, Any] = {
         "requantize": requantize,
@@ -107,7 +108,7 @@ def compress(
         "progress": progress,
     }
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, inputs)
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
         if pipeline is None:
@@ -140,6 +141,8 @@ def decompress(
 
     ``model``, ``output``, ``part``, ``force`` and ``skip_model_load`` as for ``compress``.
     """
+    if output is not None:
+        check_output(Path(output), force, (model,))
     if is_pipeline(model):
         return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
     if part is not None:

@@ -224,7 +224,7 @@ class Statistics:
             "data": self.data,
             "random": self.random,
         }
-        with whole_file(Path(path)) as file:
+        with whole_file(Path(path), force=True) as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod

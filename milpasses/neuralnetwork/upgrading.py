@@ -89,7 +89,7 @@ def upgrade(
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model, calibration, statistics, recipe))
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]

@@ -48,7 +48,6 @@ def test_programs(first: int) -> None:
     assert counts.compressed > 20
 
 
-@pytest.mark.xfail(reason="damaged models are read at many places, not all of which check", strict=False)
 def test_mutants() -> None:
     counts = MutantCounts()
     for seed in range(50):

@@ -1,6 +1,5 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from milpasses.errors import MilpassesError
-from milpasses.program.files import copy_whole, write_json
+from milpasses.program.files import check_no_input, copy_whole, write_json
+from milpasses.program.publish import put, remove
 from milpasses_tools._output import Progress
 from milpasses_tools._sweep.choice import Choice, Limit, choose
 from milpasses_tools._sweep.data import Prepared, prepare
@@ -85,6 +85,7 @@ def conduct(
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    check_no_input(request.output, (request.model, request.data))
     legacy = is_network(request.model)
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
@@ -106,8 +107,9 @@ def conduct(
                 request.data, runner.inputs, store.cache,
                 limit=request.samples, seed=request.seed, calibration=share,
             )  # fmt: skip
-            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
-            write_json(store.folder / "split.json", data.split(request.seed))
+            running = {"model": str(request.model), "status": "running"}
+            write_json(store.folder / "sweep.json", running, force=True)
+            write_json(store.folder / "split.json", data.split(request.seed), force=True)
             models, notes = _models(request, store, variants, data, legacy, progress)
             found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
             return attrs.evolve(found, notes=(*found.notes, *write_results(found)))
@@ -306,9 +308,18 @@ def _task(
 def _save(
     request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
 ) -> Path | None:
-    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``, made once more unless it was kept."""
+    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``; that of an earlier sweep goes then."""
+    saved = _chosen(request, store, models, tasks, choice)
     for old in store.folder.glob("chosen.ml*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        if old != saved:
+            remove(old)
+    return saved
+
+
+def _chosen(
+    request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
+) -> Path | None:
+    """The chosen model in its place: made once more unless it was kept."""
     if choice is None or choice.chosen is None:
         return None
     task = next(task for task in tasks if task.variant.name == choice.chosen)
@@ -321,8 +332,9 @@ def _save(
         made = task.variant.make(task.models, folder).path if kept is None else kept
     saved = store.folder / f"chosen{made.suffix}"
     if kept is None:
-        return made.rename(saved)
-    copy_whole(made, saved)
+        put(made, saved, force=True)
+    else:
+        copy_whole(made, saved, force=True)
     return saved
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from milpasses.data.random_data import is_random
 from milpasses.errors import MilpassesError
 from milpasses.program.files import copy_whole, write_json
 from milpasses_tools._output import Progress
@@ -25,6 +26,7 @@ from milpasses_tools._sweep.store import (
 )
 from milpasses_tools._sweep.threads import one_thread
 from milpasses_tools._sweep.tuning import learn
+from milpasses_tools._sweep.unknown import check_random, rank, warn_of_few
 from milpasses_tools._sweep.variants import (
     Compressed,
     Fitted,
@@ -85,6 +87,8 @@ def conduct(
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    if is_random(request.data):
+        check_random(request.limit, request.by)
     legacy = is_network(request.model)
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
@@ -103,9 +107,10 @@ def conduct(
             share = request.calibration
             share = _CALIBRATION * calibrated if share is None else share
             data = prepare(
-                request.data, runner.inputs, store.cache,
+                request.data, runner, store.cache,
                 limit=request.samples, seed=request.seed, calibration=share,
             )  # fmt: skip
+            warn_of_few(request.limit, request.by, request.scores, runner, data)
             write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
             write_json(store.folder / "split.json", data.split(request.seed))
             models, notes = _models(request, store, variants, data, legacy, progress)
@@ -148,10 +153,13 @@ def _target(request: Request, legacy: bool) -> "Opset":
 def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
     """Raise ``TargetError``, before anything is prepared, where the target refuses every variant there is."""
     from milpasses.errors import TargetError
+    from milpasses.program.opening import check_newer
     from milpasses.rewrite import Rewriter
 
-    target = _target(request, False)
-    sites = [site for program in _programs(request).values() for site in program.sites()]
+    target, programs = _target(request, False), _programs(request)
+    if request.target is not None:
+        check_newer(programs.values(), request.target)
+    sites = [site for program in programs.values() for site in program.sites()]
     refused: TargetError | None = None
     for variant in variants:
         if not isinstance(variant, Compressed):
@@ -264,7 +272,8 @@ def _measured(
     rows = tuple({**done, **ran}.get(task.variant.name, {}) for task in tasks)
     if rows[0]["status"] != "done":
         raise MilpassesError(f"{request.model}: the original cannot be measured: {rows[0]['error']}")
-    choice = choose(rows, request.limit, request.by, request.seed)
+    ranked = data.random and request.by is None
+    choice = rank(rows, request.limit) if ranked else choose(rows, request.limit, request.by, request.seed)
     saved = _save(request, store, models, tasks, choice)
     notes = (*notes, *_notes(data, rows, choice))
     about = _about(request, data, variants, base)
@@ -346,7 +355,7 @@ def _notes(data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None
     notes: list[str] = []
     if choice is None:
         notes.append(
-            "nothing is chosen: the outputs are no class scores, and no metric was given (--metric); the "
+            "nothing is chosen: the outputs are no class scores, and no metric was given (metrics=); the "
             "table still says what each variant costs"
         )
     if data.skipped:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import attrs
 from coremltools.models import MLModel
 
 from milpasses.activations.measure import activations_of, repeatable
@@ -66,7 +65,9 @@ def compress(
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
     each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Without data,
+    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Then the whole model
+    runs on the held-out samples: where an output is worse than without data, the weights that cause it go
+    back (``report.outputs`` has both figures). Without data,
     ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers see
     what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
@@ -175,8 +176,7 @@ def _write_pipeline(
             decompress_program(copy, found)
         else:
             rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
-        report.recipe = found.recipe
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part, part)

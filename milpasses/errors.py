@@ -161,6 +161,7 @@ REASONS = {
     "point-range": "every value in the samples is {value:g}: give samples in which it varies",
     # What calibration leaves undone.
     "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
+    "outputs-worse": "an output of the model was worse with it on held-out samples",
     "nothing-held-out": "nothing held out",
     "bias-not-corrected": "bias not corrected: {reason}",
     "no-full-moment": "no error feedback: the statistics hold no full second moment (full=True)",

@@ -46,6 +46,12 @@ class OpSpec:
     outputs: tuple[tuple[tuple[int, ...], str], ...]
 
 
+def dense(name: str, value: NDArray[Any]) -> OpSpec:
+    """A constant of float16 or float32 values."""
+    dtype = value.dtype.name
+    return OpSpec("const", name, {"val": Stored(value, dtype)}, ((value.shape, dtype),))
+
+
 def base_name(name: str) -> str:
     """A compressed weight's name without the suffixes that compression gave it."""
     trimmed = True

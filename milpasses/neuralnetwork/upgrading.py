@@ -220,7 +220,7 @@ def _write_parts(
             return
         found = Report()
         rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part)

@@ -103,7 +103,7 @@ def upgrade(
     }  # fmt: skip
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
-            raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
+            raise NeuralNetworkError("input_shapes=: of a part of a pipeline the shapes are its own")
         if wanted is not None and wanted.wants_activations:
             raise NeuralNetworkError(
                 "8-bit activations of a pipeline: upgrade and compress its parts one by one"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.errors import MilpassesError, shown
+from milpasses.errors import MilpassesError, shortened
 
 _UNITS = {
     "b": 1,
@@ -16,7 +16,8 @@ _UNITS = {
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
 }
 _MOST = 2.0**62  # bytes: more than any disk
-BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes now), or whole bytes'
+_LEAST_BARE = 1024  # a smaller number without a unit is no size in bytes, but a unit that was forgotten
+BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes now), or "50000 bytes"'
 LOSS = 'such as "30 dB" (of the outputs\' signal-to-noise ratio at least), "1 %" or 0.01 (of their energy)'
 
 
@@ -30,13 +31,18 @@ def read_budget(budget: Any, elements: int, now: int) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", text)
     if match and 0 < float(match[1]) < math.inf:
         number, unit = float(match[1]), match[2]
+        if not unit and number < _LEAST_BARE:
+            size = match[1]
+            raise MilpassesError(
+                f'budget={size}: {size} of what? "{size} bits" (a weight), "{size} MB", "{size} %"'
+            )
         if unit in ("bit", "bits"):
             return math.floor(min(number * elements / 8, _MOST))
         if unit == "%":
             return math.floor(min(number * now / 100, _MOST))
         if unit in _UNITS or (not unit and number.is_integer()):
             return math.floor(min(number * _UNITS.get(unit, 1), _MOST))
-    raise MilpassesError(f"budget: expected one {BUDGET}, not {shown(budget)}")
+    raise MilpassesError(f"budget={shortened(budget)}: expected one {BUDGET}")
 
 
 def read_loss(loss: Any) -> float:
@@ -52,4 +58,4 @@ def read_loss(loss: Any) -> float:
             share = {"db": 10 ** (-decibels / 10), "%": number / 100, "": number}[match[2]]
     if 0 <= share < 1:
         return share
-    raise MilpassesError(f"max_loss: expected one {LOSS}, not {shown(loss)}")
+    raise MilpassesError(f"max_loss={shortened(loss)}: expected one {LOSS}")

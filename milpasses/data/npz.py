@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from milpasses.errors import SampleError
+from milpasses.errors import SampleError, no_such_file
 
 _KINDS = "biufU"  # booleans, integers, floats, texts
 _PER_BYTE = 1032  # bytes that deflate makes of one, at most
@@ -40,7 +40,7 @@ def read_npz(path: "str | os.PathLike[str]") -> dict[str, NDArray[Any]]:
     except SampleError:
         raise
     except FileNotFoundError:
-        raise SampleError(f"{path}: no such file") from None
+        raise SampleError(no_such_file(place, "no such file")) from None
     except (
         OSError, ValueError, EOFError, RuntimeError, SyntaxError, TypeError, MemoryError, lzma.LZMAError,
         zipfile.BadZipFile, zlib.error,

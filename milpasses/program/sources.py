@@ -15,7 +15,7 @@ import attrs
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, no_such_file
 from milpasses.program.inside import check_tree, path_inside
 
 PROGRAM = "mlProgram"
@@ -102,13 +102,13 @@ def program_needed(source: Source) -> str:
             "milpasses quantize-nn quantizes it as it is"
         )
     if kind in PIPELINES:
-        return f"{reason}; name one of its parts (part=, --part), or use a function that takes pipelines"
+        return f"{reason}; name one of its parts (part=), or use a function that takes pipelines"
     return f"{reason}: milpasses compresses ML Programs and neural networks only"
 
 
 def _read_path(path: Path) -> Source:
     if not path.exists():
-        raise PackageError(f"{path}: no such file or folder")
+        raise PackageError(no_such_file(path))
     foreign = _foreign_file(path)
     if foreign:
         raise PackageError(f"{path}: {foreign}")

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import attrs
 
-from milpasses.errors import Refusal, shown
+from milpasses.errors import Refusal, no_such_file, shown
 from milpasses.recipe.activations import (
     ActivationRule,
     Activations,
@@ -204,6 +204,8 @@ class Recipe:
             place = os.fspath(source).strip()
             try:
                 text = Path(place).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                raise RecipeError(no_such_file(Path(place), "no such recipe file")) from None
             except (OSError, ValueError) as error:  # ValueError: no text, or a name with NUL
                 raise RecipeError(f"cannot read the recipe {shown(place)}: {error}") from None
         with at(place):

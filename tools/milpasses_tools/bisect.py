@@ -192,7 +192,7 @@ def command(
         float | None, typer.Option(metavar="X", help="Tolerate this absolute error instead.")
     ] = None,
     samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = 4,
-    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of random data.")] = 0,
     function: Function = None,
     part: Part = None,
     target: Target = None,

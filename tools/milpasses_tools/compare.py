@@ -99,11 +99,10 @@ def compare(
     if per_op:
         if isinstance(first, PipelineReference):
             raise MilpassesError(
-                f"per_op is for one program: name a part, one of {', '.join(first.programs)}, with "
-                "part= (--part)"
+                f"per_op=True is for one program: name a part of {', '.join(first.programs)} with part="
             )
         if not isinstance(first, Reference) or not isinstance(second, Reference):
-            raise MilpassesError("per_op needs runtime reference: Core ML shows nothing but its outputs")
+            raise MilpassesError("per_op=True needs runtime=reference: Core ML shows nothing but its outputs")
         ops = PerOp(first.interpreter, second.interpreter)
     boxes: dict[str, BoxSums] = {}
     if isinstance(first, PipelineReference):
@@ -246,7 +245,7 @@ def command(
         typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
     ] = "random",
     samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of random data.")] = 0,
     function: Function = None,
     part: Part = None,
     runtime: Annotated[

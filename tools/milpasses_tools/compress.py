@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from milpasses_tools._nothing import nothing_compressed
 from milpasses_tools._output import (
     Force,
     Function,
@@ -26,6 +27,7 @@ from milpasses_tools._output import (
     progress,
     read_target,
     shape_text,
+    sizes_line,
     sqnr_text,
 )
 from milpasses_tools._words import in_options
@@ -150,7 +152,7 @@ def command(
             function=function,
             force=force,
             statistics=None if sequential else known,
-            calibration=None if data == "random" or (known is not None and not sequential) else data,
+            calibration=data if wish.calibrates and (known is None or sequential) else None,
             sequential=sequential,
             strict=strict,
             progress=step,
@@ -174,15 +176,14 @@ def command(
             content["fit"] = fitted.to_dict()
         if found is not None:
             content["comparison"] = found.to_dict()
-        print_json({**content, "seconds": round(seconds, 3)})
+        print_json(
+            {**content, "nothing": nothing_compressed(compressed.report), "seconds": round(seconds, 3)}
+        )
     elif not quiet:
         print_report(compressed.report, verbose)
         if fitted is not None:
             print(fitted)
-        print(
-            f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
-            f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
-        )
+        print(sizes_line(model, output, seconds))
         if found is not None:
             from milpasses_tools._compare.text import print_comparison
 
@@ -230,6 +231,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     )
     for text in report.unmatched:
         print(f"warning: {text}")
+    nothing = nothing_compressed(report)
+    if nothing is not None:
+        print(nothing)
 
 
 def _row(record: "Record") -> tuple[object, ...]:

@@ -72,7 +72,7 @@ def _check_original(original: Any, kind: Format) -> None:
     if original is not None and kind is not Format.HTML:
         from milpasses.errors import MilpassesError
 
-        raise MilpassesError(f"--original (original=) is for --format html, not {kind.value}")
+        raise MilpassesError(f"original= is for the format html, not {kind.value}")
 
 
 def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -> Iterator[str]:

@@ -117,7 +117,7 @@ def command(
         int | None,
         typer.Option(metavar="N", min=1, help="Use the first N samples of DATA (default: 2 to 16)."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of random data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of random data.")] = 0,
     requantize: Requantize = False,
     target: Target = None,
     function: Function = None,

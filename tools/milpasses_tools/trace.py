@@ -47,9 +47,7 @@ def trace(
     if keep_programs and dump_after_change is None:
         from milpasses.errors import MilpassesError
 
-        raise MilpassesError(
-            "keep_programs (--keep-programs) needs a folder: dump_after_change (--dump-after-change)"
-        )
+        raise MilpassesError("keep_programs=True needs a folder: dump_after_change=")
     names = (dump_after,) if isinstance(dump_after, str) else tuple(dump_after)
     dumps, failure = (None if one is None else Path(one) for one in (dump_after_change, on_failure))
     replaces = [one is not None and check_folder(one, force) for one in (dumps, failure)]

@@ -105,7 +105,7 @@ def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> WorstEr
 
 
 def measure_reference(outputs: Sequence[Outputs]) -> WorstError:
-    """The error of a reference against itself. Raises ``MilpassesError`` where nothing in it is finite."""
+    """The error of a reference against itself: none; raises ``MilpassesError`` if nothing is finite."""
     from milpasses.errors import MilpassesError
 
     error = measure(outputs, outputs)

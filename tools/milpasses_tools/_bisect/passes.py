@@ -104,7 +104,7 @@ class _Programs:
                 problems.append(f"after {step.name}: {problem}")
                 self.results[position] = PassOutputError(step.index, step.name, problem=str(problem))
                 continue
-            self.source = Samples.of(data, runner.inputs, limit=samples, seed=seed)
+            self.source = Samples.of(data, runner.inputs, limit=samples, seed=seed).finite(runner.run)
             self.samples = list(self.source)
             self.reference, nonfinite = self._run(runner, step)
             whole = measure_reference(self.reference)

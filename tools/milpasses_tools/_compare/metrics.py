@@ -135,6 +135,15 @@ def kind_of(name: str, value: Any, outputs: Mapping[str, Any], scores: str | Non
     return "scores" if looks_like_scores else "array"
 
 
+def primary_output(kinds: Mapping[str, Kind], scores: str | None) -> str | None:
+    """The output whose first class is compared: ``scores``, else the first that holds classes, if any."""
+    if scores in kinds:
+        return scores
+    order: tuple[Kind, ...] = ("probabilities", "scores", "label")
+    named = [name for kind in order for name, found in kinds.items() if found == kind]
+    return named[0] if named else None
+
+
 def score_rows(value: Any) -> tuple[Array, list[Label] | None]:
     """Scores [rows, classes] of an output, and the classes' names where it has them."""
     if isinstance(value, Mapping):
@@ -228,7 +237,7 @@ class AccuracySums:
                 return self._scores
             if len(names) > 1:
                 raise MilpassesError(
-                    f"outputs {', '.join(names)} could all be class scores: name one with --scores (scores=)"
+                    f"outputs {', '.join(names)} could all be class scores: name one with scores="
                 )
             if names:
                 return names[0]

@@ -14,7 +14,7 @@ import attrs
 from milpasses.data.samples import Sample
 from milpasses.program.files import write_json
 from milpasses_tools._compare.comparison import Kind, _plain
-from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
+from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of, primary_output
 from milpasses_tools._output import folder_bytes
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.outputs import references
@@ -24,7 +24,6 @@ from milpasses_tools._sweep.variants import Models, Original, Variant
 from milpasses_tools._sweep.weights import weight_figures
 
 Metric = str | Callable[[Mapping[str, Any], Sample], float]
-_PRIMARY = ("probabilities", "scores", "label")
 # coremltools builds programs in one place for the whole process, and kernels of two threads do not mix.
 _MAKING = threading.Lock()
 
@@ -124,7 +123,7 @@ class _Run:
         }
         for name, value in reference.items():
             self.outputs.setdefault(name, OutputSums(name, kinds[name], k)).add(value, outputs[name])
-        primary = _primary(kinds, scores)
+        primary = primary_output(kinds, scores)
         agreement = None
         if primary is not None:
             alone = OutputSums(primary, kinds[primary], k)
@@ -166,13 +165,6 @@ class _Run:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _primary(kinds: Mapping[str, Kind], scores: str | None) -> str | None:
-    if scores in kinds:
-        return scores
-    named = [name for kind in _PRIMARY for name, found in kinds.items() if found == kind]
-    return named[0] if named else None
 
 
 def _function(metric: Metric) -> Any:

@@ -64,6 +64,10 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, label: str) ->
         if read is None:
             raise SampleError(f"{where} is an array of version {version}, which is not read here")
         shape, fortran, dtype = read(member)
+        if dtype.hasobject:
+            raise SampleError(
+                f"{label}: cannot be read: {info.filename[:80]!r} holds pickles, which may be code"
+            )
         if dtype.kind not in _KINDS:
             raise SampleError(f"{where} holds {dtype}: numbers, booleans or texts are needed")
         size, stored = prod(shape) * dtype.itemsize, info.file_size - member.tell()

@@ -53,7 +53,7 @@ def test_every_compression_is_read(tmp_path: Path, how: int):
 
 HUGE = 10**15
 BAD: dict[str, tuple[tuple[tuple[str, bytes], ...], str]] = {
-    "pickled": ((("a.npy", npy(np.array([{}], object), allow_pickle=True)),), "'a.npy' holds object"),
+    "pickled": ((("a.npy", npy(np.array([{}], object), allow_pickle=True)),), "'a.npy' holds pickles"),
     "structured": ((("a.npy", npy(np.zeros(2, "i4,f4"))),), "numbers, booleans or texts are needed"),
     "complex": ((("a.npy", npy(np.zeros(2, complex))),), "holds complex128"),
     "no array": ((("a.npy", GOOD), ("note.txt", b"hello")), "'note.txt' is no array"),

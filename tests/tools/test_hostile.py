@@ -126,7 +126,7 @@ class TestStopped:
     def test_a_sweep(
         self, milpasses_command: Run, monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path
     ):
-        stop(monkeypatch, "milpasses_tools._sweep.plan", "choose")
+        stop(monkeypatch, "milpasses_tools._sweep.plan", "_save")
         arguments = "sweep", model, "-r", "int8", "-o", tmp_path / "out", "--jobs", 1
         outcome = milpasses_command(*arguments)
         assert outcome.status == 130

@@ -13,6 +13,7 @@ from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.memory import MemoryProgram
 from milpasses.program.opset import check_activations
 from milpasses.program.saved import SavedFunction, SavedProgram
+from milpasses.recipe.names import saved_name
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.unmatched import find_unmatched_activations
 from milpasses.report import ActivationRecord, Report
@@ -125,4 +126,4 @@ class ActivationQuantizer:
         """The range of a tensor; statistics of a saved program have its name as it is saved."""
         if name in self.ranges:
             return self.ranges[name]
-        return self.ranges.get("".join(c if c.isalnum() or c == "_" else "_" for c in name))
+        return self.ranges.get(saved_name(name, before_digit="_"))

@@ -20,5 +20,7 @@ with tempfile.TemporaryDirectory() as folder:
     for row in found.rows:
         print(f"{row['name']:12} {row['bytes']:>9,} bytes  accuracy {row['accuracy']['top1']:.3f}")
     assert found.choice is not None
-    print("take", found.choice.name)
-    assert found[found.choice.name]["accuracy"]["top1"] >= found.rows[0]["accuracy"]["top1"] - 0.01
+    assert found.choice.chosen is not None
+    print("take", found.choice.chosen)
+    print(*found.choice.words, sep="\n")
+    assert found[found.choice.chosen]["accuracy"]["top1"] >= found.rows[0]["accuracy"]["top1"] - 0.01

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo fuzz test test-nojit lint format bench bench-quality conformance docs docs-test wheel integrations test-tensorflow clean
+.PHONY: help demo fuzz test test-nojit lint format bench bench-quality conformance docs docs-test wheel release integrations test-tensorflow clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,10 @@ docs-test: $(VENV)/.test ## run every code block of README.md, of the site and o
 wheel: $(VENV)/.test ## build the wheel and try it in a clean virtual environment
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python scripts/check_wheel.py
+
+release: $(VENV)/.test ## check version, changelog and checkout, build into dist, and say what is left to do
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python scripts/release.py
 
 clean: ## remove what was built
 	find . -name "*.nb[ic]" -delete

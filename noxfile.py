@@ -1,7 +1,8 @@
 """The suite on the oldest and the newest dependencies, without torch, and without any extra: ``nox``.
 
-``nox -s oldest`` runs one session; interpreters that a machine has not are skipped. torch comes from PyPI, whose
-builds for Linux carry CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives the small one.
+``nox -s oldest`` runs one session; interpreters that a machine has not are skipped. torch comes from
+PyPI, whose builds for Linux carry CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives
+the small one.
 """
 
 import os

@@ -3,9 +3,9 @@
     python scripts/release.py [--dry-run]
 
 The version stands in pyproject.toml alone. CHANGELOG.md must have a heading for it with a date, and the
-checkout must be clean. The wheel and the source archive go to ``dist``, where twine checks them if it is there.
-Nothing is uploaded: pushing the tag does that, by ``.github/workflows/release.yml``. ``--dry-run`` only says what
-would end it.
+checkout must be clean. The wheel and the source archive go to ``dist``, where twine checks them if it is
+there. Nothing is uploaded: pushing the tag does that, by ``.github/workflows/release.yml``. ``--dry-run``
+only says what would end it.
 """
 
 import argparse

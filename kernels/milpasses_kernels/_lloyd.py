@@ -186,18 +186,90 @@ def seed(points: Points, mass: Points, draws: Floats, centres: Floats, best: Poi
 
 
 @njit
-def add_moments(
-    points: Points, mass: Points, codes: Codes, sums: Floats, weights: Floats, used: NDArray[np.int64]
-) -> None:
-    """Add mass * point and mass to ``sums`` and ``weights`` (k, d), 1 to ``used``, of each point's centre."""
-    for i in range(codes.size):
-        used[codes[i]] += 1
-    for t in range(len(points)):
-        row, counts = points[t], mass[min(t, len(mass) - 1)]
+def moments(
+    points: Points,
+    mass: Points,
+    best: Points,
+    codes: Codes,
+    sums: Floats,
+    weights: Floats,
+    used: NDArray[np.int64],
+) -> float:
+    """Fill ``sums`` of mass * point and ``weights`` of mass (k, d), and ``used`` (k,): points of each centre.
+
+    Return the cost. Where a point has one mass, all that it adds is added at once: with few centres this
+    takes longer than finding the nearest.
+    """
+    sums[:] = 0.0
+    weights[:] = 0.0
+    used[:] = 0
+    dims = len(points)
+    if len(mass) == 1 and dims == 2:
+        cost = _pair_moments(points[0], points[1], mass[0], best, codes, sums, weights[:, 0], used)
+    elif len(mass) == 1 and dims == 4:
+        cost = _quad_moments(
+            points[0], points[1], points[2], points[3], mass[0], best, codes, sums, weights[:, 0], used
+        )
+    else:
         for i in range(codes.size):
-            c = codes[i]
-            sums[c, t] += np.float64(counts[i]) * row[i]
-            weights[c, t] += counts[i]
+            used[codes[i]] += 1
+        for t in range(dims):
+            row, counts = points[t], mass[min(t, len(mass) - 1)]
+            for i in range(codes.size):
+                sums[codes[i], t] += np.float64(counts[i]) * row[i]
+                weights[codes[i], t] += counts[i]
+        return total(best, mass)
+    for t in range(1, dims):
+        weights[:, t] = weights[:, 0]
+    return cost
+
+
+@njit
+def _pair_moments(
+    x: Points,
+    y: Points,
+    mass: Points,
+    best: Points,
+    codes: Codes,
+    sums: Floats,
+    weights: Floats,
+    used: NDArray[np.int64],
+) -> float:
+    cost = 0.0
+    for i in range(codes.size):
+        c, counts = codes[i], np.float64(mass[i])
+        used[c] += 1
+        weights[c] += counts
+        sums[c, 0] += counts * x[i]
+        sums[c, 1] += counts * y[i]
+        cost += counts * best[i]
+    return cost
+
+
+@njit
+def _quad_moments(
+    x: Points,
+    y: Points,
+    z: Points,
+    w: Points,
+    mass: Points,
+    best: Points,
+    codes: Codes,
+    sums: Floats,
+    weights: Floats,
+    used: NDArray[np.int64],
+) -> float:
+    cost = 0.0
+    for i in range(codes.size):
+        c, counts = codes[i], np.float64(mass[i])
+        used[c] += 1
+        weights[c] += counts
+        sums[c, 0] += counts * x[i]
+        sums[c, 1] += counts * y[i]
+        sums[c, 2] += counts * z[i]
+        sums[c, 3] += counts * w[i]
+        cost += counts * best[i]
+    return cost
 
 
 @njit
@@ -214,11 +286,7 @@ def assign(
     """Find the nearest centres and their moments; return the cost."""
     best[:] = inf
     nearest(points, mass, centres, 0, len(centres), best, codes)
-    sums[:] = 0.0
-    weights[:] = 0.0
-    used[:] = 0
-    add_moments(points, mass, codes, sums, weights, used)
-    return total(best, mass)
+    return moments(points, mass, best, codes, sums, weights, used)
 
 
 @njit
@@ -254,9 +322,7 @@ def lloyd(
         done += 1
         before, cost = cost, assign(points, mass, centres, best, codes, sums, weights, used)
         if done < passes and _move_idle(points, mass, centres, used, best, codes):
-            sums[:] = 0.0
-            weights[:] = 0.0
-            add_moments(points, mass, codes, sums, weights, used)
+            moments(points, mass, best, codes, sums, weights, used)
             cost = inf
         elif done == passes or before - cost <= settled * cost:
             break

@@ -207,7 +207,7 @@ def fit(
             that can); a table or statistics of another model.
     """
     if budget is None and max_loss is None:
-        raise MilpassesError(f"give a budget, {BUDGET}; or max_loss, {LOSS}")
+        raise MilpassesError(f"give a budget=, {BUDGET}; or a max_loss=, {LOSS}")
     read_budget(budget, 1, 1)
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:

@@ -7,6 +7,7 @@ a held-out part, the same rows serve for both.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from milpasses.calibration.matrices import layout_of
 from milpasses.data.collect import collect
 from milpasses.data.collect import statistics as collect_statistics
+from milpasses.data.held_out import HeldOutRuns
 from milpasses.data.moments import Moments, Statistics
 from milpasses.data.norms import NORMS, is_norms
+from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.interpreter import Interpreter
 from milpasses.program.flows import MatrixLayout
@@ -28,6 +31,7 @@ from milpasses.program.weights import Site, Weight
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
 BATCHES = 8  # of weights, in sequential calibration
+MOST = 16  # held-out samples on which the whole model is run again
 MEMORY = 1 << 31  # bytes of second moments at a time
 _Progress = Callable[[int, int | None, str], None]
 
@@ -192,6 +196,20 @@ class OnlineStatistics:
         if self._sequential:
             for variable in self._variables.get(weight.name, ()):
                 self._decoded[variable] = decoded.astype(np.float32)
+
+    @property
+    def function(self) -> str:
+        """The function that runs."""
+        return self._interpreter.function_name
+
+    def held_out_runs(self, most: int = MOST) -> HeldOutRuns | None:
+        """Runs of the model as it was on at most ``most`` held-out samples; None where there are none."""
+        if self._statistics.samples < 2:
+            return None
+        samples = Samples.of(self._data, self._interpreter, limit=self._limit).apart(HELD_OUT)
+        self._interpreter.override({})
+        inputs = [sample.inputs for sample in islice(samples, most)]
+        return HeldOutRuns(self._interpreter, inputs)
 
     def _run(self, batch: dict[str, bool]) -> None:
         self._statistics, self._current = Statistics(), frozenset(batch)

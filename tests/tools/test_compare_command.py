@@ -86,7 +86,7 @@ class TestCommand:
             (["--data", "nowhere"], "nowhere: no such file or folder; data is"),
             (["--runtime", "bogus"], "'reference', 'coreml'"),
             (["--samples", "0"], "Invalid value for '--samples'"),
-            (["--csv", "nowhere/x.csv"], "the folder for the CSV file does not exist"),
+            (["--csv", "nowhere/x.csv"], "nowhere/x.csv: the folder nowhere does not exist"),
             (["--function", "bogus"], "no function 'bogus'; the program has main"),
         ],
     )

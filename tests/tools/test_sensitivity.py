@@ -166,7 +166,7 @@ class TestCompressToABudget:
             (("-r", "int8", "--budget", "4 bits"), "give a --recipe, or a --budget or --max-loss"),
             (("-r", "int8", "--data", "random"), "--data random: random samples calibrate nothing"),
             (("--budget", "1 bit"), "too small: these candidates need at least"),
-            (("--budget", "lots"), "budget: expected one such as"),
+            (("--budget", "lots"), "expected one such as"),
             (("--budget", "4 bits", "--sensitivity", "nowhere.json"), "nowhere.json"),
         ],
     )

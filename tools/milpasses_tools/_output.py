@@ -3,12 +3,15 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from milpasses_tools._words import in_options
 
 Progress = Callable[[int, int, str], None]
 
@@ -19,7 +22,7 @@ Model = Annotated[
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Function = Annotated[
     str | None,
@@ -48,13 +51,16 @@ def read_target(name: str | None) -> Any:
     """The deployment target of that name, whatever its case; None without. Raises ``TargetError``."""
     import coremltools as ct
 
-    from milpasses.errors import TargetError
+    from milpasses.errors import TargetError, did_you_mean
 
     if name is None:
         return None
+    names = list(ct.target.__members__)
     members = {member.lower(): target for member, target in ct.target.__members__.items()}
     if name.lower() not in members:
-        raise TargetError(f"there is no target {name}; there are {', '.join(ct.target.__members__)}")
+        raise TargetError(
+            f"there is no target {name}{did_you_mean(name, names)}; there are {', '.join(names)}"
+        )
     return members[name.lower()]
 
 
@@ -144,6 +150,24 @@ def quiet_coremltools() -> Generator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def warnings_as_lines() -> Generator[None]:
+    """Show warnings that milpasses defines as one line each on stderr, without the place in the source."""
+    import warnings
+
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.partition(".")[0] in ("milpasses", "milpasses_tools"):
+            print(f"milpasses: warning: {in_options(' '.join(str(message).split()))}", file=sys.stderr)
+        else:
+            before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as reports write it: ``64x32x3x3``, ``scalar``."""
     return "x".join(map(str, shape)) or "scalar"
@@ -154,6 +178,20 @@ def sqnr_text(sqnr_db: float | None) -> str | None:
     if sqnr_db is None:
         return None
     return "exact" if sqnr_db == float("inf") else f"{sqnr_db:.1f}"
+
+
+def size_change(before: int, after: int) -> str:
+    """How the sizes of two files compare: ``3.33 times smaller``, ``1.02 times larger``, the same."""
+    if not (before and after) or 0.995 < before / after < 1.005:
+        return "the same size" if after == before else "about the same size"
+    return f"{before / after:.2f} times smaller" if after < before else f"{after / before:.2f} times larger"
+
+
+def sizes_line(model: Path, output: Path, seconds: float) -> str:
+    """What became of ``model``: bytes before and after, and which of the two is larger."""
+    before, after = folder_bytes(model), folder_bytes(output)
+    change = size_change(before, after)
+    return f"{model} {before:,} bytes -> {output} {after:,} bytes ({change}) in {seconds:.1f} s"
 
 
 def folder_bytes(folder: Path) -> int:

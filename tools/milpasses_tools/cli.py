@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -17,8 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from milpasses_tools._output import quiet_coremltools
-from milpasses_tools._words import in_options
+from milpasses_tools._output import quiet_coremltools, warnings_as_lines
+from milpasses_tools._words import in_options, of_parser, speak_for, words_of
 
 SUBCOMMANDS = (
     "compress",
@@ -56,24 +57,31 @@ class _Group(TyperGroup):
         return result
 
     def main(self, *args: Any, **options: Any) -> Any:
-        try:
-            with quiet_coremltools():
+        known = {name: options_of(command) for name, command in self.commands.items()}
+        with quiet_coremltools(), warnings_as_lines(), words_of(known):
+            try:
                 status = super().main(*args, **{**options, "standalone_mode": False})
-        except Exception as error:
-            message = _advice(error)
-            if message is None:
-                raise
-            if self.traceback:
-                traceback.print_exc()
-            print(f"milpasses: error: {message}", file=sys.stderr)
-            status = 2
+            except Exception as error:
+                message = _advice(error)
+                if message is None:
+                    raise
+                if self.traceback:
+                    traceback.print_exc()
+                print(f"milpasses: error: {message}", file=sys.stderr)
+                status = 2
         sys.exit(status)
+
+
+def options_of(command: Any) -> frozenset[str]:
+    """The options of a command, as they are written."""
+    return frozenset(option for param in command.params for option in param.opts)
 
 
 class _Command(TyperCommand):
     """Imports coremltools first: its imports catch every exception, so Ctrl-C would be lost in them."""
 
     def invoke(self, ctx: Any) -> Any:
+        speak_for(self.name or "")
         before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing has begun, nothing is left
         try:
             with suppress(Exception):  # raised again where it is needed; doctor goes on without
@@ -87,13 +95,24 @@ def _advice(error: Exception) -> str | None:
     """One line for an error that people can put right; None for any other, which is a defect here."""
     if isinstance(error, _UsageError):
         usage: Any = error
+        nearest = _nearest_option(usage)
         where = f" (see {usage.ctx.command_path} --help)" if usage.ctx else ""
-        return _one_line(usage.format_message()).rstrip(".") + where
+        return of_parser(_one_line(usage.format_message())).rstrip(".") + nearest + where
     if isinstance(error, OSError):
         return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
     packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
     return in_options(_one_line(str(error))) if packages & {"milpasses", "milpasses_tools"} else None
+
+
+def _nearest_option(usage: Any) -> str:
+    """Of an option that there is none of, the nearest that the command has."""
+    wanted = getattr(usage, "option_name", None)
+    if wanted is None or usage.ctx is None:
+        return ""
+    usage.possibilities = None  # the parser lists whatever begins alike
+    nearest = get_close_matches(str(wanted), sorted(options_of(usage.ctx.command)), 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _one_line(text: str) -> str:

@@ -18,7 +18,7 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._output import Function, Json, Part, Progress, print_json, progress
+from milpasses_tools._output import Force, Function, Json, Part, Progress, print_json, progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample, Samples
@@ -99,11 +99,10 @@ def compare(
     if per_op:
         if isinstance(first, PipelineReference):
             raise MilpassesError(
-                f"per_op is for one program: name a part, one of {', '.join(first.programs)}, with "
-                "part= (--part)"
+                f"per_op=True is for one program: name a part of {', '.join(first.programs)} with part="
             )
         if not isinstance(first, Reference) or not isinstance(second, Reference):
-            raise MilpassesError("per_op needs runtime reference: Core ML shows nothing but its outputs")
+            raise MilpassesError("per_op=True needs runtime=reference: Core ML shows nothing but its outputs")
         ops = PerOp(first.interpreter, second.interpreter)
     boxes: dict[str, BoxSums] = {}
     if isinstance(first, PipelineReference):
@@ -271,6 +270,7 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all figures to FILE, as CSV.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compare what two models answer to the same inputs.
@@ -284,8 +284,9 @@ def command(
     milpasses compare model.mlpackage small.mlpackage --data photos/ --per-op
     milpasses compare model.mlpackage small.mlpackage --data inputs.npz --min-snr 30 --min-snr logits=40
     """
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the CSV file does not exist", str(csv))
+    from milpasses.program.files import check_files, write_text
+
+    check_files([csv], force, (a, b, data))
     limits = {
         "min_snr": _limits(min_snr or [], "--min-snr"),
         "max_error": _limits(max_error or [], "--max-error"),
@@ -307,10 +308,8 @@ def command(
             progress=step,
         )
     misses = found.misses(**limits)
-    from milpasses.program.files import write_text
-
     if csv is not None:
-        write_text(csv, found.to_csv())
+        write_text(csv, found.to_csv(), force)
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:

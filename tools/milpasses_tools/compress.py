@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from milpasses_tools._nothing import nothing_compressed
 from milpasses_tools._output import (
     Force,
     Function,
@@ -26,6 +27,7 @@ from milpasses_tools._output import (
     progress,
     read_target,
     shape_text,
+    sizes_line,
     sqnr_text,
 )
 from milpasses_tools._words import in_options
@@ -119,11 +121,8 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    if report is not None and not report.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
-
     import milpasses
-    from milpasses.program.files import write_text
+    from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
@@ -131,14 +130,14 @@ def command(
     wish.check()
     if sequential and data is None:
         raise typer.BadParameter("--sequential: only with --data, which the model is run on again and again")
-    if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
+    inputs = model, recipe, data, statistics, sensitivity, compare_on
+    check_output(output, force, inputs)
+    check_files([output, report, save_recipe], force, inputs)
     began = time.perf_counter()
     wanted = read_target(target)
     fitted = None
     known: Any = statistics
     if not wish.recipe:
-        check_output(output, force)
         with progress(quiet or as_json) as step:
             fitted, known = fit_recipe(model, wish, wanted, requantize, function, part, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
@@ -153,16 +152,16 @@ def command(
             function=function,
             force=force,
             statistics=None if sequential else known,
-            calibration=None if data == "random" or (known is not None and not sequential) else data,
+            calibration=data if wish.calibrates and (known is None or sequential) else None,
             sequential=sequential,
             strict=strict,
             progress=step,
         )
     seconds = time.perf_counter() - began
     if save_recipe is not None:
-        write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
+        write_text(save_recipe, (chosen if fitted is None else fitted).to_yaml(), force)
     if report is not None:
-        write_text(report, compressed.report.to_json(indent=2) + "\n")
+        write_text(report, compressed.report.to_json(indent=2) + "\n", force)
     found = None
     if compare_on is not None:
         from milpasses_tools.compare import compare
@@ -177,15 +176,14 @@ def command(
             content["fit"] = fitted.to_dict()
         if found is not None:
             content["comparison"] = found.to_dict()
-        print_json({**content, "seconds": round(seconds, 3)})
+        print_json(
+            {**content, "nothing": nothing_compressed(compressed.report), "seconds": round(seconds, 3)}
+        )
     elif not quiet:
         print_report(compressed.report, verbose)
         if fitted is not None:
             print(fitted)
-        print(
-            f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
-            f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
-        )
+        print(sizes_line(model, output, seconds))
         if found is not None:
             from milpasses_tools._compare.text import print_comparison
 
@@ -233,6 +231,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     )
     for text in report.unmatched:
         print(f"warning: {text}")
+    nothing = nothing_compressed(report)
+    if nothing is not None:
+        print(nothing)
 
 
 def _row(record: "Record") -> tuple[object, ...]:

@@ -60,7 +60,8 @@ def explain(
         recipe: say in ``plan`` what ``milpasses.compress`` would do with it; whatever ``Recipe.of`` takes.
         target: the deployment target of the plan (``ct.target.iOS18``), the model's own unless given.
         requantize: the plan compresses anew what is compressed already.
-        units: ``neural-engine``, ``gpu``, ``cpu``: add ``findings``, what users reported of such forms there.
+        units: ``neural-engine`` (``ane``), ``gpu``, ``cpu``: add ``findings``, what users reported of such
+            forms there.
         part: of a pipeline, this program alone. Without, weights are called ``part/weight``.
         progress: called with (done, total, weight) while the recipe is tried.
 
@@ -69,10 +70,10 @@ def explain(
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
     from milpasses.activations.existing import stored_pairs
-    from milpasses.program.opening import open_program
+    from milpasses.program.opening import check_newer, open_program
     from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
-    from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
+    from milpasses_tools._explain.advice import advise, feature_facts, full_names, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
     from milpasses_tools._explain.why import Decider
     from milpasses_tools._models import open_parts, open_readable
@@ -104,6 +105,8 @@ def explain(
     plan = None
     if recipe is not None:
         wanted = program.target if target is None else _target(target)
+        if target is not None:
+            check_newer([program], wanted)
         plan = make_plan(program, sites, recipe, wanted, requantize, progress, look if units else None)
     elif units:
         for one in sites:
@@ -129,7 +132,7 @@ def explain(
         str(report.get("recipe", "")),
         str(report.get("milpasses", "")),
         plan,
-        tuple(units),
+        full_names(units),
         advise(units, things),
         tuple(pair for function in program.functions for pair in stored_pairs(function)),
     )
@@ -165,7 +168,7 @@ def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> Stored
         shape=weight.shape,
         dtype=weight.dtype,
         form=form,
-        nbytes=site.nbytes,
+        nbytes=site.all_nbytes,
         used_by=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
         functions=weight.functions,
         compressed=compressed,
@@ -207,7 +210,9 @@ def command(
     requantize: Requantize = False,
     units: Annotated[
         list[str] | None,
-        typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
+        typer.Option(
+            "--for", metavar="UNIT", help="Warn of forms: neural-engine (ane), gpu, cpu (repeatable)."
+        ),
     ] = None,
     part: Part = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,

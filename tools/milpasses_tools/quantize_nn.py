@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Json, Part, Quiet, folder_bytes, print_json, progress
+from milpasses_tools._output import Force, Json, Part, Quiet, folder_bytes, print_json, progress, sizes_line
 
 if TYPE_CHECKING:
     from milpasses.neuralnetwork import QuantizedModel
@@ -72,8 +72,7 @@ def command(
         from milpasses_tools.compress import print_report
 
         print_report(found.report, verbose)
-        ratio = f" ({sizes[0] / sizes[1]:.2f} times smaller)" if sizes[1] < sizes[0] else ""
-        print(f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes{ratio} in {seconds:.1f} s")
+        print(sizes_line(model, output, seconds))
 
 
 def quantize_nn(

@@ -93,9 +93,13 @@ def sweep(
     from milpasses_tools._sweep.choice import Limit
     from milpasses_tools._sweep.plan import Request, conduct
 
-    limit = Limit("size", max_size) if max_size is not None else Limit("loss", _points(max_loss))
+    limit = (
+        Limit("size", max_size)
+        if max_size is not None
+        else Limit("loss", _points(max_loss), max_loss is not None)
+    )
     if max_size is not None and max_loss is not None:
-        raise _error("give max_loss or max_size, not both")
+        raise _error("give max_loss= or max_size=, not both")
     if jobs < 1:
         raise _error(f"jobs must be at least 1, got {jobs}")
     named = dict(metrics) if isinstance(metrics, Mapping) else {name: name for name in metrics}
@@ -109,7 +113,7 @@ def sweep(
 
 def _points(max_loss: float | None) -> float:
     if max_loss is not None and not 0 <= max_loss < float("inf"):
-        raise _error(f"max_loss is a number of points, 0 or more; got {max_loss:g}")
+        raise _error(f"max_loss={max_loss:g}: give a number of points, 0 or more")
     return DEFAULT_MAX_LOSS if max_loss is None else max_loss
 
 

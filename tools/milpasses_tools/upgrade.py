@@ -17,6 +17,7 @@ from milpasses_tools._output import (
     folder_bytes,
     print_json,
     progress,
+    sizes_line,
 )
 
 
@@ -98,4 +99,4 @@ def command(
         print_report(upgraded.report, verbose)
     for note in upgraded.notes:
         print(note)
-    print(f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes in {seconds:.1f} s")
+    print(sizes_line(model, output, seconds))

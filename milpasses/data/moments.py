@@ -217,7 +217,7 @@ class Statistics:
             ) as file:  # one array without a name is no context: TypeError
                 arrays = dict(file)
         except FileNotFoundError:
-            raise MilpassesError(no_such_file(path, "no such file")) from None
+            raise MilpassesError(no_such_file(Path(path), "no such file")) from None
         except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
             raise MilpassesError(f"{path}: not statistics, or damaged ({error})") from error
         try:

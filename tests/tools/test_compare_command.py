@@ -85,7 +85,7 @@ class TestCommand:
             (["--min-snr", "bogus=3"], "no output bogus that has a snr_db; there are scores"),
             (["--data", "nowhere"], "nowhere: no such file or folder; data is"),
             (["--runtime", "bogus"], "'reference', 'coreml'"),
-            (["--samples", "0"], "Invalid value for '--samples'"),
+            (["--samples", "0"], "--samples: "),
             (["--csv", "nowhere/x.csv"], "the folder for the CSV file does not exist"),
             (["--function", "bogus"], "no function 'bogus'; the program has main"),
         ],

@@ -162,8 +162,8 @@ class TestCompressToABudget:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            ((), "give a --recipe, or a --budget or --max-loss"),
-            (("-r", "int8", "--budget", "4 bits"), "give a --recipe, or a --budget or --max-loss"),
+            ((), "give a --recipe such as pal4-g16, or a --budget or --max-loss"),
+            (("-r", "int8", "--budget", "4 bits"), "--recipe and --budget: --budget finds the recipe itself"),
             (("-r", "int8", "--data", "random"), "--data random: random samples calibrate nothing"),
             (("--budget", "1 bit"), "too small: these candidates need at least"),
             (("--budget", "lots"), "expected one such as"),

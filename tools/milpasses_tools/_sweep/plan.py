@@ -12,7 +12,7 @@ import attrs
 from milpasses.data.random_data import is_random
 from milpasses.errors import MilpassesError
 from milpasses.program.files import copy_whole, write_json
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 from milpasses_tools._sweep.choice import Choice, Limit, choose
 from milpasses_tools._sweep.data import Prepared, prepare
 from milpasses_tools._sweep.result import Sweep

@@ -1,12 +1,13 @@
 """Inputs to run a model on: an ``.npz`` file, a folder of images, a Python function, or random data."""
 
+import hashlib
 import importlib
 import os
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -220,8 +221,37 @@ class Samples:
             self.features, f"1 in {every} of {self.description}", count, random=self.random,
         )  # fmt: skip
 
+    def at(self, places: Collection[int]) -> "Samples":
+        """The samples at these places, in their order."""
+
+        def items() -> Iterator[Sample]:
+            every = islice(self._source(), self._limit)
+            return (sample for place, sample in enumerate(every) if place in places)
+
+        return Samples(
+            items,
+            self.features, f"{len(places)} of {self.description}", len(places), random=self.random,
+        )  # fmt: skip
+
+    def sorted_places(self) -> list[int]:
+        """The places of all samples in an order that follows from what they hold, not from where they stand.
+
+        Reads all of them; of each a digest is kept.
+        """
+        digests = [(_digest(sample.inputs), place) for place, sample in enumerate(self)]
+        return [place for _, place in sorted(digests)]
+
     def __repr__(self) -> str:
         return f"Samples({self.description})"
+
+
+def _digest(inputs: Mapping[str, Any]) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for name in sorted(inputs):
+        array = np.ascontiguousarray(inputs[name])
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(array.tobytes())
+    return found.digest()
 
 
 def model_inputs(model: Any, function: str | None = None) -> dict[str, Feature]:

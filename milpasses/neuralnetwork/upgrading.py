@@ -89,7 +89,7 @@ def upgrade(
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model, calibration, statistics, recipe))
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
@@ -126,8 +126,10 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
+        program, finish = activations_of(
+            program, wanted, statistics, calibration, Path(folder), strict=strict
+        )
         rewriter = rewriter_for(program, wanted, **options)
-        finish = activations_of(program, wanted, statistics, calibration, strict=strict)
         return write_rewritten(program, rewriter, make, output, force, progress, finish)
 
 

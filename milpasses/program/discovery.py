@@ -2,7 +2,8 @@
 programs in memory and saved ones.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import base_name
-from milpasses.errors import Refusal
+from milpasses.errors import MilpassesError, PackageError, Refusal
 from milpasses.program.graph import (
     CONSTEXPR,
     FunctionGraph,
@@ -40,11 +41,21 @@ class Occurrence:
         """The weight, dense."""
         graph = self._graph()
         constant = graph.weight(self.op)
-        return self.encoding().decode() if constant is None else constant.load()
+        if constant is not None:
+            return constant.load()
+        encoding = self.encoding()
+        with _damage(graph, self.op):
+            return encoding.decode()
 
     def encoding(self) -> Encoding:
-        """The encoding of a compressed weight."""
-        return lift_weight(self._graph(), self.op)
+        """The encoding of a compressed weight; ``PackageError`` where its parts do not fit together."""
+        graph = self._graph()
+        with _damage(graph, self.op):
+            encoding = lift_weight(graph, self.op)
+            shape, _ = graph.result(self.op)
+            if tuple(encoding.shape) != shape:
+                raise ValueError(f"it holds shape {tuple(encoding.shape)}, and {shape} was declared")
+            return encoding
 
     def release(self) -> None:
         """Forget the op, so that its values can go."""
@@ -54,6 +65,20 @@ class Occurrence:
         if self.graph is None:
             raise RuntimeError("the weight was rewritten; its old values are gone")
         return self.graph
+
+
+@contextmanager
+def _damage(graph: FunctionGraph, op: Any) -> Generator[None]:
+    """What kernels and NumPy say of parts that do not fit together, as one clear error."""
+    try:
+        yield
+    except MilpassesError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise PackageError(
+            f"{graph.op_name(op)}: a damaged {graph.op_type(op)}, or one of a newer form: {text}"
+        ) from error
 
 
 @attrs.define(eq=False)

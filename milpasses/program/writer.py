@@ -10,6 +10,7 @@ import attrs
 from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
+from milpasses.program.inside import path_inside
 from milpasses.program.opset import Opset
 from milpasses.program.package import MODEL_PATH, Package, new_message
 from milpasses.program.proto import make_type, write_value
@@ -36,7 +37,8 @@ class WeightFiles:
     def writer(self, file_name: str) -> BlobWriter:
         """What appends to the file that the specification calls ``file_name``."""
         if file_name not in self._writers:
-            path = self.folder / file_name.removeprefix(MODEL_PATH)
+            name = file_name.removeprefix(MODEL_PATH)
+            path = path_inside(self.folder, name, str(self.folder), "the weight file")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writers[file_name] = BlobWriter(path, once=self.joined)
         return self._writers[file_name]

@@ -26,7 +26,7 @@ Data = Annotated[
         help="An .npz file, a folder of images, module:function, or random (:uniform, :positive).",
     ),
 ]
-Samples = Annotated[
+SampleCount = Annotated[
     int | None, typer.Option("--samples", metavar="N", min=1, help="Use the first N samples of DATA.")
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="The seed of random data.")]
@@ -37,7 +37,7 @@ TopK = Annotated[int, typer.Option("--top-k", metavar="K", min=1, help="The k of
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
 Function = Annotated[
     str | None,
     typer.Option(

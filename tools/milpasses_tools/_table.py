@@ -63,7 +63,8 @@ def _print_narrow(
         for part in [line] if len(line) <= out.width else _wrapped(line, out.width, ""):
             out.print(part, soft_wrap=True)
         pairs = [f"{names[at]}{'' if right[at] else ':'} {row[at]}" for at in beneath if row[at]]
-        short = [pair for pair in pairs if len(pair) <= _SHORT]
+        room = min(_SHORT, out.width - len(_INDENT))
+        short = [pair for pair in pairs if len(pair) <= room]
         # A pair stays together: at a no-break space no line is broken.
         paragraphs = ["  ".join(pair.replace(" ", _NO_BREAK) for pair in short)] if short else []
         paragraphs += [pair for pair in pairs if pair not in short]

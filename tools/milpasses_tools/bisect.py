@@ -10,7 +10,7 @@ from milpasses_tools._bisect.found import Bisection, WeightOutputError
 from milpasses_tools._bisect.measure import Tolerance
 from milpasses_tools._bisect.original import raised_original
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
-from milpasses_tools._options import Data, Function, Json, Part, Samples, Seed, Target, read_target
+from milpasses_tools._options import Data, Function, Json, Part, SampleCount, Seed, Target, read_target
 from milpasses_tools._output import print_json
 from milpasses_tools._progress import Progress, progress
 
@@ -190,7 +190,7 @@ def command(
     max_error: Annotated[
         float | None, typer.Option(metavar="X", help="Tolerate this absolute error instead.")
     ] = None,
-    samples: Samples = 4,
+    samples: SampleCount = 4,
     seed: Seed = 0,
     function: Function = None,
     part: Part = None,

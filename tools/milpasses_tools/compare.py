@@ -18,7 +18,7 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._options import Data, Function, Json, Part, Samples, Scores, Seed, TopK
+from milpasses_tools._options import Data, Force, Function, Json, Part, SampleCount, Scores, Seed, TopK
 from milpasses_tools._output import print_json, print_written
 from milpasses_tools._progress import Progress, progress
 
@@ -243,7 +243,7 @@ def command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model to measure against.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model to measure.")],
     data: Data = "random",
-    samples: Samples = None,
+    samples: SampleCount = None,
     seed: Seed = 0,
     function: Function = None,
     part: Part = None,
@@ -267,6 +267,7 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all figures to FILE, as CSV.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compare what two models answer to the same inputs.
@@ -280,8 +281,9 @@ def command(
     milpasses compare model.mlpackage small.mlpackage --data photos/ --per-op
     milpasses compare model.mlpackage small.mlpackage --data inputs.npz --min-snr 30 --min-snr logits=40
     """
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the CSV file does not exist", str(csv))
+    from milpasses.program.files import check_files, write_text
+
+    check_files([csv], force, (a, b, data))
     limits = {
         "min_snr": _limits(min_snr or [], "--min-snr"),
         "max_error": _limits(max_error or [], "--max-error"),
@@ -303,10 +305,8 @@ def command(
             progress=step,
         )
     misses = found.misses(**limits)
-    from milpasses.program.files import write_text
-
     if csv is not None:
-        write_text(csv, found.to_csv())
+        write_text(csv, found.to_csv(), force)
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:

@@ -110,11 +110,8 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    if report is not None and not report.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
-
     import milpasses
-    from milpasses.program.files import write_text
+    from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
@@ -122,14 +119,14 @@ def command(
     wish.check()
     if sequential and data is None:
         raise typer.BadParameter("--sequential: only with --data, which the model is run on again and again")
-    if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
+    inputs = model, recipe, data, statistics, sensitivity, compare_on
+    check_output(output, force, inputs)
+    check_files([output, report, save_recipe], force, inputs)
     began = time.perf_counter()
     wanted = read_target(target)
     fitted = None
     known: Any = statistics
     if not wish.recipe:
-        check_output(output, force)
         with progress("fitting the recipe", as_json) as step:
             fitted, known = fit_recipe(model, wish, wanted, requantize, function, part, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
@@ -151,9 +148,9 @@ def command(
         )
     seconds = time.perf_counter() - began
     if save_recipe is not None:
-        write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
+        write_text(save_recipe, (chosen if fitted is None else fitted).to_yaml(), force)
     if report is not None:
-        write_text(report, compressed.report.to_json(indent=2) + "\n")
+        write_text(report, compressed.report.to_json(indent=2) + "\n", force)
     found = None
     if compare_on is not None:
         from milpasses_tools.compare import compare

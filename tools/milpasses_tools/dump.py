@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Model, OneFunction, Part
+from milpasses_tools._options import Force, Model, OneFunction, Part
 from milpasses_tools._output import json_decibels, print_written
 from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
@@ -171,6 +171,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show the program inside a model.
@@ -188,7 +189,15 @@ def command(
     The last also writes small.bits.json, small.bytes.json and small.sqnr.json, the node data that
     Model Explorer colours the weights by.
     """
+    from milpasses.program.files import check_files, write_text
+
     format = Format.JSON if as_json else format
+    beside: dict[str, Path] = {}
+    if output is not None and format is Format.MODEL_EXPLORER:
+        from milpasses_tools._view.model_explorer import MEASURES
+
+        beside = {name: output.parent / f"{output.stem}.{name}.json" for name in MEASURES}
+    check_files([output, *beside.values()], force, (model, original))
     text = dump(
         model,
         format,
@@ -203,14 +212,10 @@ def command(
     if output is None:
         print(text, end="")
         return
-    from milpasses.program.files import write_text
-
-    write_text(output, text)
-    print_written(output)
-    if format is Format.MODEL_EXPLORER:
+    write_text(output, text, force)
+    print_written(output, *beside.values())
+    if beside:
         from milpasses_tools._view.model_explorer import node_data
 
         for measure, content in node_data(json.loads(text)).items():
-            beside = output.with_name(f"{output.stem}.{measure}.json")
-            write_text(beside, json.dumps(content, indent=1) + "\n")
-            print_written(beside)
+            write_text(beside[measure], json.dumps(content, indent=1) + "\n", force)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Function, Json, Model, Part, Requantize, Seed, Target, read_target
+from milpasses_tools._options import Force, Function, Json, Model, Part, Requantize, Seed, Target, read_target
 from milpasses_tools._output import print_json, print_written, shape_text
 from milpasses_tools._progress import Progress, progress
 from milpasses_tools._sensitivity.order import by_sensitivity, decibels
@@ -127,6 +127,7 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the table: .html (one offline page) or .svg.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Say what each form of each weight would save, and what error it would make.
@@ -140,9 +141,9 @@ def command(
     """
     if plot is not None and plot.suffix not in (".html", ".svg"):
         raise typer.BadParameter(f"--plot: {plot.name}: the name must end in .html or .svg")
-    for path in (csv_file, plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise FileNotFoundError(2, "the folder for it does not exist", str(path))
+    from milpasses.program.files import check_files, write_text
+
+    check_files([csv_file, plot], force, (model, data, statistics))
     given = read_candidate_texts(",".join(recipes)) if recipes else None
     with progress("measuring", as_json) as step:
         table = sensitivity(
@@ -150,14 +151,13 @@ def command(
             samples=samples, seed=seed, function=function, requantize=requantize,
             minimum_deployment_target=read_target(target), part=part, progress=step,
         )  # fmt: skip
-    from milpasses.program.files import write_text
-
     if csv_file is not None:
-        write_text(csv_file, to_csv(table))
+        write_text(csv_file, to_csv(table), force)
     if plot is not None:
         from milpasses_tools._sensitivity.plot import page, picture
 
-        write_text(plot, page(table, model.name) if plot.suffix == ".html" else picture(table))
+        drawn = page(table, model.name) if plot.suffix == ".html" else picture(table)
+        write_text(plot, drawn, force)
     if as_json:
         print_json(table.to_dict())
     else:

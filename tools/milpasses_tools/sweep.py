@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Data, Function, Json, Part, Samples, Scores, Target, TopK, read_target
+from milpasses_tools._options import (
+    Data,
+    Function,
+    Json,
+    Part,
+    SampleCount,
+    Scores,
+    Target,
+    TopK,
+    read_target,
+)
 from milpasses_tools._output import print_json
 from milpasses_tools._progress import Progress, progress
 from milpasses_tools._sweep.result import Sweep
@@ -93,7 +103,8 @@ def sweep(
         MilpassesError: a model or data that cannot be used, an original that cannot be measured, a full disk.
     """
     from milpasses_tools._sweep.choice import Limit
-    from milpasses_tools._sweep.plan import Request, conduct
+    from milpasses_tools._sweep.plan import conduct
+    from milpasses_tools._sweep.request import Request
 
     limit = (
         Limit("size", max_size)
@@ -146,7 +157,7 @@ def command(
     classic: Annotated[
         bool, typer.Option("--classic", help="The 27 quantizations of legacy networks (.mlmodel).")
     ] = False,
-    samples: Samples = None,
+    samples: SampleCount = None,
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", help="Of random data, of the split and of the bootstrap.")
     ] = 0,

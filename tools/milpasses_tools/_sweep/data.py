@@ -155,7 +155,7 @@ def _read(data: Any, runner: "Runner", limit: int | None, seed: int, cache: Path
                         np.lib.format.write_array(entry, array, allow_pickle=False)
 
     new = cache / "inputs-new.npz"
-    with whole_file(new) as file:
+    with whole_file(new, force=True) as file:
         write(file)
     digest = content.hexdigest()
     stem = cache / f"inputs-{digest[:20]}" if stem is None else stem
@@ -164,7 +164,7 @@ def _read(data: Any, runner: "Runner", limit: int | None, seed: int, cache: Path
         "names": names, "labels": labels, "skipped": [attrs.asdict(one) for one in skipped],
         "content": digest, "description": description, "random": drawn,
     }  # fmt: skip
-    write_json(stem.with_suffix(".json"), about)
+    write_json(stem.with_suffix(".json"), about, force=True)
     return tuple(names), tuple(labels), tuple(skipped), path, digest, description, drawn
 
 

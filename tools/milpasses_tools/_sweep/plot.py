@@ -71,7 +71,7 @@ def draw(found: "Sweep", path: Path) -> None:
     axes.legend(fontsize=9, loc="lower right")
     named = {row["name"]: row for row in (*chosen, rows[0], *reversed(front))}
     _name({name: (row["bytes"] / scale, means[name]) for name, row in named.items()}, axes, canvas)
-    with whole_file(path) as file:
+    with whole_file(path, force=True) as file:
         canvas.print_png(file)
 
 

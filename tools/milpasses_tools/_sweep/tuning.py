@@ -124,7 +124,7 @@ def _write_sensitivity(
         part=part,
         progress=progress,
     )
-    write_json(path, found.to_dict())
+    write_json(path, found.to_dict(), force=True)
 
 
 def _load(statistics: Path | None) -> Any:

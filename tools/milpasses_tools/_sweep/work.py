@@ -1,6 +1,7 @@
 """One variant: made, measured, written. Runs in whatever process an executor has."""
 
 import inspect
+import math
 import tempfile
 import threading
 import time
@@ -59,7 +60,7 @@ def evaluate(task: Task) -> dict[str, Any]:
     try:
         with one_thread(), tempfile.TemporaryDirectory(dir=task.work) as folder:
             row.update(_measure(task, Path(folder)))
-        write_json(task.result, _plain(row))
+        write_json(task.result, _plain(row), force=True)
     except Exception as error:
         message = " ".join(str(error).split()) or "no message"
         return {
@@ -148,7 +149,7 @@ class _Run:
     def results(self) -> dict[str, Any]:
         accuracy = self.accuracy.result("", "")
         outputs = [attrs.asdict(sums.result()) for sums in self.outputs.values()]
-        snrs = [output["snr_db"] for output in outputs if output["snr_db"] is not None]
+        snrs = [snr for output in outputs if (snr := output["snr_db"]) is not None and not math.isnan(snr)]
         each = {name: values for name, values in self.each.items() if any(v is not None for v in values)}
         return {
             "outputs": outputs,

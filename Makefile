@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-nojit lint format bench bench-quality conformance docs wheel integrations test-tensorflow clean
+.PHONY: help demo fuzz test test-nojit lint format bench bench-quality conformance docs wheel integrations test-tensorflow clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,11 @@ bench: $(VENV)/.test ## speed, size and error against coremltools in the same ru
 
 bench-quality: $(VENV)/.test ## error and accuracy of calibrated and mixed compression, against coremltools'
 	$(BIN)/python -m bench --only quality calibrated budget tasks -o out/bench-quality
+
+SECONDS ?= 600
+FIRST ?=
+fuzz: $(VENV)/.test ## random programs and damaged models, for SECONDS=600 from seed FIRST= on; or ONE=program:123 again
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(ONE),--one $(ONE),--seconds $(SECONDS) $(if $(FIRST),--first $(FIRST)))
 
 conformance: $(VENV)/.test ## coremltools' own test suites, run against milpasses
 	$(BIN)/python tests/conformance/run.py

@@ -15,7 +15,7 @@ from milpasses.calibration.paired import PairedRewriter, Rewritten
 from milpasses.calibration.sources import OnlineStatistics, StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
-from milpasses.encoding.lowering import OpSpec, dense, lower
+from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
 from milpasses.errors import MilpassesError, Refusal, TargetError
 from milpasses.program.model import CompressedModel, Model, write_model
@@ -138,11 +138,12 @@ class Rewriter:
             return Rewritten(attrs.evolve(record, refused=True))
         decoded = encoding.decode()
         check_decoding(encoding, decoded, weight.name, self.target.generation)
+        specs = lower(encoding, weight.name, self.target.generation)
         record = attrs.evolve(
             self.record(site, decision, "compressed"),
             notes=tuple(encoder.notes),
             form=encoding.form,
-            bytes_after=encoding.nbytes,
+            bytes_after=encoding.nbytes + max(len(site.places) - 1, 0) * inline_nbytes(specs),
             **decoding_errors(value, decoded),
             **chosen,
         )
@@ -150,7 +151,7 @@ class Rewriter:
             self.calibration.done(weight, decoded)
             if isinstance(bias, Site) and corrected is not None:
                 self.calibration.done(bias.weight, corrected)
-        return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
+        return Rewritten(record, specs, encoding, corrected)
 
     def _encode(
         self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
@@ -182,8 +183,8 @@ class Rewriter:
             form="dense" if site.existing is None else site.existing().form,
             shape=weight.shape,
             dtype=weight.dtype,
-            bytes_before=site.nbytes,
-            bytes_after=site.nbytes,
+            bytes_before=site.all_nbytes,
+            bytes_after=site.all_nbytes,
             rule=decision.reason,
             scheme=str(decision.scheme),
             consumers=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
@@ -328,7 +329,7 @@ def decompressed(site: Site) -> Rewritten:
         form="dense",
         shape=weight.shape,
         dtype=value.dtype.name,
-        bytes_before=site.nbytes,
+        bytes_before=site.all_nbytes,
         bytes_after=value.nbytes,
         sqnr_db=float("inf"),
         max_error=0.0,

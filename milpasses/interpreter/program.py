@@ -19,6 +19,7 @@ from milpasses.program.functions import resolve_function
 from milpasses.program.package import Package, new_message, package_of
 from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
+from milpasses.program.scopes import with_unique_names
 from milpasses.program.sources import PROGRAM, Source, read_source
 
 
@@ -82,8 +83,10 @@ def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None)
     program = spec.mlProgram
     function = _resolve(program.functions, function, spec.description.defaultFunctionName)
     # The loader reads the weights of every function that it is given.
-    wanted = new_message("MIL_pb2", "Program", version=program.version)
-    wanted.functions[function].CopyFrom(program.functions[function])
+    alone = new_message("Model_pb2", "Model")
+    alone.mlProgram.version = program.version
+    alone.mlProgram.functions[function].CopyFrom(program.functions[function])
+    wanted = with_unique_names(alone).mlProgram
     functions = spec.description.functions
     described = next((part for part in functions if part.name == function), spec.description)
     try:

@@ -89,6 +89,7 @@ class _Discovered:
     occurrences: list[Occurrence]
     stored: tuple[StoredConstant, ...]
     structure: Hashable
+    data: dict[Hashable, int]  # bytes of what holds its values, by what shares storage
 
     @property
     def identity(self) -> Hashable:
@@ -113,9 +114,13 @@ class _Discovered:
             consumers=tuple(dict.fromkeys((*weight.consumers, *more.consumers))),
             functions=tuple(dict.fromkeys((*weight.functions, *more.functions))),
         )
-        places = (*self.site.places, *other.site.places)
+        self.data |= other.data
         self.site = attrs.evolve(
-            self.site, weight=weight, places=places, blocked=self.site.blocked or other.site.blocked
+            self.site,
+            weight=weight,
+            places=(*self.site.places, *other.site.places),
+            blocked=self.site.blocked or other.site.blocked,
+            all_nbytes=sum(self.data.values()),
         )
         self.occurrences += other.occurrences
 
@@ -177,7 +182,8 @@ def _dense(graph: FunctionGraph, op: Any, constant: StoredConstant) -> _Discover
     )
     place = (graph.name, graph.variable_name(variable))
     site = Site(weight, constant.nbytes, (place,), _blocked(graph, variable))
-    return _Discovered(site, [occurrence], (constant,), (constant.shape, constant.dtype))
+    data = {constant.identity: constant.nbytes}
+    return _Discovered(site, [occurrence], (constant,), (constant.shape, constant.dtype), data)
 
 
 def compressed_site(graph: FunctionGraph, op: Any) -> Site:
@@ -188,7 +194,7 @@ def compressed_site(graph: FunctionGraph, op: Any) -> Site:
 def _compressed(graph: FunctionGraph, op: Any) -> _Discovered:
     occurrence, variable = Occurrence(graph, op), graph.outputs(op)[0]
     shape, dtype = graph.result(op)
-    data = tuple(data_of(graph, op))
+    data = {constant.identity: constant.nbytes for constant in data_of(graph, op)}
     weight = Weight(
         base_name(graph.op_name(op)),
         shape,
@@ -199,9 +205,8 @@ def _compressed(graph: FunctionGraph, op: Any) -> _Discovered:
     )
     blocked = Refusal("returned-by-block") if graph.returned(variable) else None
     place = (graph.name, graph.variable_name(variable))
-    nbytes = sum(constant.nbytes for constant in data)
-    site = Site(weight, nbytes, (place,), blocked, occurrence.encoding, graph.op_type(op))
-    return _Discovered(site, [occurrence], _all_inputs(graph, op), _structure(graph, op))
+    site = Site(weight, sum(data.values()), (place,), blocked, occurrence.encoding, graph.op_type(op))
+    return _Discovered(site, [occurrence], _all_inputs(graph, op), _structure(graph, op), data)
 
 
 def _all_inputs(graph: FunctionGraph, op: Any) -> tuple[StoredConstant, ...]:

@@ -28,6 +28,7 @@ from milpasses.program.proto import (
     tensor_type,
 )
 from milpasses.program.protocol import Runner, make_runner
+from milpasses.program.scopes import with_unique_names
 from milpasses.program.weights import Site
 
 
@@ -204,6 +205,11 @@ class SavedProgram:
     load_options: dict[str, Any] = attrs.field(factory=dict)
     model: Any = None
     notes: tuple[str, ...] = ()
+
+    def __attrs_post_init__(self) -> None:
+        spec = with_unique_names(self.package.spec)
+        if spec is not self.package.spec:
+            self.package = attrs.evolve(self.package, spec=spec)
 
     @cached_property
     def functions(self) -> list[SavedFunction]:

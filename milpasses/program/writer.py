@@ -131,6 +131,7 @@ class ProgramWriter:
     _by_place: dict[Place, Site] = attrs.field(factory=dict)
     _answers: dict[Site, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
     _renamed: dict[Place, str] = attrs.field(factory=dict)
+    _given: dict[str, set[str]] = attrs.field(factory=dict)  # names of new variables, by function
 
     def write(self) -> Any:
         """Write the weights and return the specification (``Model_pb2.Model``)."""
@@ -221,11 +222,13 @@ class ProgramWriter:
         return messages
 
     def _free_name(self, function: SavedFunction, name: str, old: Any) -> str:
-        """``name``, or with a number where an unrelated variable has it already."""
+        """``name``, or with a number where another variable has it, or was given it."""
         own = {output.name for part in self.program.chain(function, old) for output in part.outputs}
         candidate, number = name, 0
-        while candidate in function.producers and candidate not in own:
+        given = self._given.setdefault(function.name, set())
+        while candidate in given or (candidate in function.producers and candidate not in own):
             candidate, number = f"{name}_{number}", number + 1
+        given.add(candidate)
         return candidate
 
     def _feeds_rewritten(self, function: SavedFunction, op: Any) -> bool:

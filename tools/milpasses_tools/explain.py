@@ -166,7 +166,7 @@ def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> Stored
         shape=weight.shape,
         dtype=weight.dtype,
         form=form,
-        nbytes=site.nbytes,
+        nbytes=site.all_nbytes,
         used_by=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
         functions=weight.functions,
         compressed=compressed,

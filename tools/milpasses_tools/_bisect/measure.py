@@ -26,7 +26,7 @@ class WorstError:
 
     @property
     def known(self) -> bool:
-        """Whether any value was compared: not where none of an output is finite in both, or it is empty."""
+        """Whether any value was compared: not where none is finite in both, or the output is empty."""
         return not math.isnan(self.snr_db)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> WorstEr
 
 
 def measure_reference(outputs: Sequence[Outputs]) -> WorstError:
-    """The error of a reference against itself: none. Raises ``MilpassesError`` where none is finite."""
+    """The error of a reference against itself: none; raises ``MilpassesError`` if nothing is finite."""
     from milpasses.errors import MilpassesError
 
     error = measure(outputs, outputs)

@@ -13,9 +13,9 @@ from milpasses.errors import MilpassesError
 from milpasses.program.files import check_no_input, copy_whole, write_json
 from milpasses.program.publish import put, remove
 from milpasses_tools._progress import Progress
-from milpasses_tools._sweep.about import about_sweep, marked, notes_of
 from milpasses_tools._sweep.choice import Choice, choose
 from milpasses_tools._sweep.data import Prepared, prepare
+from milpasses_tools._sweep.notes import about_sweep, marked, notes_of
 from milpasses_tools._sweep.request import Request
 from milpasses_tools._sweep.result import Sweep
 from milpasses_tools._sweep.run import run
@@ -64,9 +64,9 @@ def conduct(
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    check_no_input(request.output, (request.model, request.data))
     if is_random(request.data):
         check_random(request.limit, request.by)
-    check_no_input(request.output, (request.model, request.data))
     legacy = is_network(request.model)
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")

@@ -1,14 +1,16 @@
-"""What a sweep says of itself: marks in its rows, notes, and what it was made of."""
+"""What a sweep says beside its table, and what its choice says of each row."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from milpasses_tools._sweep.choice import Choice
-from milpasses_tools._sweep.data import Prepared
-from milpasses_tools._sweep.request import Request
-from milpasses_tools._sweep.variants import Variant
+
+if TYPE_CHECKING:
+    from milpasses_tools._sweep.data import Prepared
+    from milpasses_tools._sweep.request import Request
+    from milpasses_tools._sweep.variants import Variant
 
 
 def marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[str, Any], ...]:
@@ -27,8 +29,8 @@ def marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[
     return tuple(found)
 
 
-def notes_of(data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[str, ...]:
-    """What there is to know beside the table and the choice."""
+def notes_of(data: "Prepared", rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[str, ...]:
+    """What the table does not say."""
     notes: list[str] = []
     if choice is None:
         notes.append(
@@ -53,7 +55,9 @@ def notes_of(data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | No
     return tuple(notes)
 
 
-def about_sweep(request: Request, data: Prepared, variants: Sequence[Variant], base: str) -> dict[str, Any]:
+def about_sweep(
+    request: "Request", data: "Prepared", variants: "Sequence[Variant]", base: str
+) -> dict[str, Any]:
     """What was measured, of what, and how: for the page and for JSON."""
     from milpasses import __version__
     from milpasses_tools._compare.comparison import NOTES

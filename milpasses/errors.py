@@ -36,6 +36,7 @@ class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
 
 
+_NEAR = 0.61  # of 1: two of three letters are the same; iOS26 is not what iOS99 was to be
 _LONGEST = 400  # characters of a value in a message
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
@@ -59,7 +60,7 @@ def shortened(value: object) -> str:
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` where one of ``known`` is near to ``wanted``, which is none of them."""
     names = {name.lower(): name for name in known}
-    nearest = get_close_matches(wanted.lower()[:_LONGEST], sorted(names), 1)
+    nearest = get_close_matches(wanted.lower()[:_LONGEST], sorted(names), 1, _NEAR)
     return f"; did you mean {names[nearest[0]]}?" if nearest else ""
 
 

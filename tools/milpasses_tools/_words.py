@@ -37,6 +37,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "resume": ("--resume",),
     "runtime": ("--runtime",),
     "scores": ("--scores",),
+    "seed": ("--seed",),
     "sequential": ("--sequential",),
     "statistics": ("--statistics",),
     "tolerance": ("--tolerance",),

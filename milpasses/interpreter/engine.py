@@ -99,6 +99,10 @@ class Interpreter:
         self.inputs: dict[str, Feature] = describe_function(self._loaded)
         self.output_names: list[str] = [var.name for var in self.function.outputs]
 
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(self.inputs), ", ".join(self.output_names)
+        return f"<{type(self).__name__}: {inputs} -> {outputs}; precision {self.precision}>"
+
     @property
     def operations(self) -> list[Any]:
         """The ops of the main block that run, in order: constants and compressed weights are none."""

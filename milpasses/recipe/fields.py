@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 from milpasses.recipe.errors import comma, wrong
 
 T = TypeVar("T")
-Word = TypeVar("Word", bound=str)
 
 
 def optional(convert: Callable[[object], T]) -> Callable[[object], T | None]:
@@ -27,24 +26,26 @@ def optional(convert: Callable[[object], T]) -> Callable[[object], T | None]:
     return read
 
 
-def one_of(name: str, *accepted: Word) -> Callable[[Word | Enum], Word]:
-    """One of a few words, in any case; an enum's member counts as its name."""
-    words = {str(word): word for word in accepted}
+def one_of(name: str, *accepted: str) -> Callable[[Any], Any]:
+    """One of a few words, in any case; an enum's member counts as its name.
 
-    def read(value: object) -> Word:
+    The field's annotation says which words: a type checker would widen them to ``str`` here.
+    """
+
+    def read(value: object) -> str:
         word = value.name if isinstance(value, Enum) else value
-        if not isinstance(word, str) or word.strip().lower() not in words:
-            raise wrong(name, f"one of {comma(words)}", value)
-        return words[word.strip().lower()]
+        if not isinstance(word, str) or word.strip().lower() not in accepted:
+            raise wrong(name, f"one of {comma(accepted)}", value)
+        return word.strip().lower()
 
     return read
 
 
-def dtype_of(name: str, *accepted: Word) -> Callable[[object], Word]:
+def dtype_of(name: str, *accepted: str) -> Callable[[Any], Any]:
     """An integer type by its name, as a NumPy type or as a type of MIL."""
-    word = cast("Callable[[object], Word]", one_of(name, *accepted))
+    word = one_of(name, *accepted)
 
-    def read(value: Any) -> Word:
+    def read(value: Any) -> str:
         if hasattr(value, "get_bitwidth") and hasattr(value, "is_unsigned"):
             return word(f"{'u' if value.is_unsigned() else ''}int{value.get_bitwidth()}")
         return word(value.__name__ if isinstance(value, type) else getattr(value, "name", value))

@@ -44,7 +44,8 @@ CONTRAST = """(selector) => {
 def pages(digits_packages: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     model, found = digits_packages["iOS18"], digits.load()
-    np.savez(folder / "d.npz", **{digits.INPUT: found.images[:40, None], "labels": found.labels[:40]})
+    arrays: dict[str, Any] = {digits.INPUT: found.images[:40, None], "labels": found.labels[:40]}
+    np.savez(folder / "d.npz", **arrays)
     sweep(model, folder / "out", RECIPES, folder / "d.npz", max_loss=50)
     small = folder / "small.mlpackage"
     mp.compress(model, "pal4", output=small)

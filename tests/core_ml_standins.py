@@ -1,4 +1,4 @@
-"""Stand-ins for Core ML on machines without it: milpasses' interpreter, and ways in which Core ML may fail."""
+"""Stand-ins for Core ML on machines without it: the interpreter, and ways in which Core ML may fail."""
 
 import os
 import shutil

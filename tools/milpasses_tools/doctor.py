@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import attrs
 import typer
 
-from milpasses_tools._output import Json, console, print_json, progress, quiet_coremltools
+from milpasses_tools._options import Json
+from milpasses_tools._output import console, print_json, quiet_coremltools
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 1 << 30
@@ -303,12 +304,13 @@ def _core_ml(as_json: bool) -> None:
     """Try every form on Core ML; status 1 unless all agree."""
     from milpasses_tools._core_ml.text import print_report
     from milpasses_tools._core_ml.trials import try_core_ml
+    from milpasses_tools._progress import progress
 
     if sys.platform != "darwin":
         from milpasses.errors import MilpassesError
 
         raise MilpassesError(f"--core-ml needs macOS, where Core ML is; this is {platform.system()}")
-    with quiet_coremltools(), progress() as show:
+    with quiet_coremltools(), progress("trying forms") as show:
         report = try_core_ml(show)
     if as_json:
         print_json(report.to_dict())

@@ -1,7 +1,8 @@
 """The trials as a table: a row for each form and target, a column for each compute unit."""
 
 from milpasses_tools._core_ml.trials import AGREES_DB, UNTRIED, CoreMLReport, Trial
-from milpasses_tools._output import print_table, sqnr_text
+from milpasses_tools._output import sqnr_text
+from milpasses_tools._table import print_table
 
 SEND = "milpasses doctor --core-ml --json > core-ml.json"
 

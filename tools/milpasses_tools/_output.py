@@ -14,6 +14,7 @@ import typer
 from milpasses_tools._words import in_options
 
 Progress = Callable[[int, int, str], None]
+_COUNTED = 10_000  # from so many on, the share that is done says more than the numbers
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Model = Annotated[
@@ -122,20 +123,42 @@ def print_json(content: Any) -> None:
 
 @contextmanager
 def progress(quiet: bool = False) -> Generator[Progress]:
-    """Yields ``progress(done, total, name)``, which moves a bar on stderr if stderr is a terminal."""
+    """Yields ``progress(done, total, name)``, which moves a bar on stderr if stderr is a terminal.
+
+    ``total`` is 0 where it is not known. What a step will still take is estimated by its own speed.
+    """
     err = console(stderr=True)
     if quiet or not err.is_terminal:
         yield lambda done, total, name: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    from milpasses_tools._remaining import Remaining
+
+    remaining = Remaining()
+
+    class Left(ProgressColumn):
+        """Drawn anew several times a second, so that it counts down."""
+
+        def render(self, task: Any) -> Text:
+            return Text(remaining.text())
 
     name_column = TextColumn("{task.description}", markup=False)
+    share = TextColumn("{task.fields[share]}")
     with Bar(
-        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), name_column, console=err, transient=True
+        BarColumn(), share, TimeElapsedColumn(), Left(), name_column, console=err, transient=True
     ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+        task = bar.add_task("starting", total=None, share="")
+
+        def step(done: int, total: int, name: str) -> None:
+            remaining.update(done, total)
+            many = total >= _COUNTED
+            share = f"{done / total:.0%}" if many else f"{done}/{total}" if total else ""
+            bar.update(task, completed=done, total=total or None, description=name, share=share)
+
+        yield step
 
 
 @contextmanager

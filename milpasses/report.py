@@ -378,5 +378,5 @@ def read_metadata(text: str) -> dict[str, Any]:
             names = entry.pop("names", None) or [entry["name"]]  # one entry a weight before version 0.1
             weights += [{"name": str(name), **entry} for name in names]
         return {**report, "weights": weights}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

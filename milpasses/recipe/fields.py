@@ -60,7 +60,7 @@ def whole(name: str, least: int | None = None) -> Callable[[object], int]:
 
     def read(value: object) -> int:
         typed = value
-        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value):
             typed = int(value)
         if isinstance(typed, bool) or not isinstance(typed, Integral) or int(typed) < floor:
             raise wrong(name, expected, value)

@@ -110,7 +110,7 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    with progress(quiet or as_json):  # the libraries take a second
+    with progress("starting", as_json):  # the libraries take a second
         import milpasses
     from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output

@@ -61,6 +61,13 @@ def transformer_task() -> Task:
     return Task("transformer", path, inputs, count_weights(path, ["mask"]), hits)
 
 
+def measured_windows() -> list[dict[str, Any]]:
+    """The inputs that ``transformer_task`` measures on."""
+    texts = transformer.texts()
+    seen, _ = _windows(texts[1], transformer.alphabet(texts[0]))
+    return [{"characters": ids[None]} for ids in seen]
+
+
 def _windows(text: str, letters: str) -> tuple[np.ndarray, np.ndarray]:
     """``WINDOWS`` windows spread over ``text``, and the characters that follow."""
     codes = torch.from_numpy(transformer.encode(text, letters))

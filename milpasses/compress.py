@@ -1,10 +1,10 @@
 """Entry point: a converted model to a compressed one, and back."""
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-import attrs
 from coremltools.models import MLModel
 
 from milpasses.activations.measure import activations_of, repeatable
@@ -48,6 +48,7 @@ def compress(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    equalize: bool = True,
     strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
@@ -66,14 +67,19 @@ def compress(
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
     each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Without data,
+    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Then the whole model
+    runs on the held-out samples: where an output is worse than without data, the weights that cause it go
+    back (``report.outputs`` has both figures). Without data,
     ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers see
     what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
-    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later; their ranges come
-    from ``calibration`` (two samples or more) or ``statistics``. Tensors that are quantized already stay.
+    A recipe with ``a8`` (``"int8+a8"``) also makes activations 8-bit, for iOS17 and later. Their ranges come
+    from ``calibration`` (two samples or more; from eight on every fourth is held out, and what it does to the
+    outputs decides how ranges are chosen), or from the histograms of ``statistics``. With data, channels of
+    one tensor are first scaled alike by what makes and what takes them where held-out outputs gain
+    (``equalize``). The report's ``notes`` say what was gained. Tensors that are quantized already stay.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
@@ -91,6 +97,7 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
+    inputs = model, recipe, calibration, statistics
     recipe, calibration = Recipe.of(recipe), repeatable(calibration)
     options: dict[str, Any] = {
         "requantize": requantize,
@@ -101,15 +108,19 @@ def compress(
         "progress": progress,
     }
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, inputs)
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
         if pipeline is None:
             if function is not None:
                 programs[""].function_name(function)  # raises where there is none of that name
-            finish = activations_of(programs[""], recipe, statistics, calibration, function, strict)
-            rewriter = rewriter_for(programs[""], recipe, function=function, **options)
-            return write_rewritten(programs[""], rewriter, CompressedModel, output, force, progress, finish)
+            with tempfile.TemporaryDirectory() as folder:
+                program, finish = activations_of(
+                    programs[""], recipe, statistics, calibration, Path(folder),
+                    function=function, strict=strict, equalize=equalize,
+                )  # fmt: skip
+                rewriter = rewriter_for(program, recipe, function=function, **options)
+                return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
         if recipe.wants_activations:
             raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
         if statistics is not None and not is_norms(statistics) and part is None:
@@ -130,6 +141,8 @@ def decompress(
 
     ``model``, ``output``, ``part``, ``force`` and ``skip_model_load`` as for ``compress``.
     """
+    if output is not None:
+        check_output(Path(output), force, (model,))
     if is_pipeline(model):
         return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
     if part is not None:
@@ -175,8 +188,7 @@ def _write_pipeline(
             decompress_program(copy, found)
         else:
             rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
-        report.recipe = found.recipe
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part, part)

@@ -18,7 +18,7 @@ from coremltools.optimize.coreml import get_weights_metadata
 
 from milpasses import _coremltools as host
 from milpasses.activations.configs import named_sample, read_activation_config
-from milpasses.activations.measure import ranges_of
+from milpasses.activations.measure import smallest_and_largest
 from milpasses.activations.quantize import ActivationQuantizer
 from milpasses.errors import MilpassesError, TargetError
 from milpasses.program.model import CompressedModel
@@ -65,7 +65,7 @@ def linear_quantize_activations(
     samples = [named_sample(sample, names) for sample in sample_data]
     with tempfile.TemporaryDirectory() as folder:
         program = raise_target(open_program(mlmodel), ct.target.iOS17, Path(folder))
-        ranges = ranges_of(program, None, samples, fewest=1)
+        ranges = smallest_and_largest(program, samples)
         quantizer = ActivationQuantizer(recipe, ranges, keep_points=False)
 
         def finish(spec: Any, report: Report) -> None:

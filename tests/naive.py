@@ -188,3 +188,10 @@ def block_mask(values: Any, count: int, block_size: int, dim: int) -> NDArray[np
         gone += size
     shape = (length, *values.shape[:dim], *values.shape[dim + 1 :])
     return np.moveaxis(mask.reshape(shape), 0, dim)
+
+
+def count_in_bins(values: Any, exponent: int, first: int, bins: int) -> list[int]:
+    """How many finite values are in [(first + i) 2^exponent, (first + i + 1) 2^exponent)."""
+    width = Fraction(2) ** exponent
+    finite = [Fraction(float(value)) for value in values.reshape(-1) if np.isfinite(value)]
+    return [sum((first + i) * width <= x < (first + i + 1) * width for x in finite) for i in range(bins)]

@@ -1,21 +1,30 @@
 """The ranges of activations from data or statistics, refused with one line where they say too little."""
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from milpasses.activations.quantize import ActivationQuantizer, Ranges
+import numpy as np
+
+from milpasses.activations.equalization import equalized
+from milpasses.activations.observed import Observed, observe
+from milpasses.activations.quantize import ActivationQuantizer, Ranges, of_tensor, wanted_points
+from milpasses.activations.ranges import ChosenRanges, Points, choose_ranges, least_ranges
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError, SampleError
+from milpasses.interpreter import Interpreter
+from milpasses.program.graph import FunctionGraph
 from milpasses.program.opset import check_activations
 from milpasses.program.saved import SavedProgram
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
 
 FEWEST = 2
+Finish = Callable[[Any, Report], None]
 
 
 def repeatable(data: Any) -> Any:
@@ -23,8 +32,8 @@ def repeatable(data: Any) -> Any:
     return list(data) if isinstance(data, Iterator) else data
 
 
-def known_ranges(statistics: Any) -> Ranges:
-    """The ranges that ``statistics`` (``Statistics``, or the path of their file) hold."""
+def known_statistics(statistics: Any) -> Statistics:
+    """``statistics`` (``Statistics``, or the path of their file) that hold ranges."""
     if isinstance(statistics, str | os.PathLike) and not is_norms(statistics):
         statistics = Statistics.load(Path(statistics))
     if not isinstance(statistics, Statistics) or not statistics.ranges:
@@ -32,29 +41,55 @@ def known_ranges(statistics: Any) -> Ranges:
             "8-bit activations need ranges: statistics must be milpasses.statistics(model, data), or the "
             "path of their file"
         )
-    return statistics.ranges
+    return statistics
 
 
-def ranges_of(
-    program: Any, statistics: Any, data: Any, function: str | None = None, fewest: int = FEWEST
-) -> Ranges:
-    """The range of every activation of ``program``: of ``statistics``, or of a run over ``data``.
+def ranges_in(statistics: Statistics, points: Points, function: FunctionGraph) -> Ranges:
+    """The ranges of ``points``, those of ``function``: by its histogram the one that loses least of each.
 
-    Raises ``MilpassesError`` where neither is given, or ``data`` has fewer than ``fewest`` samples.
+    The smallest and the largest value where there is no histogram. Raises ``MilpassesError`` for statistics
+    of another model: a tensor is missing, or has another size.
     """
-    if statistics is not None:
-        return known_ranges(statistics)
-    if data is None or is_norms(data):
-        raise MilpassesError(
-            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
-        )
-    found = collect_statistics(program, data, function=function)
-    if found.samples < fewest:
-        raise SampleError(
-            f"{found.data}: {found.samples} sample: 8-bit activations need at least {fewest}, as the range "
-            "of one holds for nothing else"
-        )
-    return found.ranges
+    ranges, histograms = dict(statistics.ranges), dict(statistics.counted)
+    sizes = _sizes(function, {name for point, _ in points for name in point.tensors})
+    for point, _ in points:
+        if of_tensor(ranges, point.name) is None:
+            raise _other_model(point.name)
+        for name in point.tensors:  # a constant that is joined to others has no range
+            span, histogram = of_tensor(ranges, name), of_tensor(histograms, name)
+            if span is not None:
+                ranges[name] = span
+            if histogram is None or span is None:
+                continue
+            histograms[name] = histogram
+            fits = histogram.total == histogram.samples * sizes.get(name, 0)
+            if name in sizes and not (fits or span.nonfinite):
+                raise _other_model(name)
+    return least_ranges(points, ranges, histograms)
+
+
+def _other_model(name: str) -> MilpassesError:
+    return MilpassesError(
+        f"the statistics do not fit this model (activation {name}): they belong to another one"
+    )
+
+
+def _sizes(function: FunctionGraph, names: Collection[str]) -> dict[str, int]:
+    """Elements of the tensors of these names, where the shape is fixed."""
+    found: dict[str, int] = {}
+    for op in function.body():
+        for variable in function.outputs(op)[:1]:
+            name = function.variable_name(variable)
+            shape: tuple[Any, ...] = function.result(op)[0] if name in names else (None,)
+            if all(isinstance(size, int | np.integer) and size > 0 for size in shape):  # a free one is not
+                found[name] = math.prod(shape)
+    return found
+
+
+def smallest_and_largest(program: SavedProgram, data: Any) -> dict[str, Ranges]:
+    """What every activation of the default function reaches from and to, by the function's name."""
+    name = program.function_name(None)
+    return {name: collect_statistics(program, data, function=name).ranges}
 
 
 def activations_of(
@@ -62,20 +97,58 @@ def activations_of(
     recipe: Recipe,
     statistics: Any,
     data: Any,
+    folder: Path,
+    *,
     function: str | None = None,
     strict: bool = False,
-) -> Callable[[Any, Report], None] | None:
-    """What puts the activations of ``recipe`` into the new specification, None where they stay float.
+    equalize: bool = True,
+) -> tuple[SavedProgram, Finish | None]:
+    """What makes the activations of ``recipe`` 8-bit: ``program`` as it is to be, and what adds the pairs.
 
-    As ``finish`` of ``write_rewritten``. ``strict``: a rule that is for no op is an error then. Raises
-    ``TargetError``, and as ``ranges_of``.
+    The latter is ``finish`` of ``write_rewritten``, None where activations stay float. The program is the one
+    given, or, with ``equalize``, one with channels scaled alike, written under ``folder``. ``strict``: a rule
+    that is for no op is an error. Raises ``TargetError``, and ``MilpassesError`` where neither
+    ``statistics`` nor ``data`` say enough.
     """
     if not recipe.wants_activations:
-        return None
+        return program, None
     check_activations(program.target)
-    quantizer = ActivationQuantizer(recipe, ranges_of(program, statistics, data, function), strict=strict)
+    name = program.function_name(function)
+    view = next(each for each in program.functions if each.name == name)
+    points = wanted_points(recipe, view)
+    notes: list[str] = []
+    if statistics is not None:
+        ranges = ranges_in(known_statistics(statistics), points, view)
+    else:
+        program, chosen = _chosen(program, recipe, data, points, name, folder if equalize else None)
+        ranges = chosen.ranges
+        notes = chosen.notes
+    quantizer = ActivationQuantizer(recipe, {name: ranges}, strict=strict)
 
     def finish(spec: Any, report: Report) -> None:
+        report.notes += notes
         quantizer.quantize_saved(program, spec, report)
 
-    return finish
+    return program, finish
+
+
+def _chosen(
+    program: SavedProgram, recipe: Recipe, data: Any, points: Points, name: str, folder: Path | None
+) -> tuple[SavedProgram, ChosenRanges]:
+    """Ranges that held-out outputs choose, of the program or of what it became under ``folder``."""
+    if data is None or is_norms(data):
+        raise MilpassesError(
+            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
+        )
+    tensors = frozenset(tensor for point, _ in points for tensor in point.tensors)
+    observed: Observed | None = None
+    if folder is not None:
+        program, observed = equalized(program, data, recipe, points, folder, name)
+    if observed is None:
+        observed = observe(Interpreter(program, name), data, tensors)
+    if observed.count < FEWEST:
+        raise SampleError(
+            f"{observed.samples.description}: {observed.count} sample: 8-bit activations need at least "
+            f"{FEWEST}, as the range of one holds for nothing else"
+        )
+    return program, choose_ranges(observed, points)

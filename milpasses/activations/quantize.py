@@ -1,6 +1,6 @@
 """Pairs for a whole program: ranges become grids, points that have none stay float and say why."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -10,9 +10,12 @@ from milpasses.activations.pairs import Placed, insert_memory, insert_saved
 from milpasses.activations.points import CORE, ON_REQUEST, Point, find_points
 from milpasses.data.moments import Range
 from milpasses.errors import MilpassesError, Refusal
+from milpasses.program.graph import FunctionGraph
 from milpasses.program.memory import MemoryProgram
 from milpasses.program.opset import check_activations
 from milpasses.program.saved import SavedFunction, SavedProgram
+from milpasses.recipe.activations import Activations
+from milpasses.recipe.names import saved_name
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.unmatched import find_unmatched_activations
 from milpasses.report import ActivationRecord, Report
@@ -20,16 +23,40 @@ from milpasses.report import ActivationRecord, Report
 Ranges = Mapping[str, "ActivationRange | Range"]
 
 
+def wanted_points(
+    recipe: Recipe, function: FunctionGraph, kept: Collection[str] = ()
+) -> list[tuple[Point, Activations]]:
+    """The points of ``function`` where ``recipe`` asks for 8 bits, and what it asks.
+
+    That is what it says of the first op that takes the tensor, or of the one whose output it is. ``kept``:
+    names of ops that stay float.
+    """
+
+    def wanted(op_type: str, op_name: str) -> bool:
+        asked, by_rule = recipe.activations_of(op_type, op_name)
+        return asked is not None and (op_type in CORE or by_rule) and op_name not in kept
+
+    kinds = {function.op_name(op): function.op_type(op) for op in function.body()}
+    found: list[tuple[Point, Activations]] = []
+    for point in find_points(function, wanted):
+        name = point.uses[0].op_name if point.uses else point.core
+        asked, _ = recipe.activations_of(kinds[name], name)
+        assert asked is not None  # ``wanted`` says so of every op that has a point
+        found.append((point, asked))
+    return found
+
+
 @attrs.frozen
 class ActivationQuantizer:
-    """Applies the activations of ``recipe``, with ``ranges`` of tensors by name.
+    """Applies the activations of ``recipe``, with ``ranges`` of tensors by the name of the function.
 
-    ``keep_points``: a tensor that never varies stays float, as its samples say nothing of the values between;
-    coremltools gives it the grid of what it was. ``strict``: a rule that is for no op is an error.
+    A function without any stays float, and its records say so. ``keep_points``: a tensor that never varies
+    stays float, as its samples say nothing of the values between; coremltools gives it the grid of what it
+    was. ``strict``: a rule that is for no op is an error.
     """
 
     recipe: Recipe
-    ranges: Ranges
+    ranges: Mapping[str, Ranges]
     keep_points: bool = True
     strict: bool = False
 
@@ -70,21 +97,16 @@ class ActivationQuantizer:
             first = records[0]
             raise MilpassesError(f"no activation can be quantized: {first.name}: {first.reason}")
 
-    def _wanted(self, op_type: str, op_name: str) -> bool:
-        asked, by_rule = self.recipe.activations_of(op_type, op_name)
-        return asked is not None and (op_type in CORE or by_rule)
-
     def _placed(self, function: Any, report: Report) -> list[Placed]:
         placed: list[Placed] = []
-        kinds = {function.op_name(op): function.op_type(op) for op in function.body()}
-        for point in find_points(function, self._wanted):
-            span = self._range(point)
+        ranges = self.ranges.get(function.name, {})
+        for point, settings in wanted_points(self.recipe, function):
+            span = self._range(point, ranges)
             uses = tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in point.uses)
             about: dict[str, Any] = {"tensors": point.tensors, "uses": uses, "function": function.name}
             if isinstance(span, Refusal):
                 report.activations.append(ActivationRecord(point.name, "float", refusal=span, **about))
                 continue
-            settings = self._settings(kinds, point)
             half = point.dtype == "float16"
             grid = grid_of(span.low, span.high, settings.mode, settings.dtype, half=half)
             placed.append(Placed(point, grid))
@@ -96,19 +118,9 @@ class ActivationQuantizer:
             )  # fmt: skip
         return placed
 
-    def _settings(self, kinds: Mapping[str, str], point: Point) -> Any:
-        """What the recipe says of the first op that takes the tensor, or of the one whose output it is.
-
-        ``kinds``: the types of ops by name.
-        """
-        if point.uses:
-            use = point.uses[0]
-            return self.recipe.activations_of(use.op_type, use.op_name)[0]
-        return self.recipe.activations_of(kinds[point.core], point.core)[0]
-
-    def _range(self, point: Point) -> "ActivationRange | Refusal":
-        known = [each for name in point.tensors if (each := self._known(name)) is not None]
-        if self._known(point.name) is None:
+    def _range(self, point: Point, ranges: Ranges) -> "ActivationRange | Refusal":
+        known = [each for name in point.tensors if (each := of_tensor(ranges, name)) is not None]
+        if of_tensor(ranges, point.name) is None:
             return Refusal("no-range")
         bad = sum(each.nonfinite for each in known if isinstance(each, Range))
         if bad:
@@ -121,8 +133,9 @@ class ActivationQuantizer:
             return Refusal("point-range", value=span.low)
         return span
 
-    def _known(self, name: str) -> "ActivationRange | Range | None":
-        """The range of a tensor; statistics of a saved program have its name as it is saved."""
-        if name in self.ranges:
-            return self.ranges[name]
-        return self.ranges.get("".join(c if c.isalnum() or c == "_" else "_" for c in name))
+
+def of_tensor(known: Mapping[str, Any], name: str) -> Any:
+    """What is known of a tensor, else None; statistics of a saved program have its name as it is saved."""
+    if name in known:
+        return known[name]
+    return known.get(saved_name(name, before_digit="_"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from milpasses.data.moments import Moments, Range, Statistics
 from milpasses.data.norms import NORMS, is_norms, norm_statistics
+from milpasses.data.observers import RangeObserver
 from milpasses.data.samples import Samples
 from milpasses.encoding.lowering import base_name
 from milpasses.encoding.storage import SMALLEST_IN_FILE
@@ -61,15 +62,16 @@ def statistics(
             weight that is not finite.
     """
     if held_out < 0 or held_out == 1:
-        raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
+        raise MilpassesError(f"held_out= must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
     if is_norms(data):
         loaded = model if isinstance(model, Interpreter) else load(model, function)
         return without_data(loaded.function, names)
     interpreter = model if isinstance(model, Interpreter) else Interpreter(model, function, precision)
     return collect(
-        interpreter, data, names, full=full, held_out=held_out, limit=limit, seed=seed, progress=progress
-    )
+        interpreter, data, names,
+        full=full, histograms=True, held_out=held_out, limit=limit, seed=seed, progress=progress,
+    )  # fmt: skip
 
 
 def without_data(function: Any, names: Mapping[str, str]) -> Statistics:
@@ -91,6 +93,7 @@ def collect(
     *,
     full: "bool | Collection[str]" = False,
     only: Collection[str] | None = None,
+    histograms: bool = False,
     held_out: int = 0,
     limit: int | None = None,
     seed: int = 0,
@@ -98,17 +101,22 @@ def collect(
 ) -> Statistics:
     """The work of ``statistics``: ``names`` of weights by variable.
 
-    ``only``: these weights, of a share of the rows that meet them, and no ranges.
+    ``only``: these weights, of a share of the rows that meet them, and no ranges. ``histograms``: of the
+    activations, too.
     """
     samples = Samples.of(data, interpreter, limit=limit, seed=seed)
-    collector = _Collector(interpreter, names, full, only)
+    collector, ranges = _Collector(interpreter, names, full, only), RangeObserver(None if histograms else ())
+    observers = [collector] if only is not None else [ranges, collector]
     statistics = collector.statistics
+    if only is None:
+        statistics.ranges = ranges.ranges
     statistics.data, statistics.random = samples.description, samples.random
     for sample in samples:
         collector.sample = sample.name
         held = held_out and statistics.samples % held_out == 1
         collector.weights = statistics.held_out if held else statistics.weights
-        interpreter.run(sample.inputs, interpreter.make_state(), [collector])
+        ranges.begin(statistics.held_out_histograms if held else statistics.histograms)
+        interpreter.run(sample.inputs, interpreter.make_state(), observers)
         statistics.samples += 1
         if progress is not None:
             progress(statistics.samples, samples.count, sample.name)
@@ -172,32 +180,11 @@ class _Collector:
                         self.statistics.skipped[name] = Refusal("not-reached", op_type=op.op_type, op=op.name)
 
     def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-        if self._only is None:
-            self._ranges(op, inputs, outputs)
         for param, name in self._uses.get(op, ()):
             if weight_use(op.op_type, param).is_lookup:
                 self._lookup(op, param, name, inputs)
             else:
                 self._moments(op, param, name, inputs)
-
-    def _ranges(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-        for var, value in zip(op.outputs, outputs, strict=True):
-            self._range(var.name, value)
-        for param, bound in op.inputs.items():
-            if param in inputs and not isinstance(bound, list | tuple) and bound.op is None:
-                self._range(bound.name, inputs[param])
-
-    def _range(self, name: str, value: Any) -> None:
-        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not value.size:
-            return
-        low, high, nonfinite = float(value.min()), float(value.max()), 0
-        if not (np.isfinite(low) and np.isfinite(high)):
-            finite = value[np.isfinite(value)]
-            nonfinite = value.size - finite.size
-            low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.inf, -np.inf)
-        span = Range(low, high, nonfinite)
-        known = self.statistics.ranges.get(name)
-        self.statistics.ranges[name] = span if known is None else known | span
 
     def _lookup(self, op: Any, param: str, name: str, inputs: Mapping[str, Any]) -> None:
         lookups, skipped = self.statistics.lookups, self.statistics.skipped

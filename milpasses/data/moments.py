@@ -11,7 +11,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.errors import MilpassesError, Refusal
+from milpasses.data.histograms import Histogram, joined
+from milpasses.errors import MilpassesError, Refusal, no_such_file
 from milpasses.program.files import whole_file
 from milpasses.program.flows import Flow
 
@@ -126,9 +127,10 @@ class Statistics:
     ``weights``: what each weight met; ``held_out``: what it met in the samples kept apart to check with.
     ``lookups``: for a table that gather reads, how often each slice was read (int64);
     ``lookup_axes``: along which axis of the table the slices are, 0 where it is not said.
-    ``ranges``: of every activation, by variable name. ``skipped``: the weights of two or more dimensions of
-    which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs. ``data``
-    says what was run, ``random`` that it means nothing.
+    ``ranges``: of every activation, by variable name. ``histograms``: of those that are floats, 16 KB each,
+    and ``held_out_histograms``, of the samples kept apart. ``skipped``: the weights of two or more dimensions
+    of which nothing is known, and why: ``str()`` of a ``Refusal`` gives the words. ``samples``: runs.
+    ``data`` says what was run, ``random`` that it means nothing.
     """
 
     weights: dict[str, Moments] = attrs.field(factory=dict)
@@ -140,6 +142,8 @@ class Statistics:
     random: bool = False
     held_out: dict[str, Moments] = attrs.field(factory=dict)
     lookup_axes: dict[str, int] = attrs.field(factory=dict)
+    histograms: dict[str, Histogram] = attrs.field(factory=dict)
+    held_out_histograms: dict[str, Histogram] = attrs.field(factory=dict)
 
     def __getitem__(self, name: str) -> Moments:
         if name in self.weights:
@@ -156,6 +160,11 @@ class Statistics:
 
     def __len__(self) -> int:
         return len(self.weights)
+
+    @property
+    def counted(self) -> dict[str, Histogram]:
+        """The histograms of all samples, those kept apart among them."""
+        return joined(self.histograms, self.held_out_histograms)
 
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both runs together; raises ``MilpassesError`` if the models differ."""
@@ -176,7 +185,11 @@ class Statistics:
         data = self.data if self.data == other.data else f"{self.data}; {other.data}"
         samples = self.samples + other.samples
         random = self.random or other.random
-        return Statistics(weights, tables, ranges, skipped, samples, data, random, held_out, axes)
+        return Statistics(
+            weights, tables, ranges, skipped, samples, data, random, held_out, axes,
+            joined(self.histograms, other.histograms),
+            joined(self.held_out_histograms, other.held_out_histograms),
+        )  # fmt: skip
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write an ``.npz`` file, without pickles, all of it or nothing."""
@@ -192,12 +205,18 @@ class Statistics:
             parts = {"sum": moments.sum, "square_sum": moments.square_sum, "gram": moments.gram}
             arrays.update({f"{index}.{key}": part for key, part in parts.items() if part is not None})
         arrays.update({f"lookups.{index}": counts for index, counts in enumerate(self.lookups.values())})
+        histograms = [*self.histograms.items(), *self.held_out_histograms.items()]
+        for index, (_, histogram) in enumerate(histograms):
+            smallest = np.min_scalar_type(int(histogram.counts.max()))
+            arrays[f"histograms.{index}"] = histogram.counts.astype(smallest)
         about = {
             "milpasses_statistics": _VERSION,
             "weights": entries,
             "lookups": list(self.lookups),
             "lookup_axes": self.lookup_axes,
             "ranges": {name: attrs.astuple(span) for name, span in self.ranges.items()},
+            "histograms": [{"name": name, **histogram.fields} for name, histogram in histograms],
+            "histograms_held_out": len(self.held_out_histograms),
             "skipped": {
                 name: {"code": why.code, "details": dict(why.details)} for name, why in self.skipped.items()
             },
@@ -205,7 +224,7 @@ class Statistics:
             "data": self.data,
             "random": self.random,
         }
-        with whole_file(Path(path)) as file:
+        with whole_file(Path(path), force=True) as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
@@ -217,7 +236,7 @@ class Statistics:
             ) as file:  # one array without a name is no context: TypeError
                 arrays = dict(file)
         except FileNotFoundError:
-            raise MilpassesError(f"{path}: no such file") from None
+            raise MilpassesError(no_such_file(Path(path), "no such file")) from None
         except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
             raise MilpassesError(f"{path}: not statistics, or damaged ({error})") from error
         try:
@@ -251,7 +270,13 @@ class Statistics:
         skipped = {name: _read_refusal(why) for name, why in about["skipped"].items()}
         run = about["samples"], about["data"], about["random"]
         axes = {name: int(axis) for name, axis in about.get("lookup_axes", {}).items()}
-        return cls(weights, tables, ranges, skipped, *run, held_out, axes)
+        histograms = [
+            (fields["name"], Histogram.of(fields, arrays[f"histograms.{index}"]))
+            for index, fields in enumerate(about.get("histograms", ()))
+        ]
+        fitted = len(histograms) - about.get("histograms_held_out", 0)
+        counted = dict(histograms[:fitted]), dict(histograms[fitted:])
+        return cls(weights, tables, ranges, skipped, *run, held_out, axes, *counted)
 
 
 def _read_refusal(written: Any) -> Refusal:

@@ -7,6 +7,7 @@ Beyond ``Interpreter.run`` there are these seams, for what measures, compares or
 
 * ``run(..., observers=[...])``: see each op's inputs and outputs as it runs;
 * ``override``: other values for constants and compressed weights;
+* ``alter``: other values where an op takes what was computed, as in reduced precision;
 * ``record`` and ``resume``: keep what the ops gave, and run again from any op on;
 * ``operations``, ``first_reader``, ``output_ops``, ``function``: what there is to run, from which op on a
   changed weight matters, which op makes an output, and coremltools' own function.

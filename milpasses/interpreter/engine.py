@@ -10,8 +10,8 @@ from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnu
 from milpasses.interpreter.backend import Backend, BackendName
 from milpasses.interpreter.backend_choice import choose_backend, choose_values
 from milpasses.interpreter.constants import Constants
-from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed
-from milpasses.interpreter.plan import Plan, Step, plan_blocks, read_by
+from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed, numpy_type
+from milpasses.interpreter.plan import Plan, Step, check_taken, plan_blocks, read_by
 from milpasses.interpreter.program import load
 from milpasses.interpreter.registry import Array, InterpreterError, rule
 from milpasses.interpreter.snapshots import Recorder, Snapshot
@@ -89,6 +89,7 @@ class Interpreter:
         self.constants = Constants(self.values.constant, wide=precision == "float32", keep=keep_weights)
         _check_ops(self.function)
         self._plans: dict[Any, Plan] = plan_blocks(self.function)
+        self.changes: dict[tuple[str, str], Callable[[Array], Array]] = {}
         self.inputs: dict[str, Feature] = describe_function(self._loaded)
         self.output_names: list[str] = [var.name for var in self.function.outputs]
 
@@ -212,6 +213,16 @@ class Interpreter:
                 step.fixed = None
         self.constants.override(overrides)
 
+    def alter(self, changes: Mapping[tuple[str, str], Callable[[Array], Array]]) -> None:
+        """Let ops take other values than were computed, in the runs to come.
+
+        ``changes`` maps (an op's name, that of a variable it takes) to a function of the value, whose result
+        is rounded to the variable's type; it takes the place of what was given before. Outputs of ops and of
+        the function are as computed. Raises InterpreterError where no op of that name takes the variable.
+        """
+        check_taken(changes, self._plans.values())
+        self.changes = dict(changes)
+
     def finish(self, value: Any, declared: Any, moves: bool) -> Any:
         """A result, rounded once to its declared type (floats stay in float32)."""
         return self.values.finish(value, declared, moves)
@@ -288,7 +299,7 @@ class Execution:
             fixed = {name: self.argument(argument) for name, argument in step.constant}
             if self.owner.constants.keep:
                 step.fixed = fixed
-        arguments = {**fixed, **{name: self.argument(argument) for name, argument in step.live}}
+        arguments = {**fixed, **{name: self.argument(argument, step.op) for name, argument in step.live}}
         try:
             if step.rule.wants_context:
                 result = step.rule.function(_Call(self, step.op), **arguments)
@@ -312,10 +323,14 @@ class Execution:
             self.values.pop(var, None)
         return outputs
 
-    def argument(self, argument: Any) -> Any:
+    def argument(self, argument: Any, op: Any = None) -> Any:
         if isinstance(argument, (list, tuple)):
-            return [self.value(var) for var in argument]
-        return self.value(argument)
+            return [self.argument(var, op) for var in argument]
+        change = self.owner.changes.get((op.name, argument.name)) if op is not None else None
+        value = self.value(argument)
+        if change is None:
+            return value
+        return self.owner.finish(change(self.kind.given(value)), numpy_type(argument.sym_type), False)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """A block as steps, ready to run: what each op reads, and which values it is the last to need."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from milpasses.interpreter.io import numpy_type
-from milpasses.interpreter.registry import Rule, rule
+from milpasses.interpreter.registry import InterpreterError, Rule, rule
 from milpasses.program.weights import is_constant
 
 
@@ -85,6 +85,15 @@ def plan_blocks(block: Any) -> dict[Any, Plan]:
     freed = {var for step in steps for var in step.frees}
     plans[block] = Plan(steps, inputs, list(block.outputs), list(own - freed))
     return plans
+
+
+def check_taken(pairs: Iterable[tuple[str, str]], plans: Iterable[Plan]) -> None:
+    """Raise ``InterpreterError`` where one of ``pairs`` is no op's name and that of a variable it takes."""
+    steps = [step for plan in plans for step in plan.steps]
+    unknown = set(pairs) - {(step.op.name, var.name) for step in steps for var in step.reads}
+    if unknown:
+        name, variable = min(unknown)
+        raise InterpreterError(f"no op {name} takes {variable}")
 
 
 def _step(op: Any) -> Step:

@@ -89,7 +89,7 @@ def upgrade(
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model, calibration, statistics, recipe))
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
@@ -103,7 +103,7 @@ def upgrade(
     }  # fmt: skip
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
-            raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
+            raise NeuralNetworkError("input_shapes=: of a part of a pipeline the shapes are its own")
         if wanted is not None and wanted.wants_activations:
             raise NeuralNetworkError(
                 "8-bit activations of a pipeline: upgrade and compress its parts one by one"
@@ -126,8 +126,10 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
+        program, finish = activations_of(
+            program, wanted, statistics, calibration, Path(folder), strict=strict
+        )
         rewriter = rewriter_for(program, wanted, **options)
-        finish = activations_of(program, wanted, statistics, calibration, strict=strict)
         return write_rewritten(program, rewriter, make, output, force, progress, finish)
 
 
@@ -220,7 +222,7 @@ def _write_parts(
             return
         found = Report()
         rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part)

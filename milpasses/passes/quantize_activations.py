@@ -5,8 +5,9 @@ from typing import Any
 from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
 from coremltools.converters.mil.mil.passes.pass_registry import register_pass
 
-from milpasses.activations.measure import known_ranges
-from milpasses.activations.quantize import ActivationQuantizer, Ranges
+from milpasses.activations.measure import known_statistics, ranges_in
+from milpasses.activations.quantize import ActivationQuantizer, wanted_points
+from milpasses.data.moments import Statistics
 from milpasses.errors import MilpassesError
 from milpasses.passes._reporting import remember
 from milpasses.passes._weight_pass import read_flag
@@ -45,7 +46,7 @@ class quantize_activations(AbstractGraphPass):
     def __init__(self) -> None:
         self.recipe = Recipe.of("a8")
         self.report = Report()
-        self.ranges: Ranges | None = None
+        self.statistics: Statistics | None = None
         self.strict = False
 
     def set_options(self, pass_options: Any = None) -> None:
@@ -61,16 +62,21 @@ class quantize_activations(AbstractGraphPass):
         self.strict = read_flag(self, "strict", given)
         report = given.get("report")
         self.report = report if isinstance(report, Report) else Report()
-        self.ranges = known_ranges(given["statistics"]) if "statistics" in given else None
+        self.statistics = known_statistics(given["statistics"]) if "statistics" in given else None
 
     def apply(self, prog: Any) -> None:
         """Rewrite the program in place; a second run over its own output adds nothing."""
-        if self.ranges is None:
+        if self.statistics is None:
             raise MilpassesError(
                 f"milpasses::{self}: set its option statistics, milpasses.statistics(model, data) of the "
                 "same network converted without compression"
             )
         self.report.activations.clear()
-        quantizer = ActivationQuantizer(self.recipe, self.ranges, strict=self.strict)
-        quantizer.quantize_memory(MemoryProgram(prog), self.report)
+        program = MemoryProgram(prog)
+        ranges = {
+            view.name: ranges_in(self.statistics, wanted_points(self.recipe, view), view)
+            for view in program.functions
+        }
+        quantizer = ActivationQuantizer(self.recipe, ranges, strict=self.strict)
+        quantizer.quantize_memory(program, self.report)
         remember(prog, self.report)

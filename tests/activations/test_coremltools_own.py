@@ -44,7 +44,8 @@ class Ours(AbstractGraphPass):
     def apply(self, prog: Any) -> None:
         # they give a range to ops alone, and a cast of an input has the input's
         ranges = {name: ActivationRange(span["rmin"], span["rmax"]) for name, span in self.stats.items()}
-        quantizer = ActivationQuantizer(read_activation_config(self.config), ranges)
+        functions = dict.fromkeys(prog.functions, ranges)
+        quantizer = ActivationQuantizer(read_activation_config(self.config), functions)
         Ours.ran += quantizer.quantize_memory(MemoryProgram(prog), mp.Report())
 
 

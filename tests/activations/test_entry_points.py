@@ -7,7 +7,7 @@ import coremltools as ct
 import numpy as np
 import pytest
 from coremltools.optimize import coreml as cto
-from test_form import NETWORKS, convnet, described, program_in, residual, samples, saved_model
+from test_form import NETWORKS, convnet, described, program_in, program_of, residual, samples, saved_model
 
 import milpasses as mp
 from milpasses.interpreter import Interpreter
@@ -81,16 +81,27 @@ def test_recipes_that_cannot_be(text: str) -> None:
 
 
 def test_a_conversion_with_statistics() -> None:
-    statistics = mp.statistics(saved_model(convnet), samples())
-    from test_form import program_of
-
+    program = program_of(convnet)
+    statistics = mp.statistics(program, samples())
     pipeline = mp.pipeline("int8+a8", ct.PassPipeline.EMPTY, statistics)
     options: dict[str, Any] = {"convert_to": "mlprogram", "minimum_deployment_target": ct.target.iOS17}
-    model = ct.convert(program_of(convnet), pass_pipeline=pipeline, skip_model_load=True, **options)
+    model = ct.convert(program, pass_pipeline=pipeline, skip_model_load=True, **options)
     assert kinds(model).count("quantize") == len(pipeline.report.activations) == 8
     assert pipeline.report.totals()["quantized_activations"] == 8
     with pytest.raises(mp.MilpassesError, match="statistics="):
         mp.pipeline("int8+a8")
+
+
+def test_statistics_of_another_model_are_refused(tmp_path: Path) -> None:
+    others = {"residual": mp.statistics(saved_model(residual), samples())}
+    others["same names"] = mp.statistics(saved_model(convnet), samples())
+    histogram = others["same names"].histograms["x"]
+    for name in others["same names"].histograms:
+        others["same names"].histograms[name] = histogram  # of tensors of other sizes
+    for statistics in others.values():
+        with pytest.raises(mp.MilpassesError, match=r"do not fit this model .*they belong to another one"):
+            mp.compress(saved_model(convnet), "a8", statistics=statistics, output=tmp_path / "a.mlpackage")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -128,7 +139,7 @@ def bad_calls() -> dict[str, Any]:
         "norms": ({"calibration": "norms"}, "calibration=data"),
         "no sample": ({"calibration": []}, "there is no sample"),
         "one sample": ({"calibration": samples(1)}, "at least 2"),
-        "NaN": ({"calibration": [{"x": bad}, {"x": bad}]}, "not finite"),
+        "NaN": ({"calibration": [{"x": bad}, {"x": bad}]}, "384 NaN or infinite values"),
         "missing input": ({"calibration": [{"y": bad}] * 2}, "x"),
     }
 
@@ -182,13 +193,12 @@ def test_a_rule_that_decides_no_op_is_said(rule: str, tmp_path: Path) -> None:
     with pytest.raises(mp.RecipeError, match="activation rule 1"):
         mp.compress(model, asked, calibration=samples(), strict=True, output=tmp_path / "a.mlpackage")
     assert list(tmp_path.iterdir()) == []
-    statistics = mp.statistics(model, samples())
-    from test_form import program_of
-
+    program = program_of(convnet)
+    statistics = mp.statistics(program, samples())
     options: dict[str, Any] = {"convert_to": "mlprogram", "minimum_deployment_target": ct.target.iOS17}
     strict = mp.pipeline(asked, ct.PassPipeline.EMPTY, statistics, strict=True)
     with pytest.raises(mp.RecipeError, match="activation rule 1"):
-        ct.convert(program_of(convnet), pass_pipeline=strict, skip_model_load=True, **options)
+        ct.convert(program, pass_pipeline=strict, skip_model_load=True, **options)
 
 
 def legacy_network() -> Any:

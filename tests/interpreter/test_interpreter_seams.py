@@ -168,3 +168,25 @@ def test_what_is_no_place_to_resume_from(program: Any) -> None:
             interpreter.resume(snapshot, start)
     with pytest.raises(InterpreterError, match="the snapshot is of another program"):
         Interpreter(make(network)).resume(snapshot, 0)
+
+
+def test_altered_values_reach_the_op_that_takes_them_alone(program: Any) -> None:
+    interpreter = Interpreter(program)
+    before = interpreter.run(INPUT)
+    seen: dict[str, Any] = {}
+
+    def observe(op: Any, inputs: Any, outputs: Any) -> None:
+        seen[op.name] = {name: np.copy(value) for name, value in inputs.items() if name in ("x", "y")}
+
+    interpreter.alter({("scaled", "second"): lambda value: value + np.float32(1 / 3)})
+    interpreter.run(INPUT, observers=[observe])
+    unaltered = np.maximum(seen["second"]["x"], 0)
+    rounded = (unaltered + np.float32(1 / 3)).astype(np.float16).astype(np.float32)  # to the declared type
+    np.testing.assert_array_equal(seen["scaled"]["x"], rounded)
+    interpreter.alter({})
+    assert same(interpreter.run(INPUT), before)
+
+
+def test_altering_what_no_op_takes_is_refused(program: Any) -> None:
+    with pytest.raises(InterpreterError, match="no op second takes nothing"):
+        Interpreter(program).alter({("second", "nothing"): np.abs})

@@ -1,0 +1,95 @@
+"""A model run as if some tensors were 8-bit: no op is inserted, values are rounded where ops take them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from milpasses.activations.grid import Grid
+from milpasses.activations.points import Point
+from milpasses.interpreter import Interpreter
+
+Array = NDArray[Any]
+
+
+class AlteredRuns:
+    """Runs ``interpreter`` over samples, and says how far its outputs are from those without 8-bit tensors.
+
+    ``points``: where pairs may stand. ``samples``: inputs; each runs once as it is.
+    """
+
+    def __init__(
+        self, interpreter: Interpreter, points: Sequence[Point], samples: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._interpreter, self._samples = interpreter, samples
+        self._takes = _takers(interpreter)
+        self._points = {point.name: point for point in points}
+        self._exact = [_numbers(interpreter.run(sample)) for sample in samples]
+
+    @property
+    def comparable(self) -> bool:
+        """There are samples, and outputs in numbers that are not all 0."""
+        return any(_power(array) > 0 for outputs in self._exact for array in outputs.values())
+
+    def error(self, grids: Mapping[str, Grid]) -> float:
+        """Mean over samples and outputs of |y - y'|^2 / |y|^2; infinite where y' is not finite.
+
+        ``grids``: of the points by name; the others stay float.
+        """
+        points = {name: self._points[name] for name in grids}
+        self._interpreter.alter(
+            {(op, name): grids[name].round_trip for name, point in points.items() for op in self._ops(point)}
+        )
+        try:
+            pairs = zip(self._samples, self._exact, strict=True)
+            errors = [_distance(exact, _numbers(self._interpreter.run(sample))) for sample, exact in pairs]
+        finally:
+            self._interpreter.alter({})
+        return math.fsum(errors) / len(errors)  # the same in whatever order samples come
+
+    def _ops(self, point: Point) -> set[str]:
+        """The ops that take the dequantized copy: all of them where the pair stands behind an op."""
+        taking = self._takes.get(point.name, set())
+        return taking if point.after else taking & {use.op_name for use in point.uses}
+
+
+def _takers(interpreter: Interpreter) -> dict[str, set[str]]:
+    """Names of the ops that take each variable, those in nested blocks included."""
+    found: dict[str, set[str]] = {}
+    pending: list[Any] = [interpreter.function]
+    while pending:
+        for op in pending.pop().operations:
+            pending.extend(op.blocks)
+            for bound in op.inputs.values():
+                for var in bound if isinstance(bound, list | tuple) else [bound]:
+                    if var is not None:
+                        found.setdefault(var.name, set()).add(op.name)
+    return found
+
+
+def _numbers(outputs: Mapping[str, Any]) -> dict[str, Array]:
+    """The outputs that are numbers, in float64: of a classifier the probabilities."""
+    found: dict[str, Array] = {}
+    for name, value in outputs.items():
+        array = np.asarray(list(value.values()) if isinstance(value, dict) else value)
+        if array.dtype.kind in "fiu" and array.size:
+            found[name] = array.astype(np.float64)
+    return found
+
+
+def _power(array: Array) -> float:
+    return float((array**2).sum())
+
+
+def _distance(exact: Mapping[str, Array], altered: Mapping[str, Array]) -> float:
+    """Mean of the outputs' relative squared errors."""
+    errors: list[float] = []
+    for name, array in exact.items():
+        power = _power(array)
+        if power > 0:
+            fits = array.shape == altered[name].shape
+            errors.append(_power(array - altered[name]) / power if fits else np.inf)
+    mean = float(np.mean(errors)) if errors else 0.0
+    return mean if np.isfinite(mean) else np.inf

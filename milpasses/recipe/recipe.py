@@ -34,6 +34,7 @@ from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_wor
 from milpasses.recipe.text import read_rules
 from milpasses.recipe.weights import MatchableWeight
 from milpasses.recipe.yaml_text import read_yaml
+from milpasses.report import shortened
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
@@ -169,6 +170,9 @@ class Recipe:
             with at(f"rule {index}"):
                 lines.append(rule.to_text())
         return "; ".join([*lines, *self._rule_texts(), *self._rest_text()])
+
+    def __repr__(self) -> str:
+        return f"<Recipe: {shortened(str(self))}>"
 
     def __str__(self) -> str:
         default = self._default_text(scheme_words(self.default))

@@ -192,6 +192,9 @@ class TestTerminal:
         assert captured.out == ""
         assert "1/2" in captured.err
         assert "weight[0]" in captured.err
+        with progress("compressing") as step:  # elements
+            step(250_000, 1_000_000, "weight")
+        assert "25%" in capsys.readouterr().err
         with progress("compressing", quiet=True) as step:
             step(1, 2, "weight")
         assert capsys.readouterr().err == ""

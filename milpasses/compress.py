@@ -8,6 +8,7 @@ from typing import Any
 import attrs
 from coremltools.models import MLModel
 
+from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
@@ -50,6 +51,7 @@ def compress(
     calibration: Any = None,
     sequential: bool = False,
     equalize: bool = True,
+    fallback: Any = None,
     strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
@@ -79,6 +81,8 @@ def compress(
     outputs decides how ranges are chosen), or from the histograms of ``statistics``. With data, channels of
     one tensor are first scaled alike by what makes and what takes them where held-out outputs gain
     (``equalize``). The report's ``notes`` say what was gained. Tensors that are quantized already stay.
+    ``fallback``: the activations that cost held-out outputs most stay float, as few as keep ``"35 dB"`` (or
+    ``"1 %"`` of the energy as error) before weights change, or so many; their records say what they cost.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
@@ -115,7 +119,7 @@ def compress(
             with tempfile.TemporaryDirectory() as folder:
                 program, finish = activations_of(
                     programs[""], recipe, statistics, calibration, Path(folder),
-                    function=function, strict=strict, equalize=equalize,
+                    function=function, strict=strict, equalize=equalize, fallback=Fallback.of(fallback),
                 )  # fmt: skip
                 rewriter = rewriter_for(program, recipe, function=function, **options)
                 return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)

@@ -1,13 +1,13 @@
 """A model run as if some tensors were 8-bit: no op is inserted, values are rounded where ops take them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.activations.grid import Grid
+from milpasses.activations.pairs import Placed
 from milpasses.activations.points import Point
 from milpasses.interpreter import Interpreter
 
@@ -17,15 +17,12 @@ Array = NDArray[Any]
 class AlteredRuns:
     """Runs ``interpreter`` over samples, and says how far its outputs are from those without 8-bit tensors.
 
-    ``points``: where pairs may stand. ``samples``: inputs; each runs once as it is.
+    ``samples``: inputs; each runs once as it is.
     """
 
-    def __init__(
-        self, interpreter: Interpreter, points: Sequence[Point], samples: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, interpreter: Interpreter, samples: Sequence[Mapping[str, Any]]) -> None:
         self._interpreter, self._samples = interpreter, samples
         self._takes = _takers(interpreter)
-        self._points = {point.name: point for point in points}
         self._exact = [_numbers(interpreter.run(sample)) for sample in samples]
 
     @property
@@ -33,14 +30,13 @@ class AlteredRuns:
         """There are samples, and outputs in numbers that are not all 0."""
         return any(_power(array) > 0 for outputs in self._exact for array in outputs.values())
 
-    def error(self, grids: Mapping[str, Grid]) -> float:
+    def error(self, placed: Iterable[Placed]) -> float:
         """Mean over samples and outputs of |y - y'|^2 / |y|^2; infinite where y' is not finite.
 
-        ``grids``: of the points by name; the others stay float.
+        ``placed``: the pairs there are; all others stay float.
         """
-        points = {name: self._points[name] for name in grids}
         self._interpreter.alter(
-            {(op, name): grids[name].round_trip for name, point in points.items() for op in self._ops(point)}
+            {(op, each.point.name): each.grid.round_trip for each in placed for op in self._ops(each.point)}
         )
         try:
             pairs = zip(self._samples, self._exact, strict=True)

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from milpasses.activations.equalization import equalized
+from milpasses.activations.fallback import Fallback, activations_kept_float
 from milpasses.activations.observed import Observed, observe
 from milpasses.activations.quantize import ActivationQuantizer, Ranges, of_tensor, wanted_points
-from milpasses.activations.ranges import ChosenRanges, Points, choose_ranges, least_ranges
+from milpasses.activations.ranges import Points, choose_ranges, least_ranges
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
-from milpasses.errors import MilpassesError, SampleError
+from milpasses.errors import MilpassesError, Refusal, SampleError
 from milpasses.interpreter import Interpreter
 from milpasses.program.graph import FunctionGraph
 from milpasses.program.opset import check_activations
@@ -102,13 +103,14 @@ def activations_of(
     function: str | None = None,
     strict: bool = False,
     equalize: bool = True,
+    fallback: Fallback | None = None,
 ) -> tuple[SavedProgram, Finish | None]:
     """What makes the activations of ``recipe`` 8-bit: ``program`` as it is to be, and what adds the pairs.
 
     The latter is ``finish`` of ``write_rewritten``, None where activations stay float. The program is the one
     given, or, with ``equalize``, one with channels scaled alike, written under ``folder``. ``strict``: a rule
-    that is for no op is an error. Raises ``TargetError``, and ``MilpassesError`` where neither
-    ``statistics`` nor ``data`` say enough.
+    that is for no op is an error. ``fallback``: what outputs may lose. Raises ``TargetError``, and
+    ``MilpassesError`` where neither ``statistics`` nor ``data`` say enough.
     """
     if not recipe.wants_activations:
         return program, None
@@ -117,13 +119,19 @@ def activations_of(
     view = next(each for each in program.functions if each.name == name)
     points = wanted_points(recipe, view)
     notes: list[str] = []
+    kept: dict[str, Refusal] = {}
     if statistics is not None:
+        if fallback is not None:
+            raise MilpassesError("fallback needs calibration=data: statistics do not say what outputs lose")
         ranges = ranges_in(known_statistics(statistics), points, view)
     else:
-        program, chosen = _chosen(program, recipe, data, points, name, folder if equalize else None)
-        ranges = chosen.ranges
-        notes = chosen.notes
-    quantizer = ActivationQuantizer(recipe, {name: ranges}, strict=strict)
+        program, observed = _observed(program, recipe, data, points, name, folder if equalize else None)
+        chosen = choose_ranges(observed, points)
+        ranges, notes = chosen.ranges, chosen.notes
+        if fallback is not None:
+            kept = activations_kept_float(observed, points, ranges, fallback)
+            notes.append(f"{len(kept)} of {len(points)} activations stay float, as they cost outputs most")
+    quantizer = ActivationQuantizer(recipe, {name: ranges}, strict=strict, kept={name: kept})
 
     def finish(spec: Any, report: Report) -> None:
         report.notes += notes
@@ -132,10 +140,10 @@ def activations_of(
     return program, finish
 
 
-def _chosen(
+def _observed(
     program: SavedProgram, recipe: Recipe, data: Any, points: Points, name: str, folder: Path | None
-) -> tuple[SavedProgram, ChosenRanges]:
-    """Ranges that held-out outputs choose, of the program or of what it became under ``folder``."""
+) -> tuple[SavedProgram, Observed]:
+    """The program, or what it became under ``folder``, run over the samples."""
     if data is None or is_norms(data):
         raise MilpassesError(
             "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
@@ -151,4 +159,4 @@ def _chosen(
             f"{observed.samples.description}: {observed.count} sample: 8-bit activations need at least "
             f"{FEWEST}, as the range of one holds for nothing else"
         )
-    return program, choose_ranges(observed, points)
+    return program, observed

@@ -17,6 +17,7 @@ _OPTIONS = {
     "tolerance": ("--tolerance", None),
     "max_error": ("--max-error", None),
     "function": ("--function", None),
+    "fallback": ("--fallback", None),
     "calibration": ("--data", "DATA"),
     "statistics": ("--statistics", "FILE"),
     "dump_after_change": ("--dump-after-change", "DIR"),

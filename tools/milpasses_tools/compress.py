@@ -79,6 +79,14 @@ def command(
         bool,
         typer.Option("--sequential", help="With DATA: each layer sees what those before it became; slower."),
     ] = False,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOSS",
+            help="For a8: activations that cost outputs most stay float, as few as keep '35 dB' or '1 %', "
+            "or so many ('3').",
+        ),
+    ] = None,
     sensitivity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For a budget: the JSON that sensitivity printed.")
     ] = None,
@@ -155,6 +163,7 @@ def command(
             statistics=None if sequential else known,
             calibration=None if data == "random" or (known is not None and not sequential) else data,
             sequential=sequential,
+            fallback=fallback,
             strict=strict,
             progress=step,
         )

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from coremltools.models import MLModel
 
 from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
+from milpasses.activations.parts import activations_of_parts
+from milpasses.activations.quantize import check_rules
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
@@ -113,22 +116,23 @@ def compress(
         check_output(Path(output), force)
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
-        if pipeline is None:
-            if function is not None:
-                programs[""].function_name(function)  # raises where there is none of that name
-            with tempfile.TemporaryDirectory() as folder:
+        if function is not None:
+            programs[""].function_name(function)  # raises where there is none of that name
+        if pipeline is not None and statistics is not None and not is_norms(statistics) and part is None:
+            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
+        with tempfile.TemporaryDirectory() as folder:
+            given: Any = (recipe, statistics, calibration, Path(folder))
+            asked: dict[str, Any] = {"equalize": equalize, "fallback": Fallback.of(fallback)}
+            if pipeline is None:
                 program, finish = activations_of(
-                    programs[""], recipe, statistics, calibration, Path(folder),
-                    function=function, strict=strict, equalize=equalize, fallback=Fallback.of(fallback),
-                )  # fmt: skip
+                    programs[""], *given, function=function, strict=strict, **asked
+                )
                 rewriter = rewriter_for(program, recipe, function=function, **options)
                 return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
-        if recipe.wants_activations:
-            raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
-        if statistics is not None and not is_norms(statistics) and part is None:
-            raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
-        rewriters = _rewriters(pipeline, programs, recipe, options)
-        return _write_pipeline(pipeline, part, rewriters, output, force, progress)
+            found = activations_of_parts(pipeline, programs, *given, **asked)
+            raised = found.pipeline.raised
+            rewriters = _rewriters(found.pipeline, {name: raised[name] for name in programs}, recipe, options)
+            return _write_pipeline(found.pipeline, part, rewriters, output, force, progress, found.finish)
 
 
 def decompress(
@@ -174,13 +178,19 @@ def _write_pipeline(
     output: "str | os.PathLike[str] | None",
     force: bool,
     progress: Progress | None = None,
+    finish: Callable[[str, Any, Report], None] = lambda name, spec, report: None,
 ) -> CompressedModel:
-    """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed."""
+    """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed.
+
+    ``finish`` gets the name of each part, its new specification and ``report``.
+    """
     report = Report(notes=[note for program in pipeline.raised.values() for note in program.notes])
     if rewriters is not None:  # a rule may be for one part alone
         rewriter = next(iter(rewriters.values()))
         weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
         find_unmatched(report, rewriter.recipe, weights, rewriter.strict)
+        views = [view for program in pipeline.raised.values() for view in program.functions]
+        check_rules(rewriter.recipe, views, report, rewriter.strict)
 
     def rewrite_part(name: str, copy: SavedCopy) -> None:
         found = Report()
@@ -188,6 +198,7 @@ def _write_pipeline(
             decompress_program(copy, found)
         else:
             rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
+            finish(name, copy.spec, report)
         report.recipe = found.recipe
         report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
 

@@ -16,6 +16,7 @@ from milpasses.activations.ranges import Points, choose_ranges, least_ranges
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
+from milpasses.data.samples import model_inputs
 from milpasses.errors import MilpassesError, Refusal, SampleError
 from milpasses.interpreter import Interpreter
 from milpasses.program.graph import FunctionGraph
@@ -102,36 +103,49 @@ def activations_of(
     *,
     function: str | None = None,
     strict: bool = False,
+    check: bool = True,
     equalize: bool = True,
     fallback: Fallback | None = None,
 ) -> tuple[SavedProgram, Finish | None]:
     """What makes the activations of ``recipe`` 8-bit: ``program`` as it is to be, and what adds the pairs.
 
-    The latter is ``finish`` of ``write_rewritten``, None where activations stay float. The program is the one
-    given, or, with ``equalize``, one with channels scaled alike, written under ``folder``. ``strict``: a rule
-    that is for no op is an error. ``fallback``: what outputs may lose. Raises ``TargetError``, and
-    ``MilpassesError`` where neither ``statistics`` nor ``data`` say enough.
+    The latter is ``finish`` of ``write_rewritten``, None where activations stay float. Every function that
+    takes what ``function`` takes is run on ``data`` by itself, or that alone where it is given. The program
+    is the one given, or, with ``equalize``, one with channels scaled alike, written under ``folder``.
+    ``strict``: a rule that is for no op is an error; ``check``: it is said at all. ``fallback``: what outputs
+    may lose. Raises ``TargetError``, and ``MilpassesError`` where neither ``statistics`` nor ``data`` say
+    enough.
     """
     if not recipe.wants_activations:
         return program, None
     check_activations(program.target)
-    name = program.function_name(function)
-    view = next(each for each in program.functions if each.name == name)
-    points = wanted_points(recipe, view)
+    ran = program.function_name(function)
+    views = {view.name: view for view in program.functions}
+    ranges: dict[str, Ranges] = {}
+    kept: dict[str, dict[str, Refusal]] = {}
     notes: list[str] = []
-    kept: dict[str, Refusal] = {}
     if statistics is not None:
         if fallback is not None:
             raise MilpassesError("fallback needs calibration=data: statistics do not say what outputs lose")
-        ranges = ranges_in(known_statistics(statistics), points, view)
+        points = wanted_points(recipe, views[ran])
+        ranges[ran] = ranges_in(known_statistics(statistics), points, views[ran])
+    elif data is None or is_norms(data):
+        raise MilpassesError(
+            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
+        )
     else:
-        program, observed = _observed(program, recipe, data, points, name, folder if equalize else None)
-        chosen = choose_ranges(observed, points)
-        ranges, notes = chosen.ranges, chosen.notes
-        if fallback is not None:
-            kept = activations_kept_float(observed, points, ranges, fallback)
-            notes.append(f"{len(kept)} of {len(points)} activations stay float, as they cost outputs most")
-    quantizer = ActivationQuantizer(recipe, {name: ranges}, strict=strict, kept={name: kept})
+        for name in [ran] if function is not None else _taking_alike(program, ran):
+            points = wanted_points(recipe, views[name])
+            program, observed = _observed(program, recipe, data, points, name, folder if equalize else None)
+            chosen = choose_ranges(observed, points)
+            ranges[name] = chosen.ranges
+            notes += chosen.notes
+            if fallback is not None:
+                kept[name] = activations_kept_float(observed, points, chosen.ranges, fallback)
+                notes.append(
+                    f"{len(kept[name])} of {len(points)} activations stay float, as they cost outputs most"
+                )
+    quantizer = ActivationQuantizer(recipe, ranges, strict=strict, check=check, kept=kept)
 
     def finish(spec: Any, report: Report) -> None:
         report.notes += notes
@@ -140,14 +154,19 @@ def activations_of(
     return program, finish
 
 
+def _taking_alike(program: SavedProgram, function: str) -> list[str]:
+    """The functions with the inputs of ``function``, itself first: they run on the same data."""
+    if len(program.functions) == 1:
+        return [function]
+    inputs = {each.name: model_inputs(program, each.name) for each in program.functions}
+    others = [name for name in inputs if name != function and inputs[name] == inputs[function]]
+    return [function, *others]
+
+
 def _observed(
     program: SavedProgram, recipe: Recipe, data: Any, points: Points, name: str, folder: Path | None
 ) -> tuple[SavedProgram, Observed]:
     """The program, or what it became under ``folder``, run over the samples."""
-    if data is None or is_norms(data):
-        raise MilpassesError(
-            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
-        )
     tensors = frozenset(tensor for point, _ in points for tensor in point.tensors)
     observed: Observed | None = None
     if folder is not None:

@@ -48,14 +48,15 @@ class ActivationQuantizer:
 
     A function without any stays float, and its records say so. ``keep_points``: a tensor that never varies
     stays float, as its samples say nothing of the values between; coremltools gives it the grid of what it
-    was. ``strict``: a rule that is for no op is an error. ``kept``: of each function the tensors
-    that stay float, and why.
+    was. ``strict``: a rule that is for no op is an error; ``check``: it is said at all. ``kept``: of each
+    function the tensors that stay float, and why.
     """
 
     recipe: Recipe
     ranges: Mapping[str, Ranges]
     keep_points: bool = True
     strict: bool = False
+    check: bool = True
     kept: Mapping[str, Mapping[str, Refusal]] = attrs.field(factory=dict)
 
     def quantize_saved(self, program: SavedProgram, spec: Any, report: Report) -> int:
@@ -67,7 +68,8 @@ class ActivationQuantizer:
             block = message.block_specializations[message.opset]
             view = SavedFunction(program.package, function.name, function.target, block)
             views.append((view, message.inputs))
-        self._check_rules([view for view, _ in views], report)
+        if self.check:
+            check_rules(self.recipe, [view for view, _ in views], report, self.strict)
         plans = [(view.block, self._placed(view, report), inputs) for view, inputs in views]
         self._check(report)
         return sum(insert_saved(*plan) for plan in plans)
@@ -75,18 +77,12 @@ class ActivationQuantizer:
     def quantize_memory(self, program: MemoryProgram, report: Report) -> int:
         """Put pairs into a program in memory; returns the number of ``quantize`` ops."""
         check_activations(program.target)
-        self._check_rules(program.functions, report)
+        if self.check:
+            check_rules(self.recipe, program.functions, report, self.strict)
         blocks = program.program.functions
         plans = [(blocks[view.name], self._placed(view, report)) for view in program.functions]
         self._check(report)
         return sum(insert_memory(*plan) for plan in plans)
-
-    def _check_rules(self, functions: Iterable[Any], report: Report) -> None:
-        """Say of each rule that decides none of the ops that can have 8-bit activations."""
-        if self.recipe.activation_rules:
-            ops = ((view.op_type(op), view.op_name(op)) for view in functions for op in view.body())
-            able = (op for op in ops if op[0] in (*CORE, *ON_REQUEST))
-            find_unmatched_activations(report, self.recipe, able, self.strict)
 
     def _check(self, report: Report) -> None:
         """Refuse data that says nothing of any activation: nothing was changed yet."""
@@ -115,6 +111,14 @@ class ActivationQuantizer:
                 )
             )  # fmt: skip
         return placed
+
+
+def check_rules(recipe: Recipe, functions: Iterable[FunctionGraph], report: Report, strict: bool) -> None:
+    """Say of each rule that decides none of the ops that can have 8-bit activations."""
+    if recipe.activation_rules:
+        ops = ((view.op_type(op), view.op_name(op)) for view in functions for op in view.body())
+        able = (op for op in ops if op[0] in (*CORE, *ON_REQUEST))
+        find_unmatched_activations(report, recipe, able, strict)
 
 
 def range_of(point: Point, ranges: Ranges, keep_points: bool = True) -> "ActivationRange | Refusal":

@@ -11,6 +11,8 @@ import coremltools as ct
 
 from milpasses import _coremltools as host
 from milpasses.activations.measure import activations_of, repeatable
+from milpasses.activations.parts import PartActivations, activations_of_parts
+from milpasses.activations.quantize import check_rules
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.interpreter import PipelineInterpreter
@@ -104,13 +106,11 @@ def upgrade(
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
             raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
-        if wanted is not None and wanted.wants_activations:
-            raise NeuralNetworkError(
-                "8-bit activations of a pipeline: upgrade and compress its parts one by one"
-            )
         with tempfile.TemporaryDirectory() as folder:
             upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
-            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load)
+            place = Path(folder) / "activations"
+            place.mkdir()
+            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load, place)
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
 
     def make(path: str, report: Report, **options: Any) -> UpgradedModel:
@@ -202,12 +202,19 @@ def _write_parts(
     output: "str | os.PathLike[str] | None",
     force: bool,
     skip_model_load: bool,
+    folder: Path,
 ) -> UpgradedModel:
     """Write the pipeline; with a ``recipe``, the programs that were networks compressed."""
     report = Report(recipe="none" if recipe is None else str(recipe), notes=[])
     rewriters: dict[str, Rewriter] = {}
+    activations = PartActivations(pipeline, {})
     if recipe is not None:
         data = options["calibration"]
+        activations = activations_of_parts(
+            pipeline, pipeline.raised, recipe, options["statistics"], data, folder
+        )
+        pipeline = activations.pipeline
+        report.notes += [note for program in pipeline.raised.values() for note in program.notes]
         runs = data is not None and not is_norms(data)
         interpreter = PipelineInterpreter(pipeline) if runs else None
         for name, program in pipeline.raised.items():
@@ -215,6 +222,8 @@ def _write_parts(
             rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
         weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
         find_unmatched(report, recipe, weights, bool(options["strict"]))
+        views = [view for program in pipeline.raised.values() for view in program.functions]
+        check_rules(recipe, views, report, bool(options["strict"]))
 
     def rewrite_part(name: str, copy: SavedCopy) -> None:
         if name not in rewriters:
@@ -222,6 +231,7 @@ def _write_parts(
             return
         found = Report()
         rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
+        activations.finish(name, copy.spec, report)
         report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
 
     def write_weights(folder: Path) -> Any:

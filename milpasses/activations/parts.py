@@ -1,0 +1,68 @@
+"""8-bit activations of the programs of a pipeline, each on what reaches it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from milpasses.activations.measure import Finish, activations_of
+from milpasses.data.norms import is_norms
+from milpasses.data.parts import samples_of_part
+from milpasses.interpreter import PipelineInterpreter
+from milpasses.program.pipelines import SavedPipeline
+from milpasses.program.saved import SavedProgram
+from milpasses.recipe.recipe import Recipe
+from milpasses.report import Report
+
+
+@attrs.frozen(eq=False)
+class PartActivations:
+    """``pipeline``: with what its programs are to be; ``finishes``: by part, what adds the pairs."""
+
+    pipeline: SavedPipeline
+    finishes: Mapping[str, Finish]
+
+    def finish(self, name: str, spec: Any, report: Report) -> None:
+        """Add the pairs of a part to its new specification; records have the part's name before theirs."""
+        if name not in self.finishes:
+            return
+        found = Report()
+        self.finishes[name](spec, found)
+        report.notes += [f"part {name}: {note}" for note in found.notes]
+        report.activations += [
+            attrs.evolve(record, name=f"{name}/{record.name}") for record in found.activations
+        ]
+
+
+def activations_of_parts(
+    pipeline: SavedPipeline,
+    programs: Mapping[str, SavedProgram],
+    recipe: Recipe,
+    statistics: Any,
+    data: Any,
+    folder: Path,
+    *,
+    equalize: bool = True,
+    fallback: Any = None,
+) -> PartActivations:
+    """What makes activations of ``programs`` 8-bit, parts of ``pipeline`` by name; see ``activations_of``.
+
+    ``data``: samples of the pipeline. A rule may be for one part alone: ``check_rules`` is for all together.
+    """
+    if not recipe.wants_activations:
+        return PartActivations(pipeline, {})
+    runs = data is not None and not is_norms(data)
+    interpreter = PipelineInterpreter(pipeline) if runs else None
+    raised, finishes = dict(pipeline.raised), dict[str, Finish]()
+    for index, (name, program) in enumerate(programs.items()):
+        known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
+        place = folder / str(index)
+        place.mkdir()
+        raised[name], finish = activations_of(
+            program, recipe, statistics, known, place,
+            check=False, equalize=equalize, fallback=fallback,
+        )  # fmt: skip
+        if finish is not None:
+            finishes[name] = finish
+    return PartActivations(attrs.evolve(pipeline, raised=raised), finishes)

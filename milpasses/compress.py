@@ -11,7 +11,7 @@ from coremltools.models import MLModel
 
 from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
-from milpasses.activations.parts import activations_of_parts
+from milpasses.activations.parts import PartActivations, activations_of_parts
 from milpasses.activations.quantize import check_rules
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
@@ -27,7 +27,6 @@ from milpasses.program.pipelines import (
     open_pipeline,
     opened_parts,
 )
-from milpasses.program.saved import SavedProgram
 from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.unmatched import find_unmatched
@@ -124,14 +123,15 @@ def compress(
             given: Any = (recipe, statistics, calibration, Path(folder))
             asked: dict[str, Any] = {"equalize": equalize, "fallback": Fallback.of(fallback)}
             if pipeline is None:
-                program, finish = activations_of(
-                    programs[""], *given, function=function, strict=strict, **asked
+                plan = activations_of(programs[""], *given, function=function, strict=strict, **asked)
+                rewriter = rewriter_for(
+                    plan.program, recipe, function=function, prepare=plan.prepare, **options
                 )
-                rewriter = rewriter_for(program, recipe, function=function, **options)
-                return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
+                return write_rewritten(
+                    plan.program, rewriter, CompressedModel, output, force, progress, plan.finish
+                )
             found = activations_of_parts(pipeline, programs, *given, **asked)
-            raised = found.pipeline.raised
-            rewriters = _rewriters(found.pipeline, {name: raised[name] for name in programs}, recipe, options)
+            rewriters = _rewriters(found, list(programs), recipe, options)
             return _write_pipeline(found.pipeline, part, rewriters, output, force, progress, found.finish)
 
 
@@ -155,18 +155,21 @@ def decompress(
 
 
 def _rewriters(
-    pipeline: SavedPipeline, programs: dict[str, SavedProgram], recipe: Recipe, options: dict[str, Any]
+    found: PartActivations, names: list[str], recipe: Recipe, options: dict[str, Any]
 ) -> dict[str, Rewriter]:
     """What applies ``recipe`` to each part, by name; data is what reaches the part."""
+    pipeline = found.pipeline
     data = options["calibration"]
     runs = data is not None and not is_norms(data)
     interpreter = PipelineInterpreter(pipeline) if runs else None
     rewriters: dict[str, Rewriter] = {}
     known: Any
-    for name, program in programs.items():
+    for name in names:
+        program = pipeline.raised[name]
         check_functions(program)
         known = data if interpreter is None else samples_of_part(interpreter, data, name)
-        rewriters[name] = rewriter_for(program, recipe, **(options | {"calibration": known}))
+        changed = options | {"calibration": known, "prepare": found.prepares.get(name)}
+        rewriters[name] = rewriter_for(program, recipe, **changed)
         rewriters[name].check(program.sites())
     return rewriters
 

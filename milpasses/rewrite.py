@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from milpasses.calibration.biases import Bias, biases_of
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.calibration.sources import StatisticsSource, source_for
+from milpasses.calibration.sources import Prepare, StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, lower
@@ -281,10 +281,16 @@ def rewriter_for(
     strict: bool = False,
     function: str | None = None,
     progress: Progress | None = None,
+    prepare: Prepare | None = None,
 ) -> Rewriter:
-    """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
+    """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``.
+
+    ``prepare``: as for ``OnlineStatistics``.
+    """
     rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
-    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, function, progress)
+    source = source_for(
+        program, rewriter.calibrates, statistics, calibration, sequential, function, progress, prepare
+    )
     return attrs.evolve(rewriter, calibration=source)
 
 

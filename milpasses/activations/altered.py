@@ -1,17 +1,17 @@
 """A model run as if some tensors were 8-bit: no op is inserted, values are rounded where ops take them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.activations.pairs import Placed
-from milpasses.activations.points import Point
 from milpasses.interpreter import Interpreter
 
 Array = NDArray[Any]
+Takers = Mapping[str, set[str]]
 
 
 class AlteredRuns:
@@ -22,7 +22,7 @@ class AlteredRuns:
 
     def __init__(self, interpreter: Interpreter, samples: Sequence[Mapping[str, Any]]) -> None:
         self._interpreter, self._samples = interpreter, samples
-        self._takes = _takers(interpreter)
+        self._takes = takers(interpreter)
         self._exact = [_numbers(interpreter.run(sample)) for sample in samples]
 
     @property
@@ -35,9 +35,7 @@ class AlteredRuns:
 
         ``placed``: the pairs there are; all others stay float.
         """
-        self._interpreter.alter(
-            {(op, each.point.name): each.grid.round_trip for each in placed for op in self._ops(each.point)}
-        )
+        self._interpreter.alter(changes(self._takes, placed))
         try:
             pairs = zip(self._samples, self._exact, strict=True)
             errors = [_distance(exact, _numbers(self._interpreter.run(sample))) for sample, exact in pairs]
@@ -45,13 +43,19 @@ class AlteredRuns:
             self._interpreter.alter({})
         return math.fsum(errors) / len(errors)  # the same in whatever order samples come
 
-    def _ops(self, point: Point) -> set[str]:
-        """The ops that take the dequantized copy: all of them where the pair stands behind an op."""
-        taking = self._takes.get(point.name, set())
-        return taking if point.after else taking & {use.op_name for use in point.uses}
+
+def changes(takes: Takers, placed: Iterable[Placed]) -> dict[tuple[str, str], Callable[[Array], Array]]:
+    """What pairs alter, as ``Interpreter.alter`` takes it: behind an op all take the dequantized copy."""
+    found: dict[tuple[str, str], Callable[[Array], Array]] = {}
+    for each in placed:
+        point = each.point
+        taking = takes.get(point.name, set())
+        ops = taking if point.after else taking & {use.op_name for use in point.uses}
+        found |= {(op, point.name): each.grid.round_trip for op in ops}
+    return found
 
 
-def _takers(interpreter: Interpreter) -> dict[str, set[str]]:
+def takers(interpreter: Interpreter) -> Takers:
     """Names of the ops that take each variable, those in nested blocks included."""
     found: dict[str, set[str]] = {}
     pending: list[Any] = [interpreter.function]

@@ -6,13 +6,16 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
+from milpasses.activations.altered import changes, takers
 from milpasses.activations.equalization import equalized
 from milpasses.activations.fallback import Fallback, activations_kept_float
 from milpasses.activations.observed import Observed, observe
 from milpasses.activations.quantize import ActivationQuantizer, Ranges, of_tensor, wanted_points
 from milpasses.activations.ranges import Points, choose_ranges, least_ranges
+from milpasses.calibration.sources import Prepare
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
@@ -94,6 +97,20 @@ def smallest_and_largest(program: SavedProgram, data: Any) -> dict[str, Ranges]:
     return {name: collect_statistics(program, data, function=name).ranges}
 
 
+@attrs.frozen(eq=False)
+class ActivationPlan:
+    """What ``activations_of`` found.
+
+    ``program``: as it is to be, its channels equalized where that gains. ``finish``: as ``write_rewritten``
+    takes it, adds the pairs. ``prepare``: lets ops of an interpreter take 8-bit inputs, so that weights are
+    fitted to those. Both are None where activations stay float.
+    """
+
+    program: SavedProgram
+    finish: Finish | None = None
+    prepare: Prepare | None = None
+
+
 def activations_of(
     program: SavedProgram,
     recipe: Recipe,
@@ -106,18 +123,17 @@ def activations_of(
     check: bool = True,
     equalize: bool = True,
     fallback: Fallback | None = None,
-) -> tuple[SavedProgram, Finish | None]:
-    """What makes the activations of ``recipe`` 8-bit: ``program`` as it is to be, and what adds the pairs.
+) -> ActivationPlan:
+    """What makes the activations of ``recipe`` 8-bit; nothing where it leaves them float.
 
-    The latter is ``finish`` of ``write_rewritten``, None where activations stay float. Every function that
-    takes what ``function`` takes is run on ``data`` by itself, or that alone where it is given. The program
-    is the one given, or, with ``equalize``, one with channels scaled alike, written under ``folder``.
+    Every function that takes what ``function`` takes is run on ``data`` by itself, or that alone where it is
+    given. With ``equalize`` channels may be scaled alike, in a program that is written under ``folder``.
     ``strict``: a rule that is for no op is an error; ``check``: it is said at all. ``fallback``: what outputs
     may lose. Raises ``TargetError``, and ``MilpassesError`` where neither ``statistics`` nor ``data`` say
     enough.
     """
     if not recipe.wants_activations:
-        return program, None
+        return ActivationPlan(program)
     check_activations(program.target)
     ran = program.function_name(function)
     views = {view.name: view for view in program.functions}
@@ -147,11 +163,13 @@ def activations_of(
                 )
     quantizer = ActivationQuantizer(recipe, ranges, strict=strict, check=check, kept=kept)
 
+    pairs = quantizer.placed(views[ran], Report())
+
     def finish(spec: Any, report: Report) -> None:
         report.notes += notes
         quantizer.quantize_saved(program, spec, report)
 
-    return program, finish
+    return ActivationPlan(program, finish, lambda runs: runs.alter(changes(takers(runs), pairs)))
 
 
 def _taking_alike(program: SavedProgram, function: str) -> list[str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from milpasses.activations.measure import Finish, activations_of
+from milpasses.activations.measure import ActivationPlan, Finish, activations_of
+from milpasses.calibration.sources import Prepare
 from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.interpreter import PipelineInterpreter
@@ -18,10 +19,14 @@ from milpasses.report import Report
 
 @attrs.frozen(eq=False)
 class PartActivations:
-    """``pipeline``: with what its programs are to be; ``finishes``: by part, what adds the pairs."""
+    """``pipeline``: with what its programs are to be; ``finishes``: by part, what adds the pairs.
+
+    ``prepares``: by part, as in ``ActivationPlan``.
+    """
 
     pipeline: SavedPipeline
-    finishes: Mapping[str, Finish]
+    finishes: Mapping[str, Finish] = attrs.field(factory=dict)
+    prepares: Mapping[str, Prepare] = attrs.field(factory=dict)
 
     def finish(self, name: str, spec: Any, report: Report) -> None:
         """Add the pairs of a part to its new specification; records have the part's name before theirs."""
@@ -51,18 +56,20 @@ def activations_of_parts(
     ``data``: samples of the pipeline. A rule may be for one part alone: ``check_rules`` is for all together.
     """
     if not recipe.wants_activations:
-        return PartActivations(pipeline, {})
+        return PartActivations(pipeline)
     runs = data is not None and not is_norms(data)
     interpreter = PipelineInterpreter(pipeline) if runs else None
-    raised, finishes = dict(pipeline.raised), dict[str, Finish]()
+    raised = dict(pipeline.raised)
+    plans: dict[str, ActivationPlan] = {}
     for index, (name, program) in enumerate(programs.items()):
         known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
         place = folder / str(index)
         place.mkdir()
-        raised[name], finish = activations_of(
+        plans[name] = activations_of(
             program, recipe, statistics, known, place,
             check=False, equalize=equalize, fallback=fallback,
         )  # fmt: skip
-        if finish is not None:
-            finishes[name] = finish
-    return PartActivations(attrs.evolve(pipeline, raised=raised), finishes)
+        raised[name] = plans[name].program
+    finishes = {name: plan.finish for name, plan in plans.items() if plan.finish is not None}
+    prepares = {name: plan.prepare for name, plan in plans.items() if plan.prepare is not None}
+    return PartActivations(attrs.evolve(pipeline, raised=raised), finishes, prepares)

@@ -70,7 +70,7 @@ class ActivationQuantizer:
             views.append((view, message.inputs))
         if self.check:
             check_rules(self.recipe, [view for view, _ in views], report, self.strict)
-        plans = [(view.block, self._placed(view, report), inputs) for view, inputs in views]
+        plans = [(view.block, self.placed(view, report), inputs) for view, inputs in views]
         self._check(report)
         return sum(insert_saved(*plan) for plan in plans)
 
@@ -80,7 +80,7 @@ class ActivationQuantizer:
         if self.check:
             check_rules(self.recipe, program.functions, report, self.strict)
         blocks = program.program.functions
-        plans = [(blocks[view.name], self._placed(view, report)) for view in program.functions]
+        plans = [(blocks[view.name], self.placed(view, report)) for view in program.functions]
         self._check(report)
         return sum(insert_memory(*plan) for plan in plans)
 
@@ -91,7 +91,8 @@ class ActivationQuantizer:
             first = records[0]
             raise MilpassesError(f"no activation can be quantized: {first.name}: {first.reason}")
 
-    def _placed(self, function: FunctionGraph, report: Report) -> list[Placed]:
+    def placed(self, function: FunctionGraph, report: Report) -> list[Placed]:
+        """The pairs of a function; ``report`` gets a record of each and of what stays float."""
         placed: list[Placed] = []
         ranges = self.ranges.get(function.name, {})
         kept = self.kept.get(function.name, {})

@@ -126,11 +126,9 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
-        program, finish = activations_of(
-            program, wanted, statistics, calibration, Path(folder), strict=strict
-        )
-        rewriter = rewriter_for(program, wanted, **options)
-        return write_rewritten(program, rewriter, make, output, force, progress, finish)
+        plan = activations_of(program, wanted, statistics, calibration, Path(folder), strict=strict)
+        rewriter = rewriter_for(plan.program, wanted, prepare=plan.prepare, **options)
+        return write_rewritten(plan.program, rewriter, make, output, force, progress, plan.finish)
 
 
 def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
@@ -207,7 +205,7 @@ def _write_parts(
     """Write the pipeline; with a ``recipe``, the programs that were networks compressed."""
     report = Report(recipe="none" if recipe is None else str(recipe), notes=[])
     rewriters: dict[str, Rewriter] = {}
-    activations = PartActivations(pipeline, {})
+    activations = PartActivations(pipeline)
     if recipe is not None:
         data = options["calibration"]
         activations = activations_of_parts(
@@ -219,7 +217,9 @@ def _write_parts(
         interpreter = PipelineInterpreter(pipeline) if runs else None
         for name, program in pipeline.raised.items():
             known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
-            rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
+            rewriters[name] = rewriter_for(
+                program, recipe, prepare=activations.prepares.get(name), **{**options, "calibration": known}
+            )
         weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
         find_unmatched(report, recipe, weights, bool(options["strict"]))
         views = [view for program in pipeline.raised.values() for view in program.functions]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 from coremltools.models import MLModel
 
 from milpasses.activations.fallback import Fallback
@@ -72,7 +71,9 @@ def compress(
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
     each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Without data,
+    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Then the whole model
+    runs on the held-out samples: where an output is worse than without data, the weights that cause it go
+    back (``report.outputs`` has both figures). Without data,
     ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers see
     what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
@@ -102,6 +103,7 @@ def compress(
 
     Returns a ``CompressedModel``, which keeps the ``report``. Raises ``MilpassesError``.
     """
+    inputs = model, recipe, calibration, statistics
     recipe, calibration = Recipe.of(recipe), repeatable(calibration)
     options: dict[str, Any] = {
         "requantize": requantize,
@@ -112,7 +114,7 @@ def compress(
         "progress": progress,
     }
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, inputs)
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
         if function is not None:
@@ -147,6 +149,8 @@ def decompress(
 
     ``model``, ``output``, ``part``, ``force`` and ``skip_model_load`` as for ``compress``.
     """
+    if output is not None:
+        check_output(Path(output), force, (model,))
     if is_pipeline(model):
         return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
     if part is not None:
@@ -201,9 +205,8 @@ def _write_pipeline(
             decompress_program(copy, found)
         else:
             rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
-            finish(name, copy.spec, report)
-        report.recipe = found.recipe
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+            finish(name, copy.spec, found)
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part, part)

@@ -5,7 +5,9 @@
 that decided; ``REASONS`` puts it into words.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -31,6 +33,25 @@ class UnmatchedRuleWarning(UserWarning):
 
 class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
+
+
+_NEAR = 0.61  # of 1: two of three letters are the same; iOS26 is not what iOS99 was to be
+
+
+def did_you_mean(wanted: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` where one of ``known`` is near to ``wanted``, which is none of them."""
+    names = {name.lower(): name for name in known}
+    nearest = get_close_matches(wanted.lower(), sorted(names), 1, _NEAR)
+    return f"; did you mean {names[nearest[0]]}?" if nearest else ""
+
+
+def no_such_file(path: Path, what: str = "no such file or folder") -> str:
+    """That nothing is at ``path``, and which file beside it was meant, if one has nearly that name."""
+    try:
+        beside = [one.name for one in path.absolute().parent.iterdir()]
+    except OSError:  # no such folder either, or none that may be read
+        return f"{path}: {what}"
+    return f"{path}: {what}{did_you_mean(path.name, beside)}"
 
 
 def unmatched_text(rules: Sequence[str]) -> str:
@@ -144,6 +165,7 @@ REASONS = {
     "costs-outputs": "8 bits there alone leave held-out outputs {snr_db:.1f} dB ({tensors} together)",
     # What calibration leaves undone.
     "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
+    "outputs-worse": "an output of the model was worse with it on held-out samples",
     "nothing-held-out": "nothing held out",
     "bias-not-corrected": "bias not corrected: {reason}",
     "no-full-moment": "no error feedback: the statistics hold no full second moment (full=True)",

@@ -151,11 +151,37 @@ class ActivationRecord:
         )
 
 
+@attrs.frozen
+class OutputRecord:
+    """What calibration did to one output of the model: 10 log10(sum y^2 / sum (y - y')^2), in dB.
+
+    Over ``samples`` held-out samples, with the weights as they are now and, ``plain_sqnr_db``, as they would
+    be without data.
+    """
+
+    name: str
+    sqnr_db: float
+    plain_sqnr_db: float
+    samples: int
+
+    def row(self) -> dict[str, Any]:
+        """A flat dictionary; an infinite ratio is text."""
+        decibels = {"sqnr_db": _rounded(self.sqnr_db), "plain_sqnr_db": _rounded(self.plain_sqnr_db)}
+        return {"name": self.name, **decibels, "samples": self.samples}
+
+    def __str__(self) -> str:
+        return (
+            f"output {self.name}: {self.sqnr_db:.1f} dB on {self.samples} held-out samples, "
+            f"{self.plain_sqnr_db:.1f} dB without data"
+        )
+
+
 @attrs.define
 class Report:
     """The records of one compression, in the order of the program; ``notes`` are of the model as a whole.
 
-    ``unmatched``: a sentence for each rule of the recipe that decided no weight.
+    ``unmatched``: a sentence for each rule of the recipe that decided no weight. ``outputs``: of a model that
+    was calibrated on data, what its outputs lose.
     """
 
     recipe: str = ""
@@ -163,6 +189,7 @@ class Report:
     unmatched: list[str] = attrs.field(factory=list)
     notes: list[str] = attrs.field(factory=list)
     activations: list[ActivationRecord] = attrs.field(factory=list)
+    outputs: list[OutputRecord] = attrs.field(factory=list)
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
@@ -223,8 +250,22 @@ class Report:
             **(totals if self.activations else {}),
         }
 
-    def _activation_rows(self) -> dict[str, Any]:
-        return {"activations": [record.row() for record in self.activations]} if self.activations else {}
+    def add_part(self, name: str, part: "Report") -> None:
+        """Take over what ``part`` says of one part of a pipeline; names become ``part/weight``."""
+        self.recipe = part.recipe
+        self.notes += [f"{name}: {note}" for note in part.notes]
+        self.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in part.records]
+        self.outputs += [attrs.evolve(record, name=f"{name}/{record.name}") for record in part.outputs]
+        self.activations += [
+            attrs.evolve(record, name=f"{name}/{record.name}") for record in part.activations
+        ]
+
+    def _other_rows(self) -> dict[str, Any]:
+        rows = {
+            "activations": [record.row() for record in self.activations],
+            "outputs": [record.row() for record in self.outputs],
+        }
+        return {name: found for name, found in rows.items() if found}
 
     def to_rows(self) -> list[dict[str, Any]]:
         """One flat dictionary a weight: ``pandas.DataFrame(report.to_rows())``."""
@@ -239,7 +280,7 @@ class Report:
             "totals": self.totals(),
             "notes": self.notes,
             "weights": self.to_rows(),
-            **self._activation_rows(),
+            **self._other_rows(),
         }
         return json.dumps(content, indent=indent)
 
@@ -271,7 +312,7 @@ class Report:
             "totals": self.totals(),
             **({"notes": self.notes} if self.notes else {}),
             "weights": list(alike.values()),
-            **self._activation_rows(),
+            **self._other_rows(),
         }
         return json.dumps(content, separators=(",", ":"), default=str)
 
@@ -298,6 +339,7 @@ class Report:
             lines.append(
                 f"{totals['quantized_activations']} of {len(self.activations)} activations quantized"
             )
+        lines += map(str, self.outputs)
         return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.calibration.biases import Bias, biases_of
+from milpasses.calibration.biases import Bias
+from milpasses.calibration.chosen import chosen_outcomes
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
-from milpasses.calibration.sources import Prepare, StatisticsSource, source_for
+from milpasses.calibration.paired import PairedRewriter, Rewritten
+from milpasses.calibration.sources import OnlineStatistics, Prepare, StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
-from milpasses.encoding.lowering import OpSpec, dense, lower
+from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
 from milpasses.errors import MilpassesError, Refusal, TargetError
 from milpasses.program.model import CompressedModel, Model, write_model
@@ -29,19 +30,6 @@ from milpasses.recipe.unmatched import find_unmatched
 from milpasses.report import METADATA_KEY, Record, Report, Status
 
 Progress = Callable[[int, int, str], None]
-
-
-@attrs.frozen(eq=False)
-class Rewritten:
-    """The outcome for one site: its record, and the ops that take its place, if any.
-
-    ``bias``: what the bias of the weight's op becomes with it, None where it stays as it is.
-    """
-
-    record: Record
-    specs: list[OpSpec] | None = None
-    encoding: Encoding | None = None
-    bias: NDArray[Any] | None = None
 
 
 @attrs.frozen
@@ -150,11 +138,12 @@ class Rewriter:
             return Rewritten(attrs.evolve(record, refused=True))
         decoded = encoding.decode()
         check_decoding(encoding, decoded, weight.name, self.target.generation)
+        specs = lower(encoding, weight.name, self.target.generation)
         record = attrs.evolve(
             self.record(site, decision, "compressed"),
             notes=tuple(encoder.notes),
             form=encoding.form,
-            bytes_after=encoding.nbytes,
+            bytes_after=encoding.nbytes + max(len(site.places) - 1, 0) * inline_nbytes(specs),
             **decoding_errors(value, decoded),
             **chosen,
         )
@@ -162,7 +151,7 @@ class Rewriter:
             self.calibration.done(weight, decoded)
             if isinstance(bias, Site) and corrected is not None:
                 self.calibration.done(bias.weight, corrected)
-        return Rewritten(record, lower(encoding, weight.name, self.target.generation), encoding, corrected)
+        return Rewritten(record, specs, encoding, corrected)
 
     def _encode(
         self, encoder: Encoder[Weight], value: NDArray[Any], scheme: Scheme, bias: Bias | None
@@ -194,60 +183,14 @@ class Rewriter:
             form="dense" if site.existing is None else site.existing().form,
             shape=weight.shape,
             dtype=weight.dtype,
-            bytes_before=site.nbytes,
-            bytes_after=site.nbytes,
+            bytes_before=site.all_nbytes,
+            bytes_after=site.all_nbytes,
             rule=decision.reason,
             scheme=str(decision.scheme),
             consumers=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
             functions=weight.functions,
             rule_index=decision.rule_index,
         )
-
-
-@attrs.define(eq=False)
-class PairedRewriter:
-    """Applies ``rewriter`` to the ``sites`` of one program, weights and their biases together.
-
-    Asked for each site once, in any order: whichever of a weight and its bias the program states first, the
-    weight is encoded first, and the bias takes up what it loses on average.
-    """
-
-    rewriter: Rewriter
-    sites: Sequence[Site]
-    _biases: dict[Site, Bias] = attrs.field(init=False)  # by the weight that they belong to
-    _weights: dict[Site, Site] = attrs.field(init=False)  # the inverse, of those that may be corrected
-    _encoded: dict[Site, Rewritten] = attrs.field(factory=dict)  # weights whose biases were asked for first
-    _corrected: dict[Site, NDArray[Any] | None] = attrs.field(factory=dict)  # biases whose weights came first
-
-    def __attrs_post_init__(self) -> None:
-        rewriter = self.rewriter
-        calibrated = [] if rewriter.calibration is None else list(filter(rewriter.calibrates, self.sites))
-        self._biases = biases_of(calibrated, self.sites, rewriter.recipe)
-        self._weights = {bias: weight for weight, bias in self._biases.items() if isinstance(bias, Site)}
-
-    def rewrite(self, site: Site) -> Rewritten:
-        """The outcome for one site."""
-        weight = self._weights.get(site)
-        if weight is None:
-            return self._encoded.pop(site, None) or self._rewrite(site)
-        if site not in self._corrected:
-            self._encoded[weight] = self._rewrite(weight)
-        corrected = self._corrected.pop(site)
-        return self.rewriter.rewrite(site) if corrected is None else self._replaced(site, corrected)
-
-    def _rewrite(self, site: Site) -> Rewritten:
-        bias = self._biases.get(site)
-        rewritten = self.rewriter.rewrite(site, bias)
-        if isinstance(bias, Site):
-            self._corrected[bias] = rewritten.bias
-        return rewritten
-
-    def _replaced(self, site: Site, corrected: NDArray[Any]) -> Rewritten:
-        """A bias that stays dense, with other values."""
-        record = self.rewriter.record(site, self.rewriter.recipe.decide(site.weight), "kept")
-        change = np.abs(corrected.astype(np.float64) - site.weight.value.astype(np.float64)).max()
-        record = attrs.evolve(record, notes=("bias corrected: + (W - W') E[x]",), max_error=float(change))
-        return Rewritten(record, [dense(site.weight.name, corrected)])
 
 
 def rewrite_program(
@@ -265,9 +208,14 @@ def rewrite_program(
     if say_unmatched:
         find_unmatched(report, rewriter.recipe, [site.weight for site in sites], rewriter.strict)
     rewriter.check(sites)
-    paired = PairedRewriter(rewriter, sites)
     report.recipe = str(rewriter.recipe)
-    return _replace(program, sites, report, paired.rewrite, progress)
+    if not isinstance(rewriter.calibration, OnlineStatistics):
+        return _replace(program, sites, report, PairedRewriter(rewriter, sites).rewrite, progress)
+    without_data = attrs.evolve(rewriter, calibration=None)
+    outcomes = chosen_outcomes(
+        rewriter, without_data, rewriter.calibration, sites, report, progress or (lambda *_: None)
+    )
+    return _replace(program, sites, report, outcomes.__getitem__, None)
 
 
 def rewriter_for(
@@ -387,7 +335,7 @@ def decompressed(site: Site) -> Rewritten:
         form="dense",
         shape=weight.shape,
         dtype=value.dtype.name,
-        bytes_before=site.nbytes,
+        bytes_before=site.all_nbytes,
         bytes_after=value.nbytes,
         sqnr_db=float("inf"),
         max_error=0.0,

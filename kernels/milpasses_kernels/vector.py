@@ -10,22 +10,27 @@ from numpy.typing import NDArray
 from . import _lloyd
 from ._blocks import float32_block
 from ._groups import check_k, checked_groups, checked_importance, extremes, for_groups
+from ._nearest import Floats, Points, nearest, total
+from ._seeding import sample, seed
 from ._threads import for_ranges
 
 _SAMPLE = 32  # training vectors for each entry
-_LEAST_SAMPLE = 4096
+_LEAST_SAMPLE = 2048
 _SHARE = 8  # vectors there are for each training vector, where that gives more, up to _MOST_SAMPLE
 _MOST_SAMPLE = 1 << 16
+_SMALL_PART = 2  # vectors for each training vector, above which further starts cost little
 _POOL = 8  # vectors looked at for each one sampled
+_FIRST = 6  # passes from each start, before the best is chosen
+_STARTS = 4
+_STARTED = 2e-2  # relative gain of a pass below which a start has shown what it is worth
 _PASSES = 24  # over the training vectors, for each start: the least
 _WORK = 4  # passes over all vectors that passes over few training vectors may cost in all
 _MOST_PASSES = 200
+_SHORT = 1 << 18  # entries times training weights, up to which a start is too short for a thread of its own
 _CHUNK = 1 << 14  # vectors: fixed, so that sums over chunks do not depend on the number of threads
 _KEPT = 1 << 22  # weights of a group that are kept as float32 from one pass to the next
-_SETTLED = 1e-3  # relative gain of a pass below which entries have converged: 64 of them, or fewer
+_SETTLED = 2e-3  # relative gain of a pass below which entries have converged: 16 of them, or fewer
 
-Points = NDArray[np.float32]
-Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 
@@ -46,24 +51,25 @@ def vector_kmeans(
     k: int,
     importance: NDArray[np.float32] | None = None,
     seed: int = 0,
-    starts: int = 1,
+    starts: int | None = None,
     iterations: int = 30,
 ) -> VectorKMeans:
     """Find a look-up table of k vectors of small squared error for each group of vectors.
 
     ``vectors`` (G, n, d) float16 or float32, ``importance`` (G, n, d) non-negative float32: what the squared
-    error of each component counts. 1 <= k <= 256. On up to 64 vectors an entry (at least 4096), Lloyd's
-    algorithm runs from ``starts`` k-means++ seedings, each improved by moving entries to where the error is
-    largest; from the best it runs on all vectors, in at most ``iterations`` passes. Entries are rounded once
-    to the weights' dtype; codes are the nearest after rounding, the first of equals. Entries may repeat: a
-    group of at most k distinct vectors is stored without loss where all components have importance. The
-    result depends on ``seed``, not on the number of threads.
+    error of each component counts. 1 <= k <= 256. On a sample of 32 vectors an entry, at least 2048 and an
+    eighth of all up to 65,536, Lloyd's algorithm takes a few passes from each of ``starts`` k-means++
+    seedings (unless said, four where the sample is a small part, else one). The best goes on, with entries
+    moved to where the error is largest; then Lloyd's algorithm runs on all vectors, in at most
+    ``iterations`` passes. Entries are rounded once to the weights' dtype; codes are the nearest after
+    rounding, the first of equals. Entries may repeat: a group of at most k distinct vectors is stored without
+    loss where all components have importance. The result depends on ``seed``, not on the number of threads.
 
     Raises TypeError for another dtype, ValueError for another rank, k, starts, iterations or importance, and
     for NaN or infinities.
     """
     check_k(k)
-    if starts < 1 or iterations < 1:
+    if (starts is not None and starts < 1) or iterations < 1:
         raise ValueError(f"starts and iterations must be at least 1, but got {starts} and {iterations}")
     vectors = checked_groups(vectors, 3)
     weights = checked_importance(importance, vectors.shape)
@@ -76,7 +82,8 @@ def vector_kmeans(
     def run(start: int, stop: int) -> None:
         for g in range(start, stop):
             group = _Group(vectors[g], weights.reshape(vectors.shape)[g] if weights.size else None, scales[g])
-            centres = _trained(group, k, np.random.default_rng([seed, g]), starts)
+            few = _STARTS if n > _SMALL_PART * _sample_size(n, k) else 1
+            centres = _trained(group, k, np.random.default_rng([seed, g]), starts or few)
             if not _whole(n, k):
                 _refine(group, centres, iterations)
             lut[g] = (centres / group.scale).astype(vectors.dtype)
@@ -141,12 +148,12 @@ def _to_one(largest: Any) -> Any:
 
 def _nearest(points: Points, mass: Points, centres: Floats) -> tuple[Points, NDArray[np.int32]]:
     best, codes = np.full(points.shape[1], inf, np.float32), np.zeros(points.shape[1], np.int32)
-    _lloyd.nearest(points, mass, centres, 0, len(centres), best, codes)
+    nearest(points, mass, centres, 0, len(centres), best, codes)
     return best, codes
 
 
 def _trained(group: _Group, k: int, random: np.random.Generator, starts: int) -> Floats:
-    """The best of several starts on a sample; starts run on several threads."""
+    """The best of several starts on a sample, trained on; starts run on several threads."""
     n = len(group.vectors)
     points, mass = _sample(group, _sample_size(n, k), random)
     draws = random.random((starts, k))
@@ -156,17 +163,23 @@ def _trained(group: _Group, k: int, random: np.random.Generator, starts: int) ->
 
     def run(start: int, stop: int) -> None:
         best, codes = np.empty(points.shape[1], np.float32), np.empty(points.shape[1], np.int32)
+        sums, weights = np.empty(centres.shape[1:]), np.empty(centres.shape[1:])
         for index in range(start, stop):
-            _lloyd.seed(points, mass, draws[index], centres[index], best, codes)
-            costs[index] = _lloyd.train(points, mass, centres[index], passes, settled, best, codes)
+            seed(points, mass, draws[index], centres[index], best, codes)
+            costs[index], _ = _lloyd.lloyd(
+                points, mass, centres[index], _FIRST, _STARTED, best, codes, sums, weights
+            )
 
-    for_ranges(starts, run)
-    return centres[costs.argmin()]
+    for_ranges(starts, run, grain=1 if k * points.size > _SHORT else starts)
+    best, codes = np.empty(points.shape[1], np.float32), np.empty(points.shape[1], np.int32)
+    chosen = centres[costs.argmin()]
+    _lloyd.train(points, mass, chosen, passes, settled, best, codes)
+    return chosen
 
 
 def _settled(k: int) -> float:
     """Many entries settle slowly, each pass a little."""
-    return _SETTLED * min(1.0, 64 / k)
+    return _SETTLED * min(1.0, 16 / k)
 
 
 def _sample_size(n: int, k: int) -> int:
@@ -179,49 +192,45 @@ def _whole(n: int, k: int) -> bool:
 
 
 def _sample(group: _Group, size: int, random: np.random.Generator) -> tuple[Points, Points]:
-    """All vectors, or a weighted sample of about ``size`` that keeps the tails.
-
-    Half of its odds are even, half go with the squared distance from the mean; masses are divided by the
-    odds (a lightweight coreset: Bachem, Lucic and Krause, 2018). Draws are one from each of as many equal
-    shares of the odds.
-    """
+    """All vectors, or a weighted sample of at most ``size`` of them, from a pool where there are many."""
     n = len(group.vectors)
     if n <= size:
-        return group.read(slice(None))
-    drawn: Any = slice(None)
+        return group.chunk(0) if n <= _CHUNK else group.read(slice(None))
     if n > _POOL * size:
         starts = np.linspace(0, n, _POOL * size + 1).astype(np.int64)
         drawn = starts[:-1] + (random.random(len(starts) - 1) * np.diff(starts)).astype(np.int64)
-    points, mass = group.read(drawn)
-    away = (mass * np.square(points - points.mean(axis=1, keepdims=True))).sum(axis=0, dtype=np.float64)
-    odds = 0.5 / away.size + 0.5 * away / (away.sum() or 1.0)
-    limits = np.cumsum(odds)
-    places = np.searchsorted(limits, (np.arange(size) + random.random(size)) / size * limits[-1], "right")
-    chosen, times = np.unique(np.minimum(places, away.size - 1), return_counts=True)
-    share = (times / (odds[chosen] * away.size)).astype(np.float32)
-    return np.ascontiguousarray(points[:, chosen]), np.ascontiguousarray(mass[:, chosen] * share)
+        points, mass = group.read(drawn)
+    else:
+        points, mass = group.chunk(0) if n <= _CHUNK else group.read(slice(None))
+    chosen, shares = np.empty(size, np.int64), np.empty(size, np.float32)
+    found = sample(points, mass, random.random(size), chosen, shares)
+    return points.take(chosen[:found], 1), mass.take(chosen[:found], 1) * shares[:found]
 
 
 def _refine(group: _Group, centres: Floats, iterations: int) -> None:
     """Lloyd's algorithm on all vectors, in place."""
+    k = len(centres)
 
-    def moments(part: slice, points: Points, mass: Points) -> tuple[Floats, Floats, NDArray[np.int64], float]:
-        sums, weights, used = (
-            np.empty(centres.shape),
-            np.empty(centres.shape),
-            np.empty(len(centres), np.int64),
-        )
+    def moments(part: slice, points: Points, mass: Points) -> tuple[Floats, Floats, float]:
+        sums, weights = np.empty(centres.shape), np.empty(centres.shape)
         best, codes = np.empty(points.shape[1], np.float32), np.empty(points.shape[1], np.int32)
-        cost = _lloyd.assign(points, mass, centres, best, codes, sums, weights, used)
-        return sums, weights, used, cost
+        if len(group.vectors) <= _CHUNK:
+            cost, _ = _lloyd.lloyd(points, mass, centres, iterations, _settled(k), best, codes, sums, weights)
+        else:
+            cost = _lloyd.assign(points, mass, centres, best, codes, sums, weights)
+        return sums, weights, cost
 
+    if len(group.vectors) <= _CHUNK:
+        [(sums, weights, _)] = group.map(moments)
+        _lloyd.set_means(sums, weights, centres, True)
+        return
     before = inf
     for left in reversed(range(iterations)):
-        sums, weights, used, costs = zip(*group.map(moments), strict=True)
-        cost = sum(costs)
-        idle = np.flatnonzero(np.sum(used, axis=0) == 0)
-        settled = not left or (not idle.size and before - cost <= _settled(len(centres)) * cost)
-        _lloyd.set_means(np.sum(sums, axis=0), np.sum(weights, axis=0), centres, settled)
+        all_sums, all_weights, costs = zip(*group.map(moments), strict=True)
+        cost, weights = sum(costs), np.sum(all_weights, axis=0)
+        idle = np.flatnonzero(_lloyd.idle(weights))
+        settled = not left or (not idle.size and before - cost <= _settled(k) * cost)
+        _lloyd.set_means(np.sum(all_sums, axis=0), weights, centres, settled)
         if not _move_idle(group, centres, idle) and settled:
             return
         before = cost
@@ -236,7 +245,7 @@ def _move_idle(group: _Group, centres: Floats, idle: NDArray[np.int64]) -> bool:
         while left and best.max() > 0:
             c = left.pop()
             centres[c] = points[:, best.argmax()]
-            _lloyd.nearest(points, mass, centres, c, c + 1, best, codes)
+            nearest(points, mass, centres, c, c + 1, best, codes)
     return len(left) < len(idle)
 
 
@@ -246,6 +255,6 @@ def _encode(group: _Group, lut: NDArray[Any], codes: NDArray[np.uint8]) -> float
 
     def store(part: slice, points: Points, mass: Points) -> float:
         best, codes[part] = _nearest(points, mass, centres)
-        return _lloyd.total(best, mass)
+        return total(best, mass, 0, best.size)
 
     return sum(group.map(store)) / (group.scale**2 * group.mass_scale)

@@ -39,5 +39,5 @@ def named_sample(sample: Mapping[Any, Any], names: list[str]) -> dict[str, Any]:
     if None not in sample:
         return dict(sample)
     if len(sample) > 1 or len(names) > 1:
-        raise SampleError("the model has several inputs: name each in sample_data")
+        raise SampleError("the model has several inputs: name each in sample_data=")
     return {names[0]: sample[None]}

@@ -47,7 +47,7 @@ class Fallback:
                 return cls(loss=size / 100)
             if not unit and size.is_integer() and size > 0:
                 return cls(count=int(size))
-        raise MilpassesError(f"fallback: expected {FALLBACK}, not {value!r}")
+        raise MilpassesError(f"fallback=: expected {FALLBACK}, not {value!r}")
 
 
 def activations_kept_float(
@@ -60,7 +60,7 @@ def activations_kept_float(
     trial = _Trial(observed, points, ranges)
     if not trial.runs.comparable:
         raise MilpassesError(
-            f"fallback: {observed.count} samples: it needs {ENOUGH} or more, as some are held out, and "
+            f"fallback=: {observed.count} samples: it needs {ENOUGH} or more, as some are held out, and "
             "outputs in numbers that are not all 0"
         )
     costly = trial.costliest()
@@ -126,7 +126,7 @@ class _Trial:
             low, high = (low, middle) if self._without(costly, middle) <= loss else (middle, high)
         if high == len(costly):
             raise MilpassesError(
-                f"fallback: {decibels(1.0, loss):.1f} dB cannot be kept while any activation is 8-bit; all "
+                f"fallback=: {decibels(1.0, loss):.1f} dB cannot be kept while any activation is 8-bit; all "
                 f"together leave {decibels(1.0, every):.1f} dB"
             )
         return list(costly[:high])
@@ -138,7 +138,7 @@ class _Trial:
             if held >= count:
                 return place
             held += len(group)
-        raise MilpassesError(f"fallback: {count} of {held} 8-bit activations cannot stay float: say fewer")
+        raise MilpassesError(f"fallback=: {count} of {held} 8-bit activations cannot stay float: say fewer")
 
     def _without(self, costly: Sequence[Group], count: int) -> float:
         return self._error([unit for group, _ in costly[count:] for unit in group])

@@ -142,7 +142,9 @@ def activations_of(
     notes: list[str] = []
     if statistics is not None:
         if fallback is not None:
-            raise MilpassesError("fallback needs calibration=data: statistics do not say what outputs lose")
+            raise MilpassesError(
+                "fallback=: needs calibration=data, as statistics do not say what outputs lose"
+            )
         points = wanted_points(recipe, views[ran])
         ranges[ran] = ranges_in(known_statistics(statistics), points, views[ran])
     elif data is None or is_norms(data):

@@ -29,15 +29,9 @@ class PartActivations:
     prepares: Mapping[str, Prepare] = attrs.field(factory=dict)
 
     def finish(self, name: str, spec: Any, report: Report) -> None:
-        """Add the pairs of a part to its new specification; records have the part's name before theirs."""
-        if name not in self.finishes:
-            return
-        found = Report()
-        self.finishes[name](spec, found)
-        report.notes += [f"part {name}: {note}" for note in found.notes]
-        report.activations += [
-            attrs.evolve(record, name=f"{name}/{record.name}") for record in found.activations
-        ]
+        """Add the pairs of a part to its new specification, and to ``report`` of the part what was done."""
+        if name in self.finishes:
+            self.finishes[name](spec, report)
 
 
 def activations_of_parts(

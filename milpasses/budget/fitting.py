@@ -186,8 +186,9 @@ def fit(
     until what is measured keeps it.
 
     Args:
-        model, data, candidates, statistics, rules, samples, seed, function, requantize,
-        minimum_deployment_target, part, progress: as ``milpasses.budget.sensitivity`` takes them.
+        model, data, candidates, statistics, rules, samples, seed, function, part: as
+            ``milpasses.budget.sensitivity`` takes them; and so ``requantize``, ``progress`` and
+            ``minimum_deployment_target``.
         budget: of the weight file: ``"4 bits"`` (an element of any constant), ``"12 MB"`` (``kB``, ``MiB``,
             ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
             codes, tables, scales, masks, each blob's record and padding, and what is not compressed.
@@ -207,7 +208,7 @@ def fit(
             that can); a table or statistics of another model.
     """
     if budget is None and max_loss is None:
-        raise MilpassesError(f"give a budget, {BUDGET}; or max_loss, {LOSS}")
+        raise MilpassesError(f"give a budget=, {BUDGET}; or a max_loss=, {LOSS}")
     read_budget(budget, 1, 1)
     limit = None if max_loss is None else read_loss(max_loss)
     if validation is not None and data is None:

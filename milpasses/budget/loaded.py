@@ -51,6 +51,7 @@ class LoadedModel:
         keep = sum(file.stat().st_size for file in program.package.path.rglob("*.bin")) < _LARGE
         interpreter = Interpreter(program, function, keep_weights=keep)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
+        source = source.finite(lambda inputs: interpreter.run(inputs, interpreter.make_state()))
         enough = _enough(interpreter, source)
         return cls(interpreter, source, samples or max(enough, FEWEST), samples or enough)
 
@@ -137,6 +138,7 @@ class Parts:
             return cls(programs, loaded)
         interpreter = PipelineInterpreter(pipeline)
         source = Samples.of(data, interpreter, limit=4 * (samples or MOST), seed=seed)
+        source = source.finite(interpreter.run)
         reached = {name: samples_of_part(interpreter, source, name) for name in programs}
         loaded = {
             name: LoadedModel.of(program, reached[name], samples, seed, None)

@@ -56,7 +56,7 @@ class Problem:
             if choice is None:
                 least = self.by_error.least
                 raise MilpassesError(
-                    f"max_loss {limit:.2g} ({_ratio(limit)}) cannot be kept: the pinned weights "
+                    f"max_loss={limit:.2g} ({_ratio(limit)}) cannot be kept: the pinned weights "
                     f"alone lose {least:.2g} ({_ratio(least)})"
                 )
             return choice
@@ -134,7 +134,7 @@ def _within_loss(problem: Problem, limit: float, measured: Callable[[Choice], fl
         within = [(problem.bytes(choice), measured(choice), choice)]
         if within[0][1] > limit:
             raise MilpassesError(
-                f"max_loss {limit:.2g} ({_ratio(limit)}) cannot be kept: the best choice measures "
+                f"max_loss={limit:.2g} ({_ratio(limit)}) cannot be kept: the best choice measures "
                 f"{_ratio(within[0][1])}"
             )
     _, error, choice = min(within, key=lambda measurement: measurement[:2])

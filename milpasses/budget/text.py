@@ -15,7 +15,8 @@ _UNITS = {
     **{f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", 1)},
     **{f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", 1)},
 }
-BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes now), or whole bytes'
+_LEAST_BARE = 1024  # a smaller number without a unit is no size in bytes, but a unit that was forgotten
+BUDGET = 'such as "4 bits" (a weight), "12 MB", "25 %" (of the weights\' bytes now), or "50000 bytes"'
 LOSS = 'such as "30 dB" (of the outputs\' signal-to-noise ratio at least), "1 %" or 0.01 (of their energy)'
 
 
@@ -29,13 +30,18 @@ def read_budget(budget: Any, elements: int, now: int) -> int | None:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z%]*)\s*", text)
     if match and float(match[1]) > 0:
         number, unit = float(match[1]), match[2]
+        if not unit and number < _LEAST_BARE:
+            size = match[1]
+            raise MilpassesError(
+                f'budget={size}: {size} of what? "{size} bits" (a weight), "{size} MB", "{size} %"'
+            )
         if unit in ("bit", "bits"):
             return math.floor(number * elements / 8)
         if unit == "%":
             return math.floor(number * now / 100)
         if unit in _UNITS or (not unit and number.is_integer()):
             return math.floor(number * _UNITS.get(unit, 1))
-    raise MilpassesError(f"budget: expected one {BUDGET}, not {budget!r}")
+    raise MilpassesError(f"budget={budget}: expected one {BUDGET}")
 
 
 def read_loss(loss: Any) -> float:
@@ -50,4 +56,4 @@ def read_loss(loss: Any) -> float:
             share = {"db": 10 ** (-number / 10), "%": number / 100, "": number}[match[2]]
     if 0 <= share < 1:
         return share
-    raise MilpassesError(f"max_loss: expected one {LOSS}, not {loss!r}")
+    raise MilpassesError(f"max_loss={loss}: expected one {LOSS}")

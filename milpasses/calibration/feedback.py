@@ -195,10 +195,14 @@ class _Affine(_Target):
         first = 0 if form.dtype.startswith("u") else -(1 << bits - 1)
         scale = form.scale.astype(np.float32).reshape(-1)
         half = form.scale.dtype == np.float16
-        reach = np.floor((_LARGEST_HALF if half else np.finfo(np.float32).max) / scale)
+        # In float64: the largest float32 over a scale below 1 is beyond float32.
+        reach = np.floor(
+            (_LARGEST_HALF if half else float(np.finfo(np.float32).max)) / scale.astype(np.float64)
+        )
         low = first - self.zeros.reshape(-1)
         high = low + np.float32((1 << bits) - 1)
-        self.parts = scale, np.maximum(low, -reach), np.minimum(high, reach), half
+        limits = np.maximum(low, -reach).astype(np.float32), np.minimum(high, reach).astype(np.float32)
+        self.parts = scale, *limits, half
 
     def grid(self, rows: Array | None, columns: Array | None) -> Grid:
         scale, low, high, half = self.parts

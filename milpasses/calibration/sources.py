@@ -7,6 +7,7 @@ a held-out part, the same rows serve for both.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +18,21 @@ from numpy.typing import NDArray
 from milpasses.calibration.matrices import layout_of
 from milpasses.data.collect import collect
 from milpasses.data.collect import statistics as collect_statistics
+from milpasses.data.held_out import HeldOutRuns
 from milpasses.data.moments import Moments, Statistics
 from milpasses.data.norms import NORMS, is_norms
+from milpasses.data.samples import Samples
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.interpreter import Interpreter
 from milpasses.program.flows import MatrixLayout
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site, Weight
+from milpasses.recipe.names import saved_name
 
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
 BATCHES = 8  # of weights, in sequential calibration
+MOST = 16  # held-out samples on which the whole model is run again
 MEMORY = 1 << 31  # bytes of second moments at a time
 _Progress = Callable[[int, int | None, str], None]
 Prepare = Callable[[Interpreter], None]
@@ -77,7 +82,7 @@ class KnownStatistics:
 
     def check(self, weights: Sequence[Weight]) -> None:
         """Refuse statistics in which none of ``weights`` is, and those that do not fit: of another model."""
-        known = [weight for weight in weights if weight.name in self.statistics]
+        known = [weight for weight in weights if self._key(weight.name) in self.statistics]
         if weights and not known:
             names = ", ".join(list(self.statistics)[:3]) or "nothing"
             raise MilpassesError(
@@ -91,25 +96,33 @@ class KnownStatistics:
 
     def inputs(self, weight: Weight) -> Inputs | Refusal:
         """As ``StatisticsSource``'s."""
+        name = self._key(weight.name)
         if not isinstance(self.statistics, Statistics):
-            if weight.name not in self.statistics:
+            if name not in self.statistics:
                 return Refusal("no-statistics")
-            return Inputs(_from_array(weight, self.statistics[weight.name]))
-        return _look_up(self.statistics, weight)
+            return Inputs(_from_array(weight, self.statistics[name]))
+        return _look_up(self.statistics, weight, name)
+
+    def _key(self, name: str) -> str:
+        """The name of a weight as the statistics have it: a pass sees names as they were before saving."""
+        kinds = ("weights", "lookups", "skipped", "held_out")
+        given = isinstance(self.statistics, Statistics)
+        tables = [getattr(self.statistics, kind) for kind in kinds] if given else [self.statistics]
+        return name if any(name in table for table in tables) else saved_name(name)
 
     def done(self, weight: Weight, decoded: Array) -> None:
         """These statistics stay as they are."""
 
 
-def _look_up(statistics: Statistics, weight: Weight) -> Inputs | Refusal:
-    if weight.name in statistics.lookups and weight.name not in statistics.weights:
+def _look_up(statistics: Statistics, weight: Weight, name: str) -> Inputs | Refusal:
+    if name in statistics.lookups and name not in statistics.weights:
         return Refusal("lookup-table")
-    fit = statistics.weights.get(weight.name)
+    fit = statistics.weights.get(name)
     if fit is None:
-        if weight.name in statistics.held_out:
+        if name in statistics.held_out:
             return Refusal("only-held-out")
-        return statistics.skipped.get(weight.name) or Refusal("no-statistics")
-    held_out = statistics.held_out.get(weight.name)
+        return statistics.skipped.get(name) or Refusal("no-statistics")
+    held_out = statistics.held_out.get(name)
     for moments in (fit,) if held_out is None else (fit, held_out):
         if moments.rows <= 0:
             raise MilpassesError(f"{weight.name}: statistics of no rows: run at least one sample")
@@ -172,6 +185,7 @@ class OnlineStatistics:
         is called with the interpreter first: weights are fitted to the inputs that they will have.
         """
         self._interpreter = Interpreter(model, function)
+        self._prepare = prepare
         if prepare is not None:
             prepare(self._interpreter)
         self._data, self._limit, self._progress = data, limit, progress
@@ -190,13 +204,31 @@ class OnlineStatistics:
             if batch is None:
                 return Refusal("not-selected")
             self._run(batch)
-        return _look_up(self._statistics, weight)
+        return _look_up(self._statistics, weight, weight.name)
 
     def done(self, weight: Weight, decoded: Array) -> None:
         """Later batches of a sequential calibration see ``decoded``."""
         if self._sequential:
             for variable in self._variables.get(weight.name, ()):
                 self._decoded[variable] = decoded.astype(np.float32)
+
+    @property
+    def function(self) -> str:
+        """The function that runs."""
+        return self._interpreter.function_name
+
+    def held_out_runs(self, most: int = MOST) -> HeldOutRuns | None:
+        """Runs of the model as it was on at most ``most`` held-out samples; None where there are none."""
+        if self._statistics.samples < 2:
+            return None
+        samples = Samples.of(self._data, self._interpreter, limit=self._limit).apart(HELD_OUT)
+        self._interpreter.override({})
+        inputs = [sample.inputs for sample in islice(samples, most)]
+        self._interpreter.alter({})
+        runs = HeldOutRuns(self._interpreter, inputs)
+        if self._prepare is not None:  # what is compared with the outputs as they were has its 8-bit inputs
+            self._prepare(self._interpreter)
+        return runs
 
     def _run(self, batch: dict[str, bool]) -> None:
         self._statistics, self._current = Statistics(), frozenset(batch)

@@ -62,7 +62,7 @@ def statistics(
             weight that is not finite.
     """
     if held_out < 0 or held_out == 1:
-        raise MilpassesError(f"held_out must be 0, or 2 or more (every so many-th sample), not {held_out}")
+        raise MilpassesError(f"held_out= must be 0, or 2 or more (every so many-th sample), not {held_out}")
     names = _names(model, function)
     if is_norms(data):
         loaded = model if isinstance(model, Interpreter) else load(model, function)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.data.histograms import Histogram, joined
-from milpasses.errors import MilpassesError, Refusal
+from milpasses.errors import MilpassesError, Refusal, no_such_file
 from milpasses.program.files import whole_file
 from milpasses.program.flows import Flow
 
@@ -224,7 +224,7 @@ class Statistics:
             "data": self.data,
             "random": self.random,
         }
-        with whole_file(Path(path)) as file:
+        with whole_file(Path(path), force=True) as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)
 
     @classmethod
@@ -236,7 +236,7 @@ class Statistics:
             ) as file:  # one array without a name is no context: TypeError
                 arrays = dict(file)
         except FileNotFoundError:
-            raise MilpassesError(f"{path}: no such file") from None
+            raise MilpassesError(no_such_file(Path(path), "no such file")) from None
         except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
             raise MilpassesError(f"{path}: not statistics, or damaged ({error})") from error
         try:

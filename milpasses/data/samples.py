@@ -16,7 +16,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.errors import MilpassesError, SampleError
+from milpasses.data.random_data import DISTRIBUTIONS, all_finite, draw_inputs, is_random, read_distribution
+from milpasses.errors import MilpassesError, SampleError, no_such_file
 from milpasses.interpreter import Feature, Interpreter, PipelineInterpreter
 from milpasses.interpreter.io import describe_function, feed
 from milpasses.interpreter.program import load
@@ -24,7 +25,7 @@ from milpasses.interpreter.program import load
 Label = str | int
 RANDOM_SAMPLES = 8
 _FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-_FORMS = "an .npz file, a folder of images, module:function, or random"
+_FORMS = "an .npz file, a folder of images, module:function, or random (random:uniform, random:positive)"
 
 
 @attrs.frozen(eq=False)
@@ -57,13 +58,14 @@ class Samples:
         *,
         limit: int | None = None,
         random: bool = False,
+        redrawn: "Samples | None" = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise SampleError(f"the number of samples must be at least 1, got {limit}")
         self.features = {name: feature for name, feature in features.items() if feature.kind != "state"}
         self.description = description
         self.random = random
-        self._source, self._count, self._limit = source, count, limit
+        self._source, self._count, self._limit, self._redrawn = source, count, limit, redrawn
 
     @classmethod
     def of(
@@ -84,12 +86,13 @@ class Samples:
                 or (1, 1, height, width), as luminance 0..1. Needs ``milpasses[images]``;
                 a callable without parameters, or its name as ``module:function``, or an iterable: it gives
                 a mapping from names to arrays for each run, or a pair (mapping, label), or a ``Sample``;
-                ``"random"``: see ``seed``;
+                ``"random"``, ``"random:uniform"``, ``"random:positive"``: see ``seed``;
                 ``Samples``: taken as they are, ``limit`` apart.
             model: the model, its ``Interpreter``, or a mapping from names to ``Feature``.
             limit: use the first ``limit`` samples; with ``random`` draw so many (default 8).
-            seed: of the random data: floats are normal with mean 0 and deviation 1, images uniform over
-                0..255, integers and booleans 0 or 1 (valid as a mask, and as an index into any table).
+            seed: of the random data: floats are normal with mean 0 and deviation 1 (``uniform``: in
+                [0, 1); ``positive``: the normal ones without their sign, at least 2**-10), images uniform
+                over 0..255, integers and booleans 0 or 1 (valid as a mask, and as an index into any table).
                 Sample i is the same whatever their number.
             function: which function of a multifunction model; its default one unless given.
 
@@ -99,7 +102,7 @@ class Samples:
         if isinstance(data, Samples):
             return cls(
                 data._source, data.features, data.description, data._count,
-                limit=data._limit if limit is None else limit, random=data.random,
+                limit=data._limit if limit is None else limit, random=data.random, redrawn=data._redrawn,
             )  # fmt: skip
         features = model_inputs(model, function)
         if isinstance(data, str | os.PathLike):
@@ -123,12 +126,11 @@ class Samples:
     @classmethod
     def _named(cls, text: str, features: Mapping[str, Feature], limit: int | None, seed: int) -> "Samples":
         path = Path(text)
-        if text == "random":
-            count = RANDOM_SAMPLES if limit is None else limit
-            return cls(
-                lambda: _random(features, seed), features, f"random data, seed {seed}", count,
-                limit=count, random=True,
-            )  # fmt: skip
+        if is_random(text) and not path.exists():
+            drawn = cls._drawn(features, read_distribution(text), seed, limit)
+            if text == "random":  # nobody asked for a distribution
+                drawn._redrawn = cls._drawn(features, "uniform", seed, limit)
+            return drawn
         if path.is_dir():
             from milpasses.data.image_folder import read_folder
 
@@ -142,7 +144,38 @@ class Samples:
             return cls(lambda: rows, features, str(path), len(rows), limit=limit)
         if _FUNCTION.fullmatch(text):
             return cls._called(_import(text), text, features, limit)
-        raise SampleError(f"{text}: no such file or folder; data is {_FORMS}")
+        problem = f"{text}: no such function" if ":" in text else no_such_file(path)
+        raise SampleError(f"{problem}; data is {_FORMS}")
+
+    @classmethod
+    def _drawn(
+        cls, features: Mapping[str, Feature], distribution: str, seed: int, limit: int | None
+    ) -> "Samples":
+        count = RANDOM_SAMPLES if limit is None else limit
+
+        def rows() -> Iterator[Sample]:
+            for index, inputs in enumerate(draw_inputs(features, seed, distribution)):
+                yield Sample(inputs, None, f"random[{index}]")
+
+        description = f"{DISTRIBUTIONS[distribution]}, seed {seed}"
+        return cls(rows, features, description, count, limit=count, random=True)
+
+    def finite(self, run: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> "Samples":
+        """Random samples drawn again from [0, 1) where these make a model NaN or infinite and those do not.
+
+        ``run`` gives the model's outputs for the inputs of a sample. A model that takes the logarithm of its
+        input is measured on nothing with normal data. The first 8 decide. Samples that are not random, or
+        of a distribution that was asked for, stay; ``description`` says what was done.
+        """
+        other = None if self._redrawn is None else Samples.of(self._redrawn, self.features, limit=self._limit)
+
+        def runs(samples: Samples) -> bool:
+            return all(all_finite(run(sample.inputs)) for sample in islice(samples, RANDOM_SAMPLES))
+
+        if other is None or runs(self) or not runs(other):
+            return self
+        other.description += " (normal data makes the model itself NaN or infinite)"
+        return other
 
     @classmethod
     def _called(
@@ -340,24 +373,3 @@ def _from_items(items: Any, name: str) -> Iterator[Sample]:
         elif isinstance(label, np.generic):
             label = label.item()
         yield Sample(dict(cast(Mapping[str, Any], inputs)), label, f"{name}[{index}]")
-
-
-def _random(features: Mapping[str, Feature], seed: int) -> Iterator[Sample]:
-    wanted = [
-        feature
-        for feature in features.values()
-        if feature.kind != "state" and (feature.shape or feature.default is None)  # no thresholds
-    ]
-    for index in range(sys.maxsize):
-        rng = np.random.default_rng([seed, index])
-        yield Sample({feature.name: _draw(feature, rng) for feature in wanted}, None, f"random[{index}]")
-
-
-def _draw(feature: Feature, rng: np.random.Generator) -> NDArray[Any]:
-    shape = feature.allowed[0] if feature.allowed else feature.fixed_shape()
-    if feature.image is not None:
-        pixels = rng.integers(0, 256, shape[2:] if feature.image.is_gray else (*shape[2:], 3))
-        return pixels.astype(np.uint8)
-    if np.issubdtype(feature.dtype, np.floating):
-        return rng.standard_normal(shape, np.float32)
-    return rng.integers(0, 2, shape).astype(feature.dtype)

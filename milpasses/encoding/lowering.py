@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import OpGeneration
+from milpasses.encoding.storage import SMALLEST_IN_FILE, packed_bytes
 from milpasses.errors import MilpassesError
 
 Array = NDArray[Any]
 NOT_DATA = ("shape", "axis", "vector_axis", "output_dtype")  # parameters of the ops that hold no weights
-SUFFIXES = {Quantized: "_quantized", Palettized: "_palettized", Sparse: "_sparsified"}
+SUFFIXES = ("_quantized", "_palettized", "_sparsified", "_pcs")
 
 
 @attrs.frozen(eq=False)
@@ -57,7 +58,7 @@ def base_name(name: str) -> str:
     trimmed = True
     while trimmed:
         trimmed = False
-        for suffix in SUFFIXES.values():
+        for suffix in SUFFIXES:
             if name.endswith(suffix):
                 name, trimmed = name[: -len(suffix)], True
     return name
@@ -82,6 +83,17 @@ def lower(encoding: Encoding, name: str, generation: OpGeneration) -> list[OpSpe
         scale_op = OpSpec("constexpr_blockwise_shift_scale", inner[-1].name + "_pcs", inputs, (output,))
         return [*inner, scale_op]
     return [_lower_ios16(encoding, name)]  # constexpr_cast is the same in both generations
+
+
+def inline_nbytes(specs: Sequence[OpSpec]) -> int:
+    """Bytes of data too few for the weight file: each op that gives the same weight has its own copy."""
+    stored = {
+        id(source.values): packed_bytes(source.values.size, source.dtype)
+        for spec in specs
+        for param, source in spec.inputs.items()
+        if isinstance(source, Stored) and param not in NOT_DATA and source.values.size < SMALLEST_IN_FILE
+    }
+    return sum(stored.values())
 
 
 def _mil_name(values: Array) -> str:

@@ -14,10 +14,12 @@ from coremltools.converters.mil.mil import Program
 from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.interpreter.registry import InterpreterError
+from milpasses.program.checking import check_package
 from milpasses.program.functions import resolve_function
 from milpasses.program.package import Package, new_message, package_of
 from milpasses.program.readers import reader_of
 from milpasses.program.saved import SavedProgram
+from milpasses.program.scopes import with_unique_names
 from milpasses.program.sources import PROGRAM, Source, read_source
 
 
@@ -44,6 +46,7 @@ def load(model: Any, function: str | None = None) -> Loaded:
     if isinstance(model, Program):
         return _from_program(model, function, None)
     if isinstance(model, SavedProgram):  # its specification is read already
+        check_package(model.package)
         return _from_spec(model.spec, _weights(model.package), function, model.model)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))
@@ -60,6 +63,7 @@ def load(model: Any, function: str | None = None) -> Loaded:
     if source.kind != PROGRAM:
         return load(reader_of("neuralnetwork")(source), function)
     package = package_of(source)
+    check_package(package)
     return _from_spec(package.spec, _weights(package), function)
 
 
@@ -79,8 +83,10 @@ def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None)
     program = spec.mlProgram
     function = _resolve(program.functions, function, spec.description.defaultFunctionName)
     # The loader reads the weights of every function that it is given.
-    wanted = new_message("MIL_pb2", "Program", version=program.version)
-    wanted.functions[function].CopyFrom(program.functions[function])
+    alone = new_message("Model_pb2", "Model")
+    alone.mlProgram.version = program.version
+    alone.mlProgram.functions[function].CopyFrom(program.functions[function])
+    wanted = with_unique_names(alone).mlProgram
     functions = spec.description.functions
     described = next((part for part in functions if part.name == function), spec.description)
     try:
@@ -89,6 +95,9 @@ def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None)
         mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
+    except Exception as error:  # whatever its builder says of ops that are none, or do not fit together
+        text = f"{type(error).__name__}: {error}"
+        raise InterpreterError(f"coremltools cannot read this package: {text}") from error
     description = type(described)()
     description.CopyFrom(described)  # the caller may change the specification while this runs
     return Loaded(mil.functions[function], function, description)

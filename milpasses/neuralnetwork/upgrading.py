@@ -91,7 +91,7 @@ def upgrade(
     if precision not in ("float16", "float32"):
         raise NeuralNetworkError(f"precision is float16 or float32, not {precision!r}")
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model, calibration, statistics, recipe))
     target = minimum_deployment_target
     if target is None and wanted is not None:
         schemes = [wanted.default, *(rule.scheme for rule in wanted.rules)]
@@ -105,7 +105,7 @@ def upgrade(
     }  # fmt: skip
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
-            raise NeuralNetworkError("input_shapes: of a part of a pipeline the shapes are its own")
+            raise NeuralNetworkError("input_shapes=: of a part of a pipeline the shapes are its own")
         with tempfile.TemporaryDirectory() as folder:
             upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
             place = Path(folder) / "activations"
@@ -231,8 +231,8 @@ def _write_parts(
             return
         found = Report()
         rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
-        activations.finish(name, copy.spec, report)
-        report.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in found]
+        activations.finish(name, copy.spec, found)
+        report.add_part(name, found)
 
     def write_weights(folder: Path) -> Any:
         spec = pipeline.write(folder, rewrite_part)

@@ -11,21 +11,9 @@ from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.passes._weight_pass import WeightPass
 from milpasses.recipe.recipe import Recipe
+from milpasses.recipe.text import SHORT_NAMES
 
 NAMESPACE = "milpasses"
-
-# The README's table but for "a8", whose ranges such a host cannot give; "-gptq" and "-obs" also need the
-# option statistics.
-SHORT_NAMES = (
-    *("int8", "uint8", "int8-tensor", "int8-asym"),
-    *("int4", "int4-b32"),
-    *("pal8", "pal6", "pal4", "pal2", "pal1"),
-    *("pal3", "pal4-g16", "pal4-v2"),
-    *("sparse50", "sparse2of4"),
-    *("sparse50+pal4", "sparse50+int8", "pal4+int8"),
-    *("pal4-g16-gptq", "int4-b32-gptq", "sparse50-obs"),
-    *("unique", "half", "keep"),
-)
 
 
 class RecipePass(WeightPass):

@@ -88,7 +88,8 @@ class BlobReader:
             raise PackageError(f"{self.path}: no weight at offset {offset}; the file is truncated")
         record = self._data[offset : offset + _RECORD.itemsize].view(_RECORD)[0]
         start, nbytes = int(record["offset"]), int(record["nbytes"])
-        if record["sentinel"] != _SENTINEL or int(record["type"]) not in _NAMES:
+        aligned = start % _ALIGNMENT == 0 and start >= offset + _RECORD.itemsize
+        if record["sentinel"] != _SENTINEL or int(record["type"]) not in _NAMES or not aligned:
             raise PackageError(f"{self.path}: damaged weight record at offset {offset}")
         if start + nbytes > self._data.size:
             raise PackageError(

@@ -2,7 +2,8 @@
 programs in memory and saved ones.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import base_name
-from milpasses.errors import Refusal
+from milpasses.errors import MilpassesError, PackageError, Refusal
 from milpasses.program.graph import (
     CONSTEXPR,
     FunctionGraph,
@@ -40,11 +41,21 @@ class Occurrence:
         """The weight, dense."""
         graph = self._graph()
         constant = graph.weight(self.op)
-        return self.encoding().decode() if constant is None else constant.load()
+        if constant is not None:
+            return constant.load()
+        encoding = self.encoding()
+        with _damage(graph, self.op):
+            return encoding.decode()
 
     def encoding(self) -> Encoding:
-        """The encoding of a compressed weight."""
-        return lift_weight(self._graph(), self.op)
+        """The encoding of a compressed weight; ``PackageError`` where its parts do not fit together."""
+        graph = self._graph()
+        with _damage(graph, self.op):
+            encoding = lift_weight(graph, self.op)
+            shape, _ = graph.result(self.op)
+            if tuple(encoding.shape) != shape:
+                raise ValueError(f"it holds shape {tuple(encoding.shape)}, and {shape} was declared")
+            return encoding
 
     def release(self) -> None:
         """Forget the op, so that its values can go."""
@@ -56,6 +67,20 @@ class Occurrence:
         return self.graph
 
 
+@contextmanager
+def _damage(graph: FunctionGraph, op: Any) -> Generator[None]:
+    """What kernels and NumPy say of parts that do not fit together, as one clear error."""
+    try:
+        yield
+    except MilpassesError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise PackageError(
+            f"{graph.op_name(op)}: a damaged {graph.op_type(op)}, or one of a newer form: {text}"
+        ) from error
+
+
 @attrs.define(eq=False)
 class _Discovered:
     """A site, where it occurs, and what is stored of it."""
@@ -64,6 +89,7 @@ class _Discovered:
     occurrences: list[Occurrence]
     stored: tuple[StoredConstant, ...]
     structure: Hashable
+    data: dict[Hashable, int]  # bytes of what holds its values, by what shares storage
 
     @property
     def identity(self) -> Hashable:
@@ -88,9 +114,13 @@ class _Discovered:
             consumers=tuple(dict.fromkeys((*weight.consumers, *more.consumers))),
             functions=tuple(dict.fromkeys((*weight.functions, *more.functions))),
         )
-        places = (*self.site.places, *other.site.places)
+        self.data |= other.data
         self.site = attrs.evolve(
-            self.site, weight=weight, places=places, blocked=self.site.blocked or other.site.blocked
+            self.site,
+            weight=weight,
+            places=(*self.site.places, *other.site.places),
+            blocked=self.site.blocked or other.site.blocked,
+            all_nbytes=sum(self.data.values()),
         )
         self.occurrences += other.occurrences
 
@@ -152,7 +182,8 @@ def _dense(graph: FunctionGraph, op: Any, constant: StoredConstant) -> _Discover
     )
     place = (graph.name, graph.variable_name(variable))
     site = Site(weight, constant.nbytes, (place,), _blocked(graph, variable))
-    return _Discovered(site, [occurrence], (constant,), (constant.shape, constant.dtype))
+    data = {constant.identity: constant.nbytes}
+    return _Discovered(site, [occurrence], (constant,), (constant.shape, constant.dtype), data)
 
 
 def compressed_site(graph: FunctionGraph, op: Any) -> Site:
@@ -163,7 +194,7 @@ def compressed_site(graph: FunctionGraph, op: Any) -> Site:
 def _compressed(graph: FunctionGraph, op: Any) -> _Discovered:
     occurrence, variable = Occurrence(graph, op), graph.outputs(op)[0]
     shape, dtype = graph.result(op)
-    data = tuple(data_of(graph, op))
+    data = {constant.identity: constant.nbytes for constant in data_of(graph, op)}
     weight = Weight(
         base_name(graph.op_name(op)),
         shape,
@@ -174,9 +205,8 @@ def _compressed(graph: FunctionGraph, op: Any) -> _Discovered:
     )
     blocked = Refusal("returned-by-block") if graph.returned(variable) else None
     place = (graph.name, graph.variable_name(variable))
-    nbytes = sum(constant.nbytes for constant in data)
-    site = Site(weight, nbytes, (place,), blocked, occurrence.encoding, graph.op_type(op))
-    return _Discovered(site, [occurrence], _all_inputs(graph, op), _structure(graph, op))
+    site = Site(weight, sum(data.values()), (place,), blocked, occurrence.encoding, graph.op_type(op))
+    return _Discovered(site, [occurrence], _all_inputs(graph, op), _structure(graph, op), data)
 
 
 def _all_inputs(graph: FunctionGraph, op: Any) -> tuple[StoredConstant, ...]:

@@ -1,92 +1,162 @@
-"""Files and folders that are written whole or not at all.
+"""Files and folders that are written whole or not at all, and never over what is to stay.
 
-Each is made beside its target, under a hidden name that ends in ``.partial``, and renamed at the end:
-whenever a process ends, the target is whole, or as it was. What the disk refuses is a ``PackageError`` of one
-line.
+Each is made beside its target, under a hidden name that ends in ``.partial``, and put in its place at the
+end: whenever a process ends, the target is whole, or as it was. What exists already stays unless ``force``
+is given, also where it appeared in the meantime. What the disk refuses is a ``PackageError`` of one line.
 """
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
+from itertools import combinations
 from pathlib import Path
 from typing import IO, Any
 
 from milpasses.errors import PackageError
+from milpasses.program.publish import put, remove
 
 
-def check_output(output: Path, suffix: str | tuple[str, ...], force: bool) -> None:
-    """Raise ``PackageError`` unless ``output`` ends in ``suffix`` and can be written; ``force`` replaces.
+def check_output(
+    output: Path, suffix: str | tuple[str, ...] = (), force: bool = False, inputs: Iterable[Any] = ()
+) -> None:
+    """Raise ``PackageError`` unless ``output`` can be written without a loss.
 
-    Of several suffixes any will do.
+    It must end in ``suffix`` (of several any will do, without any each), its folder must exist, and nothing
+    stand there that ``force`` does not replace. Whatever ``force`` says it is none of ``inputs``, stands in
+    none, and has none inside: paths, or models that know theirs; anything else is passed over.
     """
     accepted = (suffix,) if isinstance(suffix, str) else suffix
-    if output.suffix not in accepted:
+    if accepted and output.suffix not in accepted:
         raise PackageError(f"{output}: the output must end in {' or '.join(accepted)}")
-    if output.exists() and not force:
-        raise PackageError(f"{output}: exists already; force=True replaces it")
-    if not output.parent.is_dir():
-        raise PackageError(f"{output}: the folder {output.parent} does not exist")
+    try:
+        check_no_input(output, inputs)
+        if output.exists() and not (output.is_file() or output.is_dir()):
+            raise PackageError(f"{output}: is a device or a pipe; a file is needed")
+        if os.path.lexists(output) and not force:
+            raise _exists(output)
+        if not output.absolute().parent.is_dir():
+            raise PackageError(f"{output}: the folder {output.parent} does not exist")
+    except (OSError, ValueError, RuntimeError) as error:  # a name with NUL, too long, or of links in a circle
+        if isinstance(error, PackageError):
+            raise
+        raise PackageError(f"{str(output)[:200]!r}: cannot be written ({_reason(error)})") from None
+
+
+def check_files(outputs: Iterable[Path | None], force: bool = False, inputs: Iterable[Any] = ()) -> None:
+    """``check_output`` of each file that a command was told to write (None: not told), before it begins.
+
+    Two of them cannot be the same, nor one inside another. A file never takes the place of a folder.
+    """
+    wanted, known = [output for output in outputs if output is not None], list(inputs)
+    for output in wanted:
+        check_output(output, (), force, known)
+        if output.is_dir() and output.suffix != ".mlpackage":
+            raise PackageError(f"{output}: is a folder; a file is needed")
+    for first, second in combinations([output.resolve() for output in wanted], 2):
+        if first == second or first in second.parents or second in first.parents:
+            raise PackageError(f"{second}: is an output twice; give each a name of its own")
+
+
+def check_folder(output: Path, force: bool = False, inputs: Iterable[Any] = ()) -> bool:
+    """``check_output`` of a folder that is written whole; returns whether it is to be replaced."""
+    if output.is_file():
+        raise PackageError(f"{output}: is a file; a folder is needed")
+    force = force or (output.is_dir() and not any(output.iterdir()))
+    check_output(output, (), force, inputs)
+    return force
+
+
+def check_no_input(output: Path, inputs: Iterable[Any]) -> None:
+    """Raise ``PackageError`` where writing ``output`` would change one of ``inputs`` of ``check_output``."""
+    there = output.resolve()
+    for given in filter(None, map(_path_of, inputs)):
+        with suppress(OSError, RuntimeError):
+            if not given.exists():
+                continue
+            here = given.resolve()
+            if there == here or (output.exists() and output.samefile(given)):
+                raise PackageError(f"{output}: is an input; the output must be another file")
+            if here in there.parents:
+                raise PackageError(f"{output}: is inside {given}, an input; write it elsewhere")
+            if there in here.parents:
+                raise PackageError(f"{output}: holds {given}, an input; write it elsewhere")
+
+
+def _path_of(given: Any) -> Path | None:
+    """The path that ``given`` is, or that the model came from; None where it has none."""
+    if isinstance(given, str | os.PathLike):
+        text: Any = os.fspath(given)
+        return Path(text) if isinstance(text, str) and "\0" not in text else None
+    for name in ("package_path", "path"):
+        found: Any = getattr(given, name, None)
+        if isinstance(found, str | Path):
+            return Path(found)
+    package = getattr(given, "package", None)
+    return None if package is None else _path_of(package)
+
+
+def _exists(path: Path) -> PackageError:
+    return PackageError(f"{path}: exists already; force=True replaces it")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _partial(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody else has."""
+    return path.with_name(f".{path.stem[:100]}-{secrets.token_hex(4)}.partial")
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[IO[bytes]]:
-    """Yields a file to write, which takes the place of ``path`` at the end unless an error is raised."""
-    staged: Path | None = None
+def whole_file(path: Path, force: bool = False) -> Generator[IO[bytes]]:
+    """Yields a file to write, which gets the name ``path`` at the end unless an error is raised."""
+    staged = _partial(path)
     with _clear_errors(path):
         try:
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".partial", dir=path.parent)
-            staged = Path(name)
-            with os.fdopen(handle, "wb") as file:
+            with staged.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            staged.chmod(0o644)
-            staged.replace(path)
+            put(staged, path, force)
         finally:
-            if staged is not None:
-                with suppress(OSError):
-                    staged.unlink()
+            remove(staged)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, force: bool = False) -> None:
     """Write a text in UTF-8, whole or not at all."""
-    with whole_file(path) as file:
+    with whole_file(path, force) as file:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, force: bool = False) -> None:
     """Write a value as JSON, whole or not at all."""
-    write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n", force)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Generator[Path]:
-    """Yields a folder to fill, which takes the place of ``path`` at the end unless an error is raised.
-
-    A folder that is there already is moved out of the way first, and back if that fails.
-    """
-    staged: Path | None = None
+def whole_folder(path: Path, force: bool = False) -> Generator[Path]:
+    """Yields a folder to fill, which gets the name ``path`` at the end unless an error is raised."""
+    staged = _partial(path)
     with _clear_errors(path):
         try:
-            staged = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.parent))
-            staged.chmod(0o755)
+            staged.mkdir()
             yield staged
-            _replace_folder(staged, path)
+            put(staged, path, force)
         finally:
-            if staged is not None:
-                shutil.rmtree(staged, ignore_errors=True)
+            remove(staged)
 
 
-def copy_whole(source: Path, path: Path) -> None:
-    """Copy a file or a folder to ``path``, whole or not at all."""
+def copy_whole(source: Path, path: Path, force: bool = False) -> None:
+    """Copy a file or a folder to ``path``, whole or not at all; links in it stay links."""
     if source.is_dir():
-        with whole_folder(path) as folder:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+        with whole_folder(path, force) as folder:
+            shutil.copytree(source, folder, symlinks=True, dirs_exist_ok=True)
     else:
-        with whole_file(path) as file, source.open("rb") as original:
+        with whole_file(path, force) as file, source.open("rb") as original:
             shutil.copyfileobj(original, file)
 
 
@@ -95,24 +165,10 @@ def _clear_errors(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileExistsError) and error.filename == str(path):
+            raise _exists(path) from None
         folder = path.absolute().parent
         if error.filename is not None and folder not in Path(error.filename).absolute().parents:
             raise  # about a file that was read to make this one
-        message = f"{path}: cannot be written ({error.strerror or error}); nothing was left"
+        message = f"{path}: cannot be written ({_reason(error)}); nothing was left"
         raise PackageError(message) from error
-
-
-def _replace_folder(staged: Path, path: Path) -> None:
-    """Rename ``staged`` to ``path``, moving what is there out of the way first."""
-    if not path.exists():
-        staged.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", suffix=".old", dir=path.parent)) / path.name
-    path.rename(old)
-    try:
-        staged.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    finally:
-        shutil.rmtree(old.parent, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, did_you_mean
 
 
 def resolve_function(names: Iterable[str], wanted: str | None, default: str = "") -> str:
@@ -17,4 +17,6 @@ def resolve_function(names: Iterable[str], wanted: str | None, default: str = ""
         return name
     if not wanted and len(names) == 1:
         return names[0]
-    raise MilpassesError(f"no function '{name}'; the program has {', '.join(names)}")
+    raise MilpassesError(
+        f"no function '{name}'{did_you_mean(name, names)}; the program has {', '.join(names)}"
+    )

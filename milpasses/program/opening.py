@@ -1,6 +1,7 @@
 """Whatever stands for a saved model, opened once; and a program raised to a newer target."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,22 @@ def raise_to_compress(program: SavedProgram, target: Any, folder: Path) -> Saved
     inside.mkdir()
     raised = _raised(program, new.version, new.name, inside)
     return SavedProgram(raised.package, raised.load_options, notes=(*program.notes, raised_note(old, new)))
+
+
+def check_newer(programs: Iterable[SavedProgram], target: Any) -> None:
+    """Raise ``TargetError`` where every one of ``programs`` is for a newer target than ``target``.
+
+    A program cannot be lowered: its ops may not be there, and what was to be raised stays as it is.
+    """
+    version = target.version if isinstance(target, Opset) else int(target)
+    targets = [program.target for program in programs]
+    if targets and all(own.version > version for own in targets):
+        oldest = min(targets, key=lambda own: own.version)
+        name = str(getattr(target, "name", target))
+        raise TargetError(
+            f"minimum_deployment_target=ct.target.{name}: the model is for {oldest.name} already, and a "
+            f"model cannot be lowered: convert it anew for {name}, or leave the target out"
+        )
 
 
 def raise_target(program: SavedProgram, target: Any, folder: Path) -> SavedProgram:

@@ -6,7 +6,7 @@ libraries, so it works wherever Python does.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program import files
 from milpasses.program.blobfile import BlobReader
+from milpasses.program.inside import check_tree, path_inside
 from milpasses.program.sources import PROGRAM, Source, program_needed, read_source, spec_path
 
 MODEL_PATH = "@model_path/"
@@ -24,22 +25,31 @@ _FIRST_TYPE = 200  # in Model.proto, the fields from here on are the types of mo
 
 @attrs.define
 class Package:
-    """A package that has been read: its folder, its specification (``Model_pb2.Model``), its weights."""
+    """A package that has been read: its folder, its specification (``Model_pb2.Model``), its weights.
+
+    ``checked``: its program was found whole (``checking.check_package``).
+    """
 
     path: Path
     spec: Any
     spec_path: Path
     _readers: dict[str, BlobReader] = attrs.field(factory=dict)
+    checked: bool = attrs.field(default=False, init=False)
 
     @property
     def model_folder(self) -> Path:
         """What ``@model_path`` in the specification stands for."""
         return self.spec_path.parent
 
+    def weight_path(self, file_name: str) -> Path:
+        """The path of a weight file; ``PackageError`` where the name leads out of the model's folder."""
+        name = file_name.removeprefix(MODEL_PATH)
+        return path_inside(self.model_folder, name, str(self.path), "the weight file")
+
     def reader(self, file_name: str) -> BlobReader:
         """The weight file that the specification calls ``file_name`` (``@model_path/weights/weight.bin``)."""
         if file_name not in self._readers:
-            path = self.model_folder / file_name.removeprefix(MODEL_PATH)
+            path = self.weight_path(file_name)
             if not path.is_file():
                 raise PackageError(f"{self.path}: the weight file {path.name} is missing")
             self._readers[file_name] = BlobReader(path)
@@ -57,9 +67,10 @@ def open_package(path: str | os.PathLike[str], spec: Any = None) -> Package:
     Raises ``PackageError`` with what is wrong: missing, no package, not an ML Program, damaged.
     """
     folder = Path(path)
-    return package_of(
-        read_source(folder) if spec is None else Source(spec, str(folder), folder, spec_path(folder))
-    )
+    if spec is None:
+        return package_of(read_source(folder))
+    check_tree(folder)
+    return package_of(Source(spec, str(folder), folder, spec_path(folder)))
 
 
 def package_of(source: Source) -> Package:
@@ -109,9 +120,9 @@ def new_message(module: str, name: str, **fields: Any) -> Any:
     return host.message_class(module, name)(**fields)
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Raise ``PackageError`` if ``output`` cannot become a package."""
-    files.check_output(output, ".mlpackage", force)
+def check_output(output: Path, force: bool, inputs: Iterable[Any] = ()) -> None:
+    """Raise ``PackageError`` if ``output`` cannot become a package, or is one of ``inputs``."""
+    files.check_output(output, ".mlpackage", force, inputs)
 
 
 def write_package(
@@ -122,9 +133,12 @@ def write_package(
     ``write_weights(model_folder)`` writes the weight files and returns the specification; every other file
     is copied.
     """
-    check_output(output, force)
-    with files.whole_folder(output) as staged:
-        shutil.copytree(package.path, staged, ignore=_ignore_weights(package), dirs_exist_ok=True)
+    check_output(output, force, (package.path,))
+    check_tree(package.path)  # what is copied is what is there now
+    with files.whole_folder(output, force) as staged:
+        shutil.copytree(
+            package.path, staged, symlinks=True, ignore=_ignore_weights(package), dirs_exist_ok=True
+        )
         inside = package.spec_path.relative_to(package.path)
         spec = write_weights((staged / inside).parent)
         (staged / inside).write_bytes(spec.SerializeToString())

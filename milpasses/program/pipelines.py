@@ -16,8 +16,8 @@ import attrs
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import MilpassesError, PackageError
-from milpasses.program.opening import open_program, raise_to_compress
+from milpasses.errors import MilpassesError, PackageError, did_you_mean
+from milpasses.program.opening import check_newer, open_program, raise_to_compress
 from milpasses.program.package import Package, new_message, type_field
 from milpasses.program.saved import SavedProgram
 from milpasses.program.sources import PIPELINES, PROGRAM, Source, read_source
@@ -121,7 +121,8 @@ class SavedPipeline:
         if part is None:
             return found
         if part not in found:
-            problem = "no ML Program" if part in leaves else "not in the pipeline"
+            problem = f"not in the pipeline{did_you_mean(part, leaves)}"
+            problem = "no ML Program" if part in leaves else problem
             raise PackageError(f"{self.package.path}: part {part} is {problem}; its parts are {listed}")
         return {part: found[part]}
 
@@ -234,6 +235,8 @@ def opened_parts(
         raise MilpassesError(f"part {part}: the model is no pipeline")
     else:
         programs = {"": open_program(model, skip_model_load)}
+    if target is not None:
+        check_newer(programs.values(), target)
     with tempfile.TemporaryDirectory() as folder:
         raised: dict[str, SavedProgram] = {}
         for index, (name, program) in enumerate(programs.items()):

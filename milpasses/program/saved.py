@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from milpasses import _coremltools as host
 from milpasses.errors import PackageError
 from milpasses.program import discovery, graph
+from milpasses.program.checking import check_package
 from milpasses.program.functions import resolve_function
 from milpasses.program.graph import Produced, StoredConstant
 from milpasses.program.opset import Opset, opset_of
@@ -27,6 +28,7 @@ from milpasses.program.proto import (
     tensor_type,
 )
 from milpasses.program.protocol import Runner, make_runner
+from milpasses.program.scopes import with_unique_names
 from milpasses.program.weights import Site
 
 
@@ -204,13 +206,17 @@ class SavedProgram:
     model: Any = None
     notes: tuple[str, ...] = ()
 
+    def __attrs_post_init__(self) -> None:
+        spec = with_unique_names(self.package.spec)
+        if spec is not self.package.spec:
+            self.package = attrs.evolve(self.package, spec=spec)
+
     @cached_property
     def functions(self) -> list[SavedFunction]:
         """The functions, by name; ``PackageError`` where one is damaged."""
+        check_package(self.package)
         found: list[SavedFunction] = []
         for name, function in sorted(self.package.spec.mlProgram.functions.items()):
-            if function.opset not in function.block_specializations:
-                raise PackageError(f"{self.package.path}: function {name} has no block for {function.opset}")
             block = function.block_specializations[function.opset]
             found.append(SavedFunction(self.package, name, _target(function.opset), block))
         return found

@@ -15,7 +15,8 @@ import attrs
 from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, no_such_file
+from milpasses.program.inside import check_tree, path_inside
 
 PROGRAM = "mlProgram"
 NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
@@ -61,6 +62,7 @@ def read_source(model: Any) -> Source:
     if isinstance(model, MLModel):
         if model.is_package and model.package_path is not None:
             folder = Path(model.package_path)
+            check_tree(folder)
             return Source(model.get_spec(), "the model", folder, spec_path(folder))
         return Source(model.get_spec(), "the model")
     if hasattr(model, "specificationVersion"):
@@ -70,12 +72,17 @@ def read_source(model: Any) -> Source:
 
 def spec_path(folder: Path) -> Path:
     """The file of the specification inside the package at ``folder``; ``PackageError`` where it is none."""
+    path_inside(folder, _MANIFEST, str(folder), "the path")
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        items = {name: item["path"] for name, item in manifest["itemInfoEntries"].items()}
+        root = items[manifest["rootModelIdentifier"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PackageError(f"{folder}: not an .mlpackage (its {_MANIFEST} is missing or damaged)") from None
-    return folder / "Data" / root
+    for path in items.values():  # all of them are copied with the manifest
+        path_inside(folder / "Data", path, str(folder), f"its {_MANIFEST} says that")
+    path_inside(folder, "Data", str(folder), "the path")
+    return path_inside(folder / "Data", root, str(folder), f"its {_MANIFEST} says that")
 
 
 def program_needed(source: Source) -> str:
@@ -95,18 +102,19 @@ def program_needed(source: Source) -> str:
             "milpasses quantize-nn quantizes it as it is"
         )
     if kind in PIPELINES:
-        return f"{reason}; name one of its parts (part=, --part), or use a function that takes pipelines"
+        return f"{reason}; name one of its parts (part=), or use a function that takes pipelines"
     return f"{reason}: milpasses compresses ML Programs and neural networks only"
 
 
 def _read_path(path: Path) -> Source:
     if not path.exists():
-        raise PackageError(f"{path}: no such file or folder")
+        raise PackageError(no_such_file(path))
     foreign = _foreign_file(path)
     if foreign:
         raise PackageError(f"{path}: {foreign}")
     if path.is_dir():
         inside = spec_path(path)
+        check_tree(path)
         try:
             data = inside.read_bytes()
         except OSError:

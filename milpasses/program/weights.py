@@ -146,7 +146,8 @@ class Site:
 
     A constant, or the last of the constexpr ops of a compressed weight. ``places``: the function and the
     variable of each op that gives it, several where functions, or equal constants, share it. ``nbytes``: what
-    is stored now. ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the
+    is stored of it now, and ``all_nbytes`` of all its copies, where equal ones are stored more than once.
+    ``blocked``: why it cannot be rewritten whatever the recipe says. ``existing``: reads the
     encoding of a weight that is compressed already. ``op_type``: of the op that gives it.
     """
 
@@ -156,6 +157,7 @@ class Site:
     blocked: Refusal | None = None
     existing: Callable[[], Encoding] | None = None
     op_type: str = "const"
+    all_nbytes: int = attrs.field(default=attrs.Factory(lambda site: site.nbytes, takes_self=True))
 
     def variables(self, function: str) -> list[str]:
         """The variables that it is in ``function``."""

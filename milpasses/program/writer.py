@@ -10,6 +10,7 @@ import attrs
 from milpasses import _coremltools as host
 from milpasses.encoding.lowering import OpSpec, Ref, base_name
 from milpasses.program.blobfile import BLOB_TYPES, BlobWriter
+from milpasses.program.inside import path_inside
 from milpasses.program.opset import Opset
 from milpasses.program.package import MODEL_PATH, Package, new_message
 from milpasses.program.proto import make_type, write_value
@@ -36,7 +37,8 @@ class WeightFiles:
     def writer(self, file_name: str) -> BlobWriter:
         """What appends to the file that the specification calls ``file_name``."""
         if file_name not in self._writers:
-            path = self.folder / file_name.removeprefix(MODEL_PATH)
+            name = file_name.removeprefix(MODEL_PATH)
+            path = path_inside(self.folder, name, str(self.folder), "the weight file")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writers[file_name] = BlobWriter(path, once=self.joined)
         return self._writers[file_name]
@@ -129,6 +131,7 @@ class ProgramWriter:
     _by_place: dict[Place, Site] = attrs.field(factory=dict)
     _answers: dict[Site, list[tuple[OpSpec, dict[str, Any]]] | None] = attrs.field(factory=dict)
     _renamed: dict[Place, str] = attrs.field(factory=dict)
+    _given: dict[str, set[str]] = attrs.field(factory=dict)  # names of new variables, by function
 
     def write(self) -> Any:
         """Write the weights and return the specification (``Model_pb2.Model``)."""
@@ -219,11 +222,13 @@ class ProgramWriter:
         return messages
 
     def _free_name(self, function: SavedFunction, name: str, old: Any) -> str:
-        """``name``, or with a number where an unrelated variable has it already."""
+        """``name``, or with a number where another variable has it, or was given it."""
         own = {output.name for part in self.program.chain(function, old) for output in part.outputs}
         candidate, number = name, 0
-        while candidate in function.producers and candidate not in own:
+        given = self._given.setdefault(function.name, set())
+        while candidate in given or (candidate in function.producers and candidate not in own):
             candidate, number = f"{name}_{number}", number + 1
+        given.add(candidate)
         return candidate
 
     def _feeds_rewritten(self, function: SavedFunction, op: Any) -> bool:

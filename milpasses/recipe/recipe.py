@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import attrs
 
-from milpasses.errors import Refusal
+from milpasses.errors import Refusal, no_such_file
 from milpasses.recipe.activations import (
     ActivationRule,
     Activations,
@@ -205,6 +205,8 @@ class Recipe:
             place = os.fspath(source).strip()
             try:
                 text = Path(place).read_text(encoding="utf-8")
+            except FileNotFoundError:
+                raise RecipeError(no_such_file(Path(place), "no such recipe file")) from None
             except (OSError, UnicodeDecodeError) as error:
                 raise RecipeError(f"cannot read the recipe {place}: {error}") from None
         with at(place):

@@ -22,6 +22,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from milpasses.errors import did_you_mean
 from milpasses.recipe.errors import RecipeError, comma
 
 Fields = dict[str, object]
@@ -81,6 +82,19 @@ def _arguments(term: str, text: str) -> Fields:
         fields[name] = quoted[2] if quoted else value
     return fields
 
+
+# The README's table but for "a8"; each is a pass as well, and of these "-gptq" and "-obs" need the option
+# statistics.
+SHORT_NAMES = (
+    *("int8", "uint8", "int8-tensor", "int8-asym"),
+    *("int4", "int4-b32"),
+    *("pal8", "pal6", "pal4", "pal2", "pal1"),
+    *("pal3", "pal4-g16", "pal4-v2"),
+    *("sparse50", "sparse2of4"),
+    *("sparse50+pal4", "sparse50+int8", "pal4+int8"),
+    *("pal4-g16-gptq", "int4-b32-gptq", "sparse50-obs"),
+    *("unique", "half", "keep"),
+)
 
 _ACCEPTED = (
     "int8, uint8, int4, uint4, pal<bits>, unique, sparse<percent>, sparse<n>of<m>, half, keep, with suffixes "
@@ -143,7 +157,7 @@ def _read_head(head: str, text: str) -> tuple[str, Fields]:
         return "prune", {"n_m_ratio": n_of_m.groups()}
     if percent := re.fullmatch(r"sparse(\d+(?:\.\d+)?)", head):
         return "prune", {"target_sparsity": float(percent[1] + "e-2")}
-    raise RecipeError(f"unknown scheme {text!r}; accepted: {_ACCEPTED}")
+    raise RecipeError(f"unknown scheme {text!r}{did_you_mean(text, SHORT_NAMES)}; accepted: {_ACCEPTED}")
 
 
 def write_short(kind: str, fields: Mapping[str, Any]) -> str:

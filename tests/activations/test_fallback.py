@@ -99,10 +99,10 @@ def test_limits(value: Any, wanted: float) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fallback": "many"}, "fallback: expected"),
-        ({"fallback": 0}, "fallback: expected"),
-        ({"fallback": "120 %"}, "fallback: expected"),
-        ({"fallback": True}, "fallback: expected"),
+        ({"fallback": "many"}, "fallback=: expected"),
+        ({"fallback": 0}, "fallback=: expected"),
+        ({"fallback": "120 %"}, "fallback=: expected"),
+        ({"fallback": True}, "fallback=: expected"),
         ({"fallback": 40}, "40 of 5 8-bit activations"),
         ({"fallback": "190 dB"}, "cannot be kept while any activation is 8-bit"),
         ({"fallback": 1, "calibration": samples(4)}, "4 samples: it needs 8"),
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(
 
 def test_statistics_do_not_tell() -> None:
     model = saved_model(outliers)
-    with pytest.raises(mp.MilpassesError, match="fallback needs calibration=data"):
+    with pytest.raises(mp.MilpassesError, match="fallback=: needs calibration=data"):
         mp.compress(model, "a8", statistics=mp.statistics(model, samples()), fallback=1)
 
 

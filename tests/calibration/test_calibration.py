@@ -132,10 +132,14 @@ def test_sequential_layers_see_what_came_before(model: str, monkeypatch: pytest.
 
     monkeypatch.setattr(Interpreter, "override", watch)
     apart = mp.compress(model, "pal2-gptq", calibration=lambda: samples(2))
-    assert not seen
+    every = {"first", "second", "third", "table"}
+    assert seen == [set(), every, every, set()]  # the outputs of the model, without and with calibration
+    seen.clear()
     sequential = mp.compress(model, "pal2-gptq", calibration=lambda: samples(2), sequential=True)
-    assert seen == [{"first"}, {"first", "second"}, {"first", "second", "third"}][: len(seen)]
-    assert len(seen) >= 2
+    layers, outputs = seen[: seen.index(set())], seen[seen.index(set()) :]
+    assert layers == [{"first"}, {"first", "second"}, {"first", "second", "third"}][: len(layers)]
+    assert len(layers) >= 2
+    assert outputs[:3] == [set(), every, every]
     assert sequential.report["first"] == apart.report["first"]
     assert error(model, sequential) < 1.15 * error(model, apart)
 

@@ -65,3 +65,18 @@ def test_the_choice_is_about_as_good_as_trying_all(
     assert some.method == both.method
     errors = [output_error(value, one.encoding.decode(), test, CONSUMER) for one in (some, both)]
     assert errors[0] == errors[1]
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("scheme", ["int4", "int4-b16", "int8"])
+def test_scales_below_one_of_float32_weights_do_not_overflow(scheme: str) -> None:
+    """A grid's values stay finite: up to the largest float32 over its scale, which is beyond float32."""
+    value = np.random.default_rng(0).normal(0, 1e-3, (32, WIDTH)).astype(np.float32)
+    fit = moments(200, 1)
+    assert fit.gram is not None
+    plain = Encoder(Weight("w", value.shape, "float32", (CONSUMER,))).encode(
+        value, mp.Recipe.of(scheme).default
+    )
+    fed, _ = feed_back(plain, value, Layout(value.shape, 1, WIDTH, False), fit.gram, 0.01)
+    before, after = (output_error(value, form.decode(), fit, CONSUMER) for form in (plain, fed))
+    assert after < before

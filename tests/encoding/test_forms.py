@@ -188,3 +188,25 @@ def test_through_ct_convert_as_through_compress() -> None:
         compressed = mp.compress(plain, mp.Palettize(nbits=4, weight_threshold=500))
         assert described(converted) == described(compressed)
         assert [r.row() for r in pipeline.report] == [r.row() for r in compressed.report]
+
+
+def test_scales_of_their_own_have_names_of_their_own() -> None:
+    """Both ops of a scaled table once had the weight's name: each took itself, and no reader could tell."""
+    dense = convert(conv_linear_program(), skip_model_load=True)
+    config = P(nbits=8, mode="uniform", enable_per_channel_scale=True, weight_threshold=500)
+    small = mp.coreml.palettize_weights(dense, cto.OptimizationConfig(config))
+    theirs = cto.palettize_weights(dense, cto.OptimizationConfig(config))
+    names = [
+        [
+            op.name
+            for op in model._mil_program.functions["main"].operations
+            if op.op_type.startswith("constexpr_")
+        ]
+        for model in (small, theirs)
+    ]
+    assert len(set(names[0])) == len(names[0]) == 4
+    assert names[0] == names[1]
+    assert [r.name for r in mp.decompress(small).report] == [
+        r.name for r in small.report if "scaled" in r.form
+    ]
+    assert mp.compress(small, "int8; min_elements=0 -> int8").report.count("compressed") == 0

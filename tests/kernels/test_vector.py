@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from milpasses_kernels import _lloyd
+from milpasses_kernels import _lloyd, _nearest, _seeding
 from milpasses_kernels import vector as module
 from milpasses_kernels.kmeans import kmeans
 from milpasses_kernels.vector import VectorKMeans, vector_kmeans
@@ -95,7 +95,7 @@ def test_better_than_plain_lloyd(dims: int, k: int) -> None:
 
 @pytest.mark.skipif(not naive.JIT, reason="thousands of vectors")
 @pytest.mark.parametrize("tails", [False, True])
-@pytest.mark.parametrize(("dims", "bits"), [(2, 4), (2, 8), (4, 6)])
+@pytest.mark.parametrize(("dims", "bits"), [(2, 4), (2, 8), (4, 4), (4, 6)])
 def test_no_more_error_than_coremltools(tails: bool, dims: int, bits: int) -> None:
     """On the average over weights: coremltools calls scikit-learn once, with these arguments."""
     cluster: Any = pytest.importorskip("sklearn.cluster")
@@ -111,6 +111,38 @@ def test_no_more_error_than_coremltools(tails: bool, dims: int, bits: int) -> No
     assert ours <= theirs
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_split_goes_to_the_point_that_counts_most_or_along_the_widest_axis(weighted: bool) -> None:
+    """The first centre has one far point, the second is spread along its second axis."""
+    spread = np.stack([np.zeros(40), np.tile([-1.0, 1.0], 20)])
+    points = np.concatenate([np.zeros((2, 40)), [[50.0], [3.0]], spread], axis=1).astype(np.float32)
+    mass = np.ones((2 if weighted else 1, 81), np.float32)
+    centres, codes = np.zeros((2, 2)), np.repeat([0, 1], [41, 40]).astype(np.int32)
+    best = np.square(points).sum(axis=0)
+    weights = np.repeat([[41.0], [40.0]], 2, axis=1)
+    apart, busy = _lloyd._splits(points, mass, centres, weights, best, codes)
+    np.testing.assert_array_equal(apart, [[[50, 3], [0, 1]], [[0, 0], [0, -1]]])
+    np.testing.assert_array_equal(busy, [0, 1])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_sample_keeps_the_moments_and_the_tails(weighted: bool) -> None:
+    rng = np.random.default_rng(0)
+    n, size = few(20_000, 1000), few(2000, 200)
+    points = rng.standard_t(3, (2, n)).astype(np.float32)
+    points[:, 5] = 500.0
+    mass = (rng.exponential(1, (2, n)) if weighted else np.ones((1, n))).astype(np.float32)
+    mass[:, 5] = 1.0
+    chosen, shares = np.empty(size, np.int64), np.empty(size, np.float32)
+    found = _seeding.sample(points, mass, rng.random(size), chosen, shares)
+    chosen, shares = chosen[:found], shares[:found]
+    assert (np.diff(chosen) > 0).all()
+    assert 5 in chosen
+    np.testing.assert_allclose(shares.sum(), size, rtol=0.05)
+    away = (mass * np.square(points - points.mean(axis=1, keepdims=True))).sum(axis=0)
+    np.testing.assert_allclose((away[chosen] * shares).sum(), away.sum() * size / n, rtol=0.05)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3, 4, 5])
 def test_nearest_of_a_range_of_centres(dims: int) -> None:
     """Centres are taken two or four at a time, then the rest; the first of equals wins."""
@@ -118,7 +150,7 @@ def test_nearest_of_a_range_of_centres(dims: int) -> None:
     points = rng.integers(-3, 4, (dims, 70)).astype(np.float32)
     centres = rng.integers(-3, 4, (11, dims)).astype(np.float64)
     best, codes = np.full(70, np.inf, np.float32), np.full(70, -1, np.int32)
-    _lloyd.nearest(points, np.ones((1, 70), np.float32), centres, 1, 10, best, codes)
+    _nearest.nearest(points, np.ones((1, 70), np.float32), centres, 1, 10, best, codes)
     away = naive.distances(points.T, centres[1:10])
     np.testing.assert_array_equal(codes, away.argmin(axis=1) + 1)
     np.testing.assert_array_equal(best, away.min(axis=1))

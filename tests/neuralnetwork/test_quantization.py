@@ -156,8 +156,8 @@ def test_wrong_arguments_and_files_write_nothing(tmp_path: Path) -> None:
     noise = tmp_path / "noise.mlmodel"
     noise.write_bytes(np.random.default_rng(0).bytes(2000))
     cases: list[tuple[Any, Any, str, dict[str, Any], str]] = [
-        (good, 9, "linear", {}, "nbits must be 1 to 8, or 16"),
-        (good, None, "linear", {}, "nbits must be 1 to 8, or 16"),
+        (good, 9, "linear", {}, "give 1 to 8, or 16"),
+        (good, None, "linear", {}, "give 1 to 8, or 16"),
         (good, 4, "kmean", {}, "no quantization mode 'kmean'; there are linear"),
         (good, 4, "custom_lut", {}, "needs lut_function"),
         (good, 4, "linear", {"lut_function": min}, "belongs to the mode custom_lut"),

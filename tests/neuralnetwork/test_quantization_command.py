@@ -46,8 +46,8 @@ def test_errors_are_one_line_and_leave_nothing(
 ) -> None:
     out = tmp_path / "out.mlmodel"
     cases: list[tuple[tuple[object, ...], str]] = [
-        ((model, "--bits", 9), "nbits must be 1 to 8"),
-        ((model, "--mode", "linear"), "nbits must be 1 to 8"),
+        ((model, "--bits", 9), "give 1 to 8"),
+        ((model, "--mode", "linear"), "give 1 to 8"),
         ((model, "--bits", 4, "--mode", "best"), "no quantization mode 'best'"),
         ((model, "--bits", 4, "--mode", "custom_lut"), "takes a function"),
         ((model, "--bits", 4, "--skip", "sofa"), "sofa"),

@@ -18,6 +18,10 @@ from milpasses.program.memory import MemoryProgram
 from milpasses.program.opening import open_program
 
 RECIPE = "int8; min_elements=0 -> int8"
+# Without the default pipeline's const_deduplication equal constants stay where they are.
+WITH_COPIES = ct.PassPipeline(
+    ["common::add_fp16_cast", "common::const_elimination", "common::dead_code_elimination"]
+)
 WEIGHT = random((64, 64))
 
 
@@ -76,6 +80,29 @@ def test_same_records_and_bytes(make: Callable[[], Any], compressed: int, tmp_pa
     assert pipeline.report.to_rows() == saved.report.to_rows()
     assert saved.report.count("compressed") == compressed
     assert weight_bytes(in_memory, tmp_path / "a.mlpackage") == weight_bytes(saved, tmp_path / "b.mlpackage")
+
+
+@pytest.mark.parametrize("recipe", ["keep", RECIPE, "pal2; min_elements=0 -> pal2"])
+def test_equal_weights_count_what_is_stored_of_all_their_copies(recipe: str, tmp_path: Path) -> None:
+    """Both branches have the weight, and each op its own small table: it stands in the program's text."""
+    dense = convert(equal_weights_in_branches(), pass_pipeline=WITH_COPIES, skip_model_load=True)
+    small = mp.compress(dense, recipe, output=tmp_path / "a.mlpackage")
+    (record,) = (record for record in small.report if len(record.shape) == 2)
+    one = 2 * 64 * 64
+    assert record.bytes_before == 2 * one
+    tables = {"keep": 2 * one, RECIPE: 64 * 64 + 2 * 64}.get(recipe, 64 * 64 // 4 + 2 * 2 * 4)
+    assert record.bytes_after == tables
+    again = mp.compress(small, recipe).report[0]
+    assert (again.bytes_before, again.bytes_after) == (tables, tables)
+
+
+def test_copies_do_not_make_a_form_pay() -> None:
+    """One copy of the two is what a form must beat: they could be stored once as they are."""
+    dense = convert(equal_weights_in_branches(), pass_pipeline=WITH_COPIES, skip_model_load=True)
+    report = mp.compress(dense, "sparse1; min_elements=0 -> sparse1").report
+    (record,) = (record for record in report if len(record.shape) == 2)
+    assert record.status == "skipped"
+    assert "8192 are stored now" in record.reason
 
 
 def test_equal_weights_of_branches_are_stored_once() -> None:

@@ -2,13 +2,23 @@
 
 import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from milpasses.errors import PackageError
-from milpasses.program.files import check_output, copy_whole, whole_file, whole_folder, write_json, write_text
+from milpasses.program.files import (
+    check_files,
+    check_folder,
+    check_output,
+    copy_whole,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -18,23 +28,32 @@ def names(folder: Path) -> list[str]:
 def test_a_file_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with whole_file(path) as file:
+    with whole_file(path, force=True) as file:
         file.write(b"new")
         file.flush()
         assert path.read_text() == "old"
     assert path.read_text() == "new"
-    assert path.stat().st_mode & 0o777 == 0o644
     assert names(tmp_path) == ["a.txt"]
 
 
 def test_a_folder_takes_the_place_of_the_old_one_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.mlpackage"
     for content in ("old", "new"):
-        with whole_folder(path) as folder:
+        with whole_folder(path, force=True) as folder:
             (folder / content).write_text(content)
     assert names(path) == ["new"]
-    assert path.stat().st_mode & 0o777 == 0o755
     assert names(tmp_path) == ["a.mlpackage"]
+
+
+def test_whoever_may_read_a_new_file_decides_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_text(tmp_path / "a", "x")
+        with whole_folder(tmp_path / "b"):
+            pass
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in "ab"] == [0o600, 0o700]
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
@@ -63,26 +82,6 @@ def test_a_file_that_cannot_be_read_is_not_called_one_that_cannot_be_written(tmp
         (Path(tmp_path.anchor) / "elsewhere").read_bytes()
 
 
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a"
-    with whole_folder(path) as folder:
-        (folder / "old").touch()
-    rename = Path.rename
-
-    def fails(self: Path, target: Any) -> Path:
-        if self.suffix == ".partial":
-            raise OSError(errno.EIO, "Input/output error")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fails)
-    with pytest.raises(PackageError, match="Input/output error"), whole_folder(path):
-        pass
-    assert names(path) == ["old"]
-    assert names(tmp_path) == ["a"]
-
-
 def test_texts_json_and_copies(tmp_path: Path) -> None:
     write_text(tmp_path / "text", "é\n")
     write_json(tmp_path / "json", {"a": [1, "é"]})
@@ -101,10 +100,67 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     there.touch()
     check_output(there, ".mlmodel", force=True)
     check_output(tmp_path / "b.mlmodel", ".mlmodel", force=False)
+    (tmp_path / "circle.mlmodel").symlink_to(tmp_path / "circle.mlmodel")
     for path, message in (
         (tmp_path / "a.mlpackage", "must end in .mlmodel"),
         (there, "exists already; force=True"),
         (tmp_path / "none" / "a.mlmodel", "does not exist"),
+        (tmp_path / "a\0b.mlmodel", r"cannot be written \(embedded null byte\)"),
+        (tmp_path / ("a" * 300 + ".mlmodel"), r"cannot be written \(File name too long\)"),
+        (tmp_path / "circle.mlmodel", "cannot be written .*[Ss]ymlink loop|exists already"),
     ):
         with pytest.raises(PackageError, match=message):
             check_output(path, ".mlmodel", force=False)
+
+
+def test_a_device_is_no_output(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for force in (False, True):
+        with pytest.raises(PackageError, match="is a device or a pipe"):
+            check_output(tmp_path / "pipe", force=force)
+
+
+def test_an_output_is_never_an_input(tmp_path: Path) -> None:
+    model = tmp_path / "a.mlpackage"
+    (model / "Data").mkdir(parents=True)
+    (model / "Data" / "m").touch()
+    (tmp_path / "link").symlink_to(model)
+    (tmp_path / "same").hardlink_to(model / "Data" / "m")
+    inputs = ["pal4", None, 3, model, "module:function"]
+    check_output(tmp_path / "b", inputs=inputs)
+    for output, message in (
+        (model, "is an input"),
+        (tmp_path / "x" / ".." / "a.mlpackage", "is an input"),
+        (tmp_path / "link", "is an input"),
+        (model / "b", "is inside .*a.mlpackage, an input"),
+        (tmp_path, "holds .*a.mlpackage, an input"),
+    ):
+        with pytest.raises(PackageError, match=message):
+            check_output(output, force=True, inputs=inputs)
+    with pytest.raises(PackageError, match="is an input"):
+        check_output(tmp_path / "same", force=True, inputs=[model / "Data" / "m"])
+
+
+def test_two_outputs_of_one_command_differ(tmp_path: Path) -> None:
+    one, package = tmp_path / "one.json", tmp_path / "a.mlpackage"
+    package.mkdir()
+    check_files([one, None, tmp_path / "two.json"])
+    with pytest.raises(PackageError, match="is an output twice"):
+        check_files([one, tmp_path / "." / "one.json"])
+    with pytest.raises(PackageError, match="is an output twice"):
+        check_files([package, package / "report.json"], force=True)
+    with pytest.raises(PackageError, match="is a folder; a file is needed"):
+        check_files([tmp_path], force=True)
+
+
+def test_a_folder_for_results_is_new_or_empty_unless_forced(tmp_path: Path) -> None:
+    assert not check_folder(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    assert check_folder(tmp_path / "empty")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(PackageError, match="exists already"):
+        check_folder(tmp_path / "full")
+    assert check_folder(tmp_path / "full", force=True)
+    with pytest.raises(PackageError, match="is a file; a folder is needed"):
+        check_folder(tmp_path / "full" / "file", force=True)

@@ -304,8 +304,8 @@ def test_a_function_shows_but_has_no_text_form() -> None:
     [
         (lambda: Recipe.of(None), "recipe: expected a Recipe, a scheme, a short name"),
         (lambda: Recipe.of("gzip"), "unknown scheme 'gzip'; accepted: int8"),
-        (lambda: Recipe.of("no/such/file.yaml"), "cannot read the recipe no/such/file.yaml"),
-        (lambda: Recipe.of(Path("no-such-file")), "cannot read the recipe no-such-file"),
+        (lambda: Recipe.of("no/such/file.yaml"), "no/such/file.yaml: no such recipe file"),
+        (lambda: Recipe.of(Path("no-such-file")), "no-such-file: no such recipe file"),
         (lambda: Recipe("int8", Rule("keep")), "rules: expected a list of rules, not Rule("),
         (lambda: Recipe("int8", ["keep"]), "rule 1: expected a Rule or a mapping of its fields, not 'keep'"),
         (lambda: Rule(4), "scheme: expected a scheme"),

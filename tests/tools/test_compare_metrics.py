@@ -1,5 +1,6 @@
 """What ``compare`` measures, against NumPy and coremltools."""
 
+import json
 import math
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from compare_programs import draw, program, scaled
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.testing_utils import compute_snr_and_psnr
-from milpasses_tools._compare.metrics import AccuracySums, Agreement, ErrorSums, kind_of
+from milpasses_tools._compare.comparison import Comparison
+from milpasses_tools._compare.metrics import AccuracySums, Agreement, ErrorSums, OutputSums, kind_of
 from milpasses_tools.compare import accuracy
 
 from milpasses.data.samples import Sample
@@ -174,3 +176,32 @@ class TestAccuracy:
         assert accuracy(two, labelled, scores="two").top1 == 0.6
         with pytest.raises(MilpassesError, match="no output three; the model's outputs are one, two"):
             accuracy(two, labelled, scores="three")
+
+
+class TestNothingFinite:
+    """Two outputs of NaN alone are not equal: nothing was compared."""
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_no_figure_is_known_and_no_limit_kept(self, value: float):
+        sums = OutputSums("y", "array", 5)
+        sums.add(np.full((2, 3), value, np.float32), np.full((2, 3), value, np.float32))
+        found = sums.result()
+        figures = found.snr_db, found.psnr_db, found.max_error, found.mean_error, found.cosine
+        assert all(figure is not None and math.isnan(figure) for figure in figures)
+        comparison = Comparison("a", "b", "data", 1, False, "note", 5, (found,))
+        assert len(comparison.misses(min_snr=-1000.0, max_error=1e30)) == 2
+        json.loads(comparison.to_json())
+
+    def test_nor_of_empty_outputs(self):
+        sums = OutputSums("y", "array", 5)
+        sums.add(np.zeros((0, 4)), np.zeros((0, 4)))
+        snr = sums.result().snr_db
+        assert snr is not None
+        assert math.isnan(snr)
+
+    def test_one_finite_value_is_compared(self):
+        sums = OutputSums("y", "array", 5)
+        sums.add(np.array([np.nan, 1.0]), np.array([np.nan, 1.0]))
+        assert sums.result().snr_db == math.inf
+        sums.add(np.array([np.nan]), np.array([1.0]))
+        assert sums.result().snr_db == -math.inf

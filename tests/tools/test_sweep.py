@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import Run
 from milpasses_tools import compare, digits, sweep
+from milpasses_tools._sweep.choice import exact_bound
+from milpasses_tools._sweep.unknown import samples_needed
 from milpasses_tools.sweep import Sweep
 from PIL import Image
 from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data, table
@@ -234,11 +236,47 @@ def test_the_model_is_not_touched(model: Path, tmp_path: Path):
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "mine.mlpackage").rglob("*")}
 
 
-def test_random_data_chooses_by_agreement(model: Path, tmp_path: Path):
-    found = sweep(model, tmp_path / "out", ["int8", "pal1"], samples=6)
+def test_random_data_ranks_by_the_snr_and_chooses_no_loss(model: Path, tmp_path: Path):
+    found = sweep(model, tmp_path / "out", ["pal1", "int8"], samples=6)
     assert found.choice is not None
-    assert found.choice.measure == "agreement"
+    assert (found.choice.measure, found.choice.chosen, found.choice.losses) == ("output SNR", None, {})
+    assert found.choice.words[0].startswith("accuracy is unknown: the data is random. By the SNR of their ou")
+    snr = {name: found[name]["output_snr_db"] for name in ("int8", "pal1")}
+    assert f"int8 {snr['int8']:.1f} dB, pal1 {snr['pal1']:.1f} dB" in found.choice.words[0]
+    assert found.choice.front == ("pal1", "int8")
+    assert found.saved is None
     assert any("the data is random" in note for note in found.notes)
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert '"means":{"original":null,' in page
+    sized = sweep(model, tmp_path / "out", ["pal1", "int8"], samples=6, max_size=10**9, resume=True)
+    assert sized.choice is not None
+    assert (sized.choice.chosen, sized.computed) == ("int8", 0)
+    assert sized.saved == tmp_path / "out" / "chosen.mlpackage"
+
+
+def test_no_loss_is_asked_of_random_data(model: Path, tmp_path: Path, milpasses_command: Run):
+    for limit in (["--max-loss", "1"], ["--by", "agreement"]):
+        done = milpasses_command("sweep", model, "-o", tmp_path / "out", "-r", "int8", *limit)
+        assert (done.status, done.out) == (2, "")
+        assert "--data DATA" in done.err
+        assert " ".join(limit) in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_samples_for_the_loss_are_said_before_the_work(
+    model: Path, data: Path, tmp_path: Path, milpasses_command: Run
+):
+    asked = ["sweep", model, "-o", tmp_path / "out", "-r", "int8", "--data", data, "--samples", "12"]
+    done = milpasses_command(*asked, "--max-loss", "2")
+    assert done.status == 0
+    assert "milpasses: warning: 12 samples cannot show that a variant keeps --max-loss 2: " in done.err
+    assert "the 95 % bound of its loss is 22.1 points; 149 samples would be enough" in done.err
+    assert samples_needed(2) == 149
+    assert 100 * exact_bound(149) <= 2 < 100 * exact_bound(148)
+    again = milpasses_command(*asked, "--max-loss", "23", "--resume")
+    assert "warning" not in again.err
+    silent = milpasses_command(*asked, "--resume")  # nobody asked for a loss
+    assert "warning" not in silent.err
 
 
 def photos(folder: Path, names: tuple[str, ...] = ("1", "2")) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import typer
 
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 from milpasses_tools.sensitivity import read_candidate_texts
 
 if TYPE_CHECKING:
@@ -29,15 +29,33 @@ class Wanted:
     statistics: Path | None
     sensitivity: Path | None
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether there is data that says something of what the model is used on."""
+        from milpasses.data.random_data import is_random
+
+        return self.data is not None and not is_random(self.data)
+
     def check(self) -> None:
         """Refuse both, neither, and what goes with a budget alone."""
+        from milpasses.data.random_data import is_random
+
         fitted = self.budget is not None or self.max_loss is not None
-        if (self.recipe is not None) == fitted:
-            raise typer.BadParameter("give a --recipe, or a --budget or --max-loss to fit one to")
+        if self.recipe is None and not fitted:
+            raise typer.BadParameter(
+                "what weights are to become is missing: give a --recipe such as pal4-g16, or a --budget or "
+                "--max-loss that one is found for"
+            )
+        if self.recipe is not None and fitted:
+            option = "--budget" if self.budget is not None else "--max-loss"
+            raise typer.BadParameter(
+                f"--recipe and {option}: {option} finds the recipe itself; give one of the two "
+                f"(--candidates {self.recipe},... limits what it may choose)"
+            )
         if self.data is not None and self.statistics is not None:
             raise typer.BadParameter("give --data, or --statistics made of it, not both")
-        if self.data == "random" and self.recipe is not None:
-            raise typer.BadParameter("--data random: random samples calibrate nothing, give real ones")
+        if is_random(self.data) and self.recipe is not None:
+            raise typer.BadParameter(f"--data {self.data}: random samples calibrate nothing, give real ones")
         if self.data == "norms" and fitted:
             raise typer.BadParameter("--data norms: a budget is spent by what is measured, give samples")
         extras = {"--candidates": self.candidates, "--sensitivity": self.sensitivity}
@@ -69,7 +87,7 @@ def fit_recipe(
         candidates: Any = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
         validation = None
-        if candidates is None and wanted.data not in (None, "random") and wanted.sensitivity is None:
+        if candidates is None and wanted.calibrates and wanted.sensitivity is None:
             if pipeline is None:
                 candidates, statistics = _tuned(programs[""], wanted.data, requantize, function, progress)
                 if statistics is not None and statistics.held_out:

@@ -1,61 +1,15 @@
-"""What the subcommands share: common options, tables, JSON, progress. Imports nothing heavy."""
+"""What the subcommands print with: a console, JSON, sizes, warnings. Imports nothing heavy."""
 
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-Progress = Callable[[int, int, str], None]
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Model = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="An .mlpackage of an ML Program, or of a pipeline with some.")
-]
-Output = Annotated[
-    Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
-]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Function = Annotated[
-    str | None,
-    typer.Option(
-        "--function", metavar="NAME", help="The function of a multifunction model; else its default one."
-    ),
-]
-Requantize = Annotated[
-    bool, typer.Option("--requantize", help="Take weights that are compressed already, too: anew.")
-]
-Part = Annotated[str | None, typer.Option(metavar="NAME", help="Of a pipeline, this part alone.")]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="TARGET",
-        help="Raise an older model to this target first, such as iOS18 (one before iOS16 is raised to that).",
-    ),
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
-]
-
-
-def read_target(name: str | None) -> Any:
-    """The deployment target of that name, whatever its case; None without. Raises ``TargetError``."""
-    import coremltools as ct
-
-    from milpasses.errors import TargetError
-
-    if name is None:
-        return None
-    members = {member.lower(): target for member, target in ct.target.__members__.items()}
-    if name.lower() not in members:
-        raise TargetError(f"there is no target {name}; there are {', '.join(ct.target.__members__)}")
-    return members[name.lower()]
+from milpasses_tools._words import in_options
 
 
 def console(stderr: bool = False, width: int | None = None) -> Any:
@@ -68,40 +22,32 @@ def console(stderr: bool = False, width: int | None = None) -> Any:
     )
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table on stdout; a column whose name begins with ``>`` is aligned to the right.
-
-    Cells are texts, None (empty), integers (with thousands separators) or floats (two decimals). Where stdout
-    is no terminal a row is one line, however long.
-    """
-    from rich.table import Table
-
-    out = console()
-    terminal = out.is_terminal
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        name = column.removeprefix(">")
-        table.add_column(
-            name, justify="left" if name == column else "right", overflow="fold", no_wrap=not terminal
-        )
-    for row in rows:
-        table.add_row(*map(cell, row))
-    if terminal:
-        out.print(table)
-        return
-    out = console(width=1_000_000)
-    with out.capture() as text:
-        out.print(table)
-    print("\n".join(line.rstrip() for line in text.get().splitlines()))
+_quiet = False
 
 
-def cell(value: object) -> str:
-    """The text of a table's cell."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def is_quiet() -> bool:
+    """Whether nothing but errors, and JSON that was asked for, is to be printed."""
+    return _quiet
+
+
+@contextmanager
+def quieted(on: bool, keep_stdout: bool = False) -> Generator[None]:
+    """A context in which progress is silent, and stdout as well unless it carries what was asked for."""
+    global _quiet
+    before, _quiet = _quiet, on
+    try:
+        silent = on and not keep_stdout
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if silent else sys.stdout):
+            yield
+    finally:
+        _quiet = before
+
+
+def print_written(*paths: Path | None) -> None:
+    """Say which files were written, a line each; nothing of those that are None."""
+    for path in paths:
+        if path is not None:
+            print(f"written: {path}")
 
 
 def json_decibels(sqnr_db: float | None) -> float | str | None:
@@ -112,24 +58,6 @@ def json_decibels(sqnr_db: float | None) -> float | str | None:
 def print_json(content: Any) -> None:
     """Print ``content`` as indented JSON on stdout."""
     print(json.dumps(content, indent=2, allow_nan=False))
-
-
-@contextmanager
-def progress(quiet: bool = False) -> Generator[Progress]:
-    """Yields ``progress(done, total, name)``, which moves a bar on stderr if stderr is a terminal."""
-    err = console(stderr=True)
-    if quiet or not err.is_terminal:
-        yield lambda done, total, name: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    name_column = TextColumn("{task.description}", markup=False)
-    with Bar(
-        BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), name_column, console=err, transient=True
-    ) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
 
 
 @contextmanager
@@ -144,6 +72,24 @@ def quiet_coremltools() -> Generator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def warnings_as_lines() -> Generator[None]:
+    """Show warnings that milpasses defines as one line each on stderr, without the place in the source."""
+    import warnings
+
+    before = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.partition(".")[0] in ("milpasses", "milpasses_tools"):
+            print(f"milpasses: warning: {in_options(' '.join(str(message).split()))}", file=sys.stderr)
+        else:
+            before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """A shape as reports write it: ``64x32x3x3``, ``scalar``."""
     return "x".join(map(str, shape)) or "scalar"
@@ -154,6 +100,20 @@ def sqnr_text(sqnr_db: float | None) -> str | None:
     if sqnr_db is None:
         return None
     return "exact" if sqnr_db == float("inf") else f"{sqnr_db:.1f}"
+
+
+def size_change(before: int, after: int) -> str:
+    """How the sizes of two files compare: ``3.33 times smaller``, ``1.02 times larger``, the same."""
+    if not (before and after) or 0.995 < before / after < 1.005:
+        return "the same size" if after == before else "about the same size"
+    return f"{before / after:.2f} times smaller" if after < before else f"{after / before:.2f} times larger"
+
+
+def sizes_line(model: Path, output: Path, seconds: float) -> str:
+    """What became of ``model``: bytes before and after, and which of the two is larger."""
+    before, after = folder_bytes(model), folder_bytes(output)
+    change = size_change(before, after)
+    return f"{model} {before:,} bytes -> {output} {after:,} bytes ({change}) in {seconds:.1f} s"
 
 
 def folder_bytes(folder: Path) -> int:

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -17,8 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from milpasses_tools._output import quiet_coremltools
-from milpasses_tools._words import in_options
+from milpasses_tools._output import quiet_coremltools, quieted, warnings_as_lines
+from milpasses_tools._words import in_options, of_parser, speak_for, words_of
 
 SUBCOMMANDS = (
     "compress",
@@ -43,12 +44,14 @@ _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click 
 class _Group(TyperGroup):
     """Turns what people can put right into one line on stderr and status 2."""
 
-    traceback = False
+    traceback = quiet = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for command in self.commands.values():  # --traceback is understood after the subcommand too
-            command.params.extend(param for param in self.params if "--traceback" in param.opts)
+        for command in self.commands.values():  # these are understood after the subcommand, too
+            command.params.extend(
+                param for param in self.params if {"--traceback", "--quiet"} & {*param.opts}
+            )
 
     def invoke(self, ctx: Any) -> Any:
         result = super().invoke(ctx)
@@ -56,44 +59,64 @@ class _Group(TyperGroup):
         return result
 
     def main(self, *args: Any, **options: Any) -> Any:
-        try:
-            with quiet_coremltools():
+        self.traceback = self.quiet = False
+        known = {name: options_of(command) for name, command in self.commands.items()}
+        with quiet_coremltools(), warnings_as_lines(), words_of(known):
+            try:
                 status = super().main(*args, **{**options, "standalone_mode": False})
-        except Exception as error:
-            message = _advice(error)
-            if message is None:
-                raise
-            if self.traceback:
-                traceback.print_exc()
-            print(f"milpasses: error: {message}", file=sys.stderr)
-            status = 2
+            except Exception as error:
+                message = _advice(error)
+                if message is None:
+                    raise
+                if self.traceback:
+                    traceback.print_exc()
+                print(f"milpasses: error: {message}", file=sys.stderr)
+                status = 2
         sys.exit(status)
+
+
+def options_of(command: Any) -> frozenset[str]:
+    """The options of a command, as they are written."""
+    return frozenset(option for param in command.params for option in param.opts)
 
 
 class _Command(TyperCommand):
     """Imports coremltools first: its imports catch every exception, so Ctrl-C would be lost in them."""
 
     def invoke(self, ctx: Any) -> Any:
+        speak_for(self.name or "")
         before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # nothing has begun, nothing is left
         try:
             with suppress(Exception):  # raised again where it is needed; doctor goes on without
                 import_module("coremltools")
         finally:
             signal.signal(signal.SIGINT, before)
-        return super().invoke(ctx)
+        with quieted(ctx.find_root().command.quiet, keep_stdout=bool(ctx.params.get("as_json"))):
+            return super().invoke(ctx)
 
 
 def _advice(error: Exception) -> str | None:
     """One line for an error that people can put right; None for any other, which is a defect here."""
     if isinstance(error, _UsageError):
         usage: Any = error
+        nearest = _nearest_option(usage)
         where = f" (see {usage.ctx.command_path} --help)" if usage.ctx else ""
-        return _one_line(usage.format_message()).rstrip(".") + where
+        return of_parser(_one_line(usage.format_message())).rstrip(".") + nearest + where
     if isinstance(error, OSError):
         return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
     packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
     return in_options(_one_line(str(error))) if packages & {"milpasses", "milpasses_tools"} else None
+
+
+def _nearest_option(usage: Any) -> str:
+    """Of an option that there is none of, the nearest that the command has."""
+    wanted = getattr(usage, "option_name", None)
+    if wanted is None or usage.ctx is None:
+        return ""
+    usage.possibilities = None  # the parser lists whatever begins alike
+    nearest = get_close_matches(str(wanted), sorted(options_of(usage.ctx.command)), 1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _one_line(text: str) -> str:
@@ -106,6 +129,12 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _be_quiet(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        group: Any = ctx.find_root().command
+        group.quiet = True
+
+
 def _show_traceback(ctx: typer.Context, wanted: bool) -> None:
     if wanted:
         group: Any = ctx.find_root().command
@@ -114,7 +143,6 @@ def _show_traceback(ctx: typer.Context, wanted: bool) -> None:
 
 app = typer.Typer(
     cls=_Group,
-    add_completion=False,
     rich_markup_mode=None,  # plain help: the same text on a terminal and in a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -132,6 +160,17 @@ def _milpasses(  # pyright: ignore[reportUnusedFunction]  (typer keeps it)
             is_eager=True,
             expose_value=False,
             help="Print the version and exit.",
+        ),
+    ] = False,
+    _quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=_be_quiet,
+            is_eager=True,
+            expose_value=False,
+            help="Print nothing but errors (and JSON, with --json).",
         ),
     ] = False,
     _traceback: Annotated[

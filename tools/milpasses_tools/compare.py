@@ -18,7 +18,9 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._output import Function, Json, Part, Progress, print_json, progress
+from milpasses_tools._options import Data, Force, Function, Json, Part, SampleCount, Scores, Seed, TopK
+from milpasses_tools._output import print_json, print_written
+from milpasses_tools._progress import Progress, progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample, Samples
@@ -99,11 +101,10 @@ def compare(
     if per_op:
         if isinstance(first, PipelineReference):
             raise MilpassesError(
-                f"per_op is for one program: name a part, one of {', '.join(first.programs)}, with "
-                "part= (--part)"
+                f"per_op=True is for one program: name a part of {', '.join(first.programs)} with part="
             )
         if not isinstance(first, Reference) or not isinstance(second, Reference):
-            raise MilpassesError("per_op needs runtime reference: Core ML shows nothing but its outputs")
+            raise MilpassesError("per_op=True needs runtime=reference: Core ML shows nothing but its outputs")
         ops = PerOp(first.interpreter, second.interpreter)
     boxes: dict[str, BoxSums] = {}
     if isinstance(first, PipelineReference):
@@ -241,21 +242,16 @@ def _limits(texts: list[str], option: str) -> dict[str, float] | None:
 def command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model to measure against.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model to measure.")],
-    data: Annotated[
-        str,
-        typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
-    ] = "random",
-    samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    data: Data = "random",
+    samples: SampleCount = None,
+    seed: Seed = 0,
     function: Function = None,
     part: Part = None,
     runtime: Annotated[
         Runtime, typer.Option(help="milpasses' reference interpreter, or Core ML itself (macOS; untried).")
     ] = Runtime.REFERENCE,
-    scores: Annotated[
-        str | None, typer.Option(metavar="OUTPUT", help="The output that holds class scores.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="The k of top-k.")] = 5,
+    scores: Scores = None,
+    top_k: TopK = 5,
     per_op: Annotated[bool, typer.Option("--per-op", help="Say in which ops the error arises.")] = False,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="List the N worst ops and classes.")] = 20,
     min_snr: Annotated[
@@ -271,6 +267,7 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all figures to FILE, as CSV.")
     ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Compare what two models answer to the same inputs.
@@ -284,14 +281,15 @@ def command(
     milpasses compare model.mlpackage small.mlpackage --data photos/ --per-op
     milpasses compare model.mlpackage small.mlpackage --data inputs.npz --min-snr 30 --min-snr logits=40
     """
-    if csv is not None and not csv.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the CSV file does not exist", str(csv))
+    from milpasses.program.files import check_files, write_text
+
+    check_files([csv], force, (a, b, data))
     limits = {
         "min_snr": _limits(min_snr or [], "--min-snr"),
         "max_error": _limits(max_error or [], "--max-error"),
         "min_agreement": _limits(min_agreement or [], "--min-agreement"),
     }
-    with progress(quiet=as_json) as step:
+    with progress("comparing", as_json) as step:
         found = compare(
             a,
             b,
@@ -307,10 +305,8 @@ def command(
             progress=step,
         )
     misses = found.misses(**limits)
-    from milpasses.program.files import write_text
-
     if csv is not None:
-        write_text(csv, found.to_csv())
+        write_text(csv, found.to_csv(), force)
     if as_json:
         print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
     else:
@@ -319,5 +315,6 @@ def command(
         print_comparison(found, top)
         for miss in misses:
             print(f"missed: {miss}")
+        print_written(csv)
     if misses:
         raise typer.Exit(1)

@@ -10,24 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import (
+from milpasses_tools._nothing import nothing_compressed
+from milpasses_tools._options import (
     Force,
     Function,
     Json,
     Output,
     Part,
-    Quiet,
+    Recipe,
     Requantize,
+    Strict,
     Target,
     Verbose,
-    folder_bytes,
-    print_json,
-    print_table,
-    progress,
     read_target,
-    shape_text,
-    sqnr_text,
 )
+from milpasses_tools._output import folder_bytes, print_json, print_written, shape_text, sizes_line, sqnr_text
+from milpasses_tools._progress import progress
+from milpasses_tools._table import print_table
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
@@ -41,12 +40,7 @@ def command(
         Path, typer.Argument(metavar="IN", help="An .mlpackage of an ML Program, or of a pipeline with some.")
     ],
     output: Output,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", help="A short name (pal4-g16), a text form, or the path of a YAML file."
-        ),
-    ] = None,
+    recipe: Recipe = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help='Instead of a recipe: "4 bits" a weight, "12 MB", "25 %" of now.'),
@@ -98,9 +92,7 @@ def command(
     target: Target = None,
     function: Function = None,
     part: Part = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
-    ] = False,
+    strict: Strict = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
     ] = None,
@@ -113,7 +105,6 @@ def command(
         ),
     ] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Compress the weights of a model.
@@ -127,11 +118,8 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    if report is not None and not report.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the report does not exist", str(report))
-
     import milpasses
-    from milpasses.program.files import write_text
+    from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe
 
@@ -139,18 +127,18 @@ def command(
     wish.check()
     if sequential and data is None:
         raise typer.BadParameter("--sequential: only with --data, which the model is run on again and again")
-    if save_recipe is not None and not save_recipe.absolute().parent.is_dir():
-        raise FileNotFoundError(2, "the folder for the recipe does not exist", str(save_recipe))
+    inputs = model, recipe, data, statistics, sensitivity, compare_on
+    check_output(output, force, inputs)
+    check_files([output, report, save_recipe], force, inputs)
     began = time.perf_counter()
     wanted = read_target(target)
     fitted = None
     known: Any = statistics
     if not wish.recipe:
-        check_output(output, force)
-        with progress(quiet or as_json) as step:
+        with progress("fitting the recipe", as_json) as step:
             fitted, known = fit_recipe(model, wish, wanted, requantize, function, part, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
-    with progress(quiet) as step, unmatched_in_report():
+    with progress("compressing", as_json) as step, unmatched_in_report():
         compressed = milpasses.compress(
             model,
             chosen,
@@ -161,7 +149,7 @@ def command(
             function=function,
             force=force,
             statistics=None if sequential else known,
-            calibration=None if data == "random" or (known is not None and not sequential) else data,
+            calibration=data if wish.calibrates and (known is None or sequential) else None,
             sequential=sequential,
             fallback=fallback,
             strict=strict,
@@ -169,14 +157,15 @@ def command(
         )
     seconds = time.perf_counter() - began
     if save_recipe is not None:
-        write_text(save_recipe, chosen.to_yaml() if fitted is None else fitted.to_yaml())
+        write_text(save_recipe, (chosen if fitted is None else fitted).to_yaml(), force)
     if report is not None:
-        write_text(report, compressed.report.to_json(indent=2) + "\n")
+        write_text(report, compressed.report.to_json(indent=2) + "\n", force)
     found = None
     if compare_on is not None:
         from milpasses_tools.compare import compare
 
-        found = compare(model, compressed, compare_on, function=function)
+        with progress("comparing", as_json) as step:
+            found = compare(model, compressed, compare_on, function=function, progress=step)
     sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content = json.loads(compressed.report.to_json())
@@ -186,15 +175,15 @@ def command(
             content["fit"] = fitted.to_dict()
         if found is not None:
             content["comparison"] = found.to_dict()
-        print_json({**content, "seconds": round(seconds, 3)})
-    elif not quiet:
+        print_json(
+            {**content, "nothing": nothing_compressed(compressed.report), "seconds": round(seconds, 3)}
+        )
+    else:
         print_report(compressed.report, verbose)
         if fitted is not None:
             print(fitted)
-        print(
-            f"{model} {sizes[0]:,} bytes -> {output} {sizes[1]:,} bytes "
-            f"({sizes[0] / sizes[1]:.2f} times smaller) in {seconds:.1f} s"
-        )
+        print(sizes_line(model, output, seconds))
+        print_written(save_recipe, report)
         if found is not None:
             from milpasses_tools._compare.text import print_comparison
 
@@ -242,6 +231,9 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     )
     for text in report.unmatched:
         print(f"warning: {text}")
+    nothing = nothing_compressed(report)
+    if nothing is not None:
+        print(nothing)
 
 
 def _row(record: "Record") -> tuple[object, ...]:

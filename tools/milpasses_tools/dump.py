@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Model, Part, json_decibels
+from milpasses_tools._options import Force, Model, OneFunction, Part
+from milpasses_tools._output import json_decibels, print_written
 from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
 from milpasses_tools._view.text import operands_text, text_lines
@@ -41,6 +42,7 @@ def dump(
     radius: int = 2,
     passes: bool = False,
     part: str | None = None,
+    function: str | None = None,
     original: "str | os.PathLike[str] | MLModel | Program | None" = None,
 ) -> str:
     """Write a program as ``text`` that reads like MIL, as ``json``, ``dot`` or one ``html`` page.
@@ -53,13 +55,13 @@ def dump(
     ``show`` is ``all``, ``weights``, ``ops`` (no weights) or ``inputs``. ``only_ops`` are op types, or globs
     of types or names. ``around_op`` shows what is within ``radius`` edges of an op. ``passes`` adds to the
     text the graph passes that made each op, which a program in memory remembers. ``part``: of a pipeline,
-    this one alone. ``original``, the model before it was compressed, shows on the page what values each
-    weight had. ``model-explorer`` is a graph
+    this one alone; ``function``: of several functions. ``original``, the model before it was compressed,
+    shows on the page what values each weight had. ``model-explorer`` is a graph
     collection in the JSON that Google's Model Explorer opens. Raises ``MilpassesError``.
     """
     kind = Format(format)
     _check_original(original, kind)
-    found = view(model, part)
+    found = view(model, part, function)
     selection = select(found, Show(show), only_ops, around_op, radius)
     if kind is Format.HTML:
         from milpasses_tools._view.html import page
@@ -72,7 +74,7 @@ def _check_original(original: Any, kind: Format) -> None:
     if original is not None and kind is not Format.HTML:
         from milpasses.errors import MilpassesError
 
-        raise MilpassesError(f"--original (original=) is for --format html, not {kind.value}")
+        raise MilpassesError(f"original= is for the format html, not {kind.value}")
 
 
 def _lines(found: GraphView, kind: Format, selection: Selection, passes: bool) -> Iterator[str]:
@@ -161,6 +163,7 @@ def command(
     ] = None,
     radius: Annotated[int, typer.Option(metavar="N", min=0, help="How many edges --around reaches.")] = 2,
     part: Part = None,
+    function: OneFunction = None,
     original: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="With html: the model before compression, for its histograms."),
@@ -168,6 +171,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
     ] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Show the program inside a model.
@@ -185,7 +189,15 @@ def command(
     The last also writes small.bits.json, small.bytes.json and small.sqnr.json, the node data that
     Model Explorer colours the weights by.
     """
+    from milpasses.program.files import check_files, write_text
+
     format = Format.JSON if as_json else format
+    beside: dict[str, Path] = {}
+    if output is not None and format is Format.MODEL_EXPLORER:
+        from milpasses_tools._view.model_explorer import MEASURES
+
+        beside = {name: output.parent / f"{output.stem}.{name}.json" for name in MEASURES}
+    check_files([output, *beside.values()], force, (model, original))
     text = dump(
         model,
         format,
@@ -194,17 +206,16 @@ def command(
         around_op=around,
         radius=radius,
         part=part,
+        function=function,
         original=original,
     )
     if output is None:
         print(text, end="")
         return
-    from milpasses.program.files import write_text
-
-    write_text(output, text)
-    if format is Format.MODEL_EXPLORER:
+    write_text(output, text, force)
+    print_written(output, *beside.values())
+    if beside:
         from milpasses_tools._view.model_explorer import node_data
 
         for measure, content in node_data(json.loads(text)).items():
-            beside = output.with_name(f"{output.stem}.{measure}.json")
-            write_text(beside, json.dumps(content, indent=1) + "\n")
+            write_text(beside[measure], json.dumps(content, indent=1) + "\n", force)

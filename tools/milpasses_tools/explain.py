@@ -8,18 +8,9 @@ import attrs
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
-from milpasses_tools._output import (
-    Json,
-    Model,
-    Part,
-    Progress,
-    Requantize,
-    Target,
-    folder_bytes,
-    print_json,
-    progress,
-    read_target,
-)
+from milpasses_tools._options import Json, Model, OneFunction, Part, Recipe, Requantize, Target, read_target
+from milpasses_tools._output import folder_bytes, print_json
+from milpasses_tools._progress import Progress, progress
 from milpasses_tools._view.features import Function, functions_of
 
 if TYPE_CHECKING:
@@ -46,6 +37,7 @@ def explain(
     requantize: bool = False,
     units: Sequence[str] = (),
     part: str | None = None,
+    function: str | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Say of each weight of an ML Program how it is stored, why, and what would change that.
@@ -60,8 +52,10 @@ def explain(
         recipe: say in ``plan`` what ``milpasses.compress`` would do with it; whatever ``Recipe.of`` takes.
         target: the deployment target of the plan (``ct.target.iOS18``), the model's own unless given.
         requantize: the plan compresses anew what is compressed already.
-        units: ``neural-engine``, ``gpu``, ``cpu``: add ``findings``, what users reported of such forms there.
+        units: ``neural-engine`` (``ane``), ``gpu``, ``cpu``: add ``findings``, what users reported of such
+            forms there.
         part: of a pipeline, this program alone. Without, weights are called ``part/weight``.
+        function: of several functions, the weights, inputs and outputs of this one alone.
         progress: called with (done, total, weight) while the recipe is tried.
 
     Raises:
@@ -69,10 +63,10 @@ def explain(
         MilpassesError: a recipe, a target or a unit that there is none of.
     """
     from milpasses.activations.existing import stored_pairs
-    from milpasses.program.opening import open_program
+    from milpasses.program.opening import check_newer, open_program
     from milpasses.program.sources import read_source
     from milpasses.report import METADATA_KEY, read_metadata
-    from milpasses_tools._explain.advice import advise, feature_facts, op_facts, weight_facts
+    from milpasses_tools._explain.advice import advise, feature_facts, full_names, op_facts, weight_facts
     from milpasses_tools._explain.plan import make_plan
     from milpasses_tools._explain.why import Decider
     from milpasses_tools._models import open_parts, open_readable
@@ -81,7 +75,7 @@ def explain(
     if parts:
         options: dict[str, Any] = {"recipe": recipe, "target": target, "requantize": requantize}
         each = {
-            name: explain(package, units=units, progress=progress, **options)
+            name: explain(package, units=units, function=function, progress=progress, **options)
             for name, package in parts.items()
         }
         joined, path = join_parts(each), read_source(model).path
@@ -91,6 +85,11 @@ def explain(
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
     decider = Decider.of(report)
     sites = program.sites()
+    functions = list(program.functions)
+    if function is not None:
+        name = program.function_name(function)
+        functions = [one for one in functions if one.name == name]
+        sites = [site for site in sites if name in site.weight.functions]
     known: list[tuple[str, Facts]] = []
 
     def look(site: "Site", encoding: "Encoding | None", op: str) -> None:
@@ -104,22 +103,24 @@ def explain(
     plan = None
     if recipe is not None:
         wanted = program.target if target is None else _target(target)
+        if target is not None:
+            check_newer([program], wanted)
         plan = make_plan(program, sites, recipe, wanted, requantize, progress, look if units else None)
     elif units:
-        for one in sites:
-            look(one, None, "")
+        for site in sites:
+            look(site, None, "")
     things: dict[str, Iterable[tuple[str, Facts]]] = {
         "weight": known,
         **feature_facts(package.spec.description),
     }
     if units:
-        things["op"] = [fact for function in program.functions for fact in op_facts(function.block)]
+        things["op"] = [fact for one in functions for fact in op_facts(one.block)]
     spec_bytes = package.spec_path.stat().st_size
     file_bytes = folder_bytes(package.model_folder / "weights")
     return Explanation(
         str(package.path),
         program.target.name,
-        functions_of(package.spec.description, [function.name for function in program.functions]),
+        functions_of(package.spec.description, [one.name for one in functions]),
         tuple(_weight(one, program, decider) for one in sites),
         {
             "weight files": file_bytes,
@@ -129,9 +130,9 @@ def explain(
         str(report.get("recipe", "")),
         str(report.get("milpasses", "")),
         plan,
-        tuple(units),
+        full_names(units),
         advise(units, things),
-        tuple(pair for function in program.functions for pair in stored_pairs(function)),
+        tuple(pair for one in functions for pair in stored_pairs(one)),
     )
 
 
@@ -165,7 +166,7 @@ def _weight(site: "Site", program: "SavedProgram", decider: "Decider") -> Stored
         shape=weight.shape,
         dtype=weight.dtype,
         form=form,
-        nbytes=site.nbytes,
+        nbytes=site.all_nbytes,
         used_by=tuple(f"{use.op_name}:{use.op_type}.{use.param}" for use in weight.consumers),
         functions=weight.functions,
         compressed=compressed,
@@ -200,16 +201,17 @@ def _why(site: "Site", target: "Opset", decider: "Decider") -> tuple[str, str]:
 
 def command(
     model: Model,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="RECIPE", help="Say what this recipe would do.")
-    ] = None,
+    recipe: Recipe = None,
     target: Target = None,
     requantize: Requantize = False,
     units: Annotated[
         list[str] | None,
-        typer.Option("--for", metavar="UNIT", help="Warn of forms: neural-engine, gpu or cpu (repeatable)."),
+        typer.Option(
+            "--for", metavar="UNIT", help="Warn of forms: neural-engine (ane), gpu, cpu (repeatable)."
+        ),
     ] = None,
     part: Part = None,
+    function: OneFunction = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,
@@ -231,10 +233,10 @@ def command(
 
     if target is not None and recipe is None:
         raise typer.BadParameter("--target goes with --recipe")
-    options: dict[str, Any] = {"part": part, **({"units": units} if units else {})}
+    options: dict[str, Any] = {"part": part, "function": function, **({"units": units} if units else {})}
     if recipe is not None:
         options |= {"recipe": recipe, "target": read_target(target), "requantize": requantize}
-    with progress(quiet=as_json) as step:
+    with progress("trying the recipe", as_json) as step:
         if recipe is not None:
             options["progress"] = step
         found = explain(model, **options)

@@ -3,13 +3,15 @@
 import os
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from milpasses_tools._output import Json, print_json, print_table
+from milpasses_tools._options import Force, Json
+from milpasses_tools._output import print_json
+from milpasses_tools._table import print_table
 from milpasses_tools._trace.record import KINDS, Failure, PassRecord, Trace
 
 __all__ = ["Failure", "PassRecord", "Trace", "trace"]
@@ -23,6 +25,7 @@ def trace(
     on_failure: "str | os.PathLike[str] | None" = None,
     every_value: bool = False,
     keep_programs: bool = False,
+    force: bool = False,
 ) -> Generator[Trace]:
     """Watch the graph passes of every conversion in the ``with`` block::
 
@@ -36,23 +39,32 @@ def trace(
     not of the weights. ``keep_programs`` puts the programs themselves beside the texts, each constant once,
     for ``bisect``. Large constants are read once and then only sampled, unless ``every_value``; what is
     overlooked so is noted at the end. After the block coremltools is as it was.
+
+    The folders must be new or empty unless ``force``, which replaces them whole; each gets its name at the
+    end of the block, also of one that an error ends.
     """
+    from milpasses.program.files import check_folder, whole_folder
     from milpasses_tools._trace.watch import Watch
 
     if keep_programs and dump_after_change is None:
         from milpasses.errors import MilpassesError
 
-        raise MilpassesError(
-            "keep_programs (--keep-programs) needs a folder: dump_after_change (--dump-after-change)"
-        )
+        raise MilpassesError("keep_programs=True needs a folder: dump_after_change=")
     names = (dump_after,) if isinstance(dump_after, str) else tuple(dump_after)
-    folders = [None if one is None else Path(one) for one in (dump_after_change, on_failure)]
-    watch = Watch(Trace(), folders[0], names, folders[1], every_value, keep_programs)
-    with watch.installed():
-        try:
-            yield watch.trace
-        finally:
-            watch.finish()
+    dumps, failure = (None if one is None else Path(one) for one in (dump_after_change, on_failure))
+    replaces = [one is not None and check_folder(one, force) for one in (dumps, failure)]
+    raised: BaseException | None = None
+    with nullcontext() if dumps is None else whole_folder(dumps, replaces[0]) as folder:
+        watch = Watch(Trace(), folder, names, failure, replaces[1], every_value, keep_programs)
+        with watch.installed():
+            try:
+                yield watch.trace
+            except BaseException as error:  # what was found until then is kept
+                raised = error
+            finally:
+                watch.finish()
+    if raised is not None:
+        raise raised
 
 
 def command(
@@ -80,6 +92,7 @@ def command(
     every_pass: Annotated[
         bool, typer.Option("--all", help="List the passes that changed nothing too.")
     ] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Run a script, and say what each graph pass of its conversions did.
@@ -97,6 +110,7 @@ def command(
         on_failure=on_failure,
         every_value=every_value,
         keep_programs=keep_programs,
+        force=force,
     ) as found:
         try:
             run_script(script, arguments or [])

@@ -97,7 +97,7 @@ def quantize_weights(
     """
     settings = Settings.of(nbits, quantization_mode, selector, lut_function, requantize, part)
     if output is not None:
-        check_output(Path(output), force)
+        check_output(Path(output), force, (model,))
     source = read_model(model)
     original = source.spec
     _check_part(source, settings)
@@ -112,7 +112,7 @@ def quantize_weights(
 
         agreement = output_agreement(original, spec, sample_data)
     if output is not None:
-        write_model(spec, Path(output), source)
+        write_model(spec, Path(output), source, force)
     compute_units = getattr(model, "compute_unit", None)
     options = {} if compute_units is None else {"compute_units": compute_units}
     skip = not host.is_loaded(model)
@@ -219,24 +219,24 @@ def quantize_spec(
     return report
 
 
-def check_output(output: Path, force: bool) -> None:
-    """Raise ``PackageError`` if ``output`` cannot become a model file or package."""
-    files.check_output(output, (".mlmodel", ".mlpackage"), force)
+def check_output(output: Path, force: bool, inputs: Iterable[Any] = ()) -> None:
+    """Raise ``PackageError`` if ``output`` cannot become a model file or package, or is one of ``inputs``."""
+    files.check_output(output, (".mlmodel", ".mlpackage"), force, inputs)
 
 
-def write_model(spec: Any, output: Path, source: Source | None = None) -> None:
+def write_model(spec: Any, output: Path, source: Source | None = None, force: bool = False) -> None:
     """Write a specification as an ``.mlmodel`` or ``.mlpackage``, whole or not at all.
 
     A package keeps the other files of the one that ``source`` was read from. Raises ``PackageError``.
     """
     if output.suffix != ".mlpackage":
-        with files.whole_file(output) as file:
+        with files.whole_file(output, force) as file:
             file.write(spec.SerializeToString())
     elif source is not None and source.path is not None and source.spec_path is not None:
         package = Package(source.path, spec, source.spec_path)
-        write_package(package, output, lambda folder: copy_weights(package, folder), force=True)
+        write_package(package, output, lambda folder: copy_weights(package, folder), force)
     else:
-        with files.whole_folder(output) as staged, tempfile.TemporaryDirectory() as folder:
+        with files.whole_folder(output, force) as staged, tempfile.TemporaryDirectory() as folder:
             package_path = host.create_package(spec, None, str(Path(folder) / output.name))
             shutil.copytree(package_path, staged, dirs_exist_ok=True)
 

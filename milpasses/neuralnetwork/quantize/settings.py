@@ -53,7 +53,8 @@ class Settings:
         if mode not in MODES:
             raise QuantizationError(f"there is no quantization mode {mode!r}; there are {', '.join(MODES)}")
         if mode != "dequantization" and (isinstance(nbits, bool) or nbits not in (*range(1, 9), 16)):
-            raise QuantizationError(f"nbits must be 1 to 8, or 16 for float16, but is {nbits!r}")
+            asked = "nbits= is missing" if nbits is None else f"nbits={nbits}"
+            raise QuantizationError(f"{asked}: give 1 to 8, or 16 for float16")
         if mode == "custom_lut" and nbits != 16 and not callable(lut_function):
             raise QuantizationError(
                 "the mode custom_lut needs lut_function: (nbits, weights) -> (table, indices)"

@@ -82,7 +82,7 @@ def _array_shape(name: str, array: Any, wanted: Any) -> Shape:
         listed = [tuple(int(n) for n in allowed.shape) for allowed in array.enumeratedShapes.shapes]
         if len({len(allowed) for allowed in listed}) != 1:
             raise NeuralNetworkError(
-                f"input '{name}' takes shapes of different ranks, which ML Programs do not: give input_shapes"
+                f"input '{name}' takes shapes of different ranks, which ML Programs lack: give input_shapes="
             )
         ranges = [set(sizes) for sizes in zip(*listed, strict=True)]
         shape = tuple(min(r) if len(r) == 1 else get_new_symbol() for r in ranges)
@@ -93,7 +93,7 @@ def _array_shape(name: str, array: Any, wanted: Any) -> Shape:
         if len(limits) == len(shape):
             shape = tuple(int(min(r)) if len(r) == 1 else get_new_symbol() for r in limits)
     if not shape:
-        raise NeuralNetworkError(f"input '{name}' declares no shape: give it with input_shapes")
+        raise NeuralNetworkError(f"input '{name}' declares no shape: give it with input_shapes=")
     return shape
 
 

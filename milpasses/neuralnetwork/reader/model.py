@@ -89,7 +89,7 @@ def _read(
     description.CopyFrom(legacy.spec.description)
     unknown = sorted(set(shapes) - {feature.name for feature in description.input})
     if unknown:
-        raise NeuralNetworkError(f"{legacy.label}: input_shapes names no input: {', '.join(unknown)}")
+        raise NeuralNetworkError(f"{legacy.label}: input_shapes= names no input: {', '.join(unknown)}")
     weights = WeightStore(opset_of(int(target)), precision == "float16")
     notes = weights.notes
     renamed = _renamed(description, notes)

@@ -108,7 +108,7 @@ def reshaped(variable: Any, shape: Shape) -> Any:
         return mb.reshape(x=variable, shape=[-1 if is_symbolic(size) else size for size in shape])
     if [size for size in current if size != 1] == [size for size in shape if size != 1]:
         return _with_ones(variable, current, shape)
-    raise LayerError(f"cannot bring a flexible shape {current} to {shape}: read it with fixed input_shapes")
+    raise LayerError(f"cannot bring a flexible shape {current} to {shape}: read it with fixed input_shapes=")
 
 
 def _with_ones(variable: Any, current: Shape, shape: Shape) -> Any:

@@ -24,6 +24,11 @@ class WorstError:
     max_error: float
     output: str = ""
 
+    @property
+    def known(self) -> bool:
+        """Whether any value was compared: not where none is finite in both, or the output is empty."""
+        return not math.isnan(self.snr_db)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, which has no infinity."""
         return {
@@ -85,15 +90,30 @@ def measure(reference: Sequence[Outputs], outputs: Sequence[Outputs]) -> WorstEr
         for one, a, b in zip(sums, first.values(), second.values(), strict=True):
             one.add(a, b)
     results = [one.result() for one in sums if one.kind != "label"]
-    measured = [
+    numbers = [
         WorstError(one.snr_db, one.max_error, one.name)
         for one in results
         if one.snr_db is not None and one.max_error is not None
     ]
-    if not measured:
+    if not numbers:
         raise MilpassesError("the model has no output of numbers to measure")
+    measured = [one for one in numbers if one.known]
+    if not measured:
+        return numbers[0]
     worst = min(measured, key=lambda one: (one.snr_db, -one.max_error))
     return attrs.evolve(worst, max_error=max(one.max_error for one in measured))
+
+
+def measure_reference(outputs: Sequence[Outputs]) -> WorstError:
+    """The error of a reference against itself: none; raises ``MilpassesError`` if nothing is finite."""
+    from milpasses.errors import MilpassesError
+
+    error = measure(outputs, outputs)
+    if not error.known:
+        raise MilpassesError(
+            "no value of the reference's outputs is finite on these samples: nothing to measure"
+        )
+    return error
 
 
 def first_bad(good: int, bad: int, is_bad: Callable[[int], bool | None]) -> tuple[int, int]:

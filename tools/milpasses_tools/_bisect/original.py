@@ -17,7 +17,7 @@ def raised_original(original: Any, compressed: Any, target: Any) -> Generator[tu
     """
     from coremltools.converters.mil.mil import Program
 
-    from milpasses.program.opening import open_program
+    from milpasses.program.opening import check_newer, open_program
     from milpasses.program.sources import read_source
     from milpasses_tools._models import open_whole
 
@@ -31,11 +31,15 @@ def raised_original(original: Any, compressed: Any, target: Any) -> Generator[tu
             if any(read_source(model).is_network for model in models):
                 yield original, []  # read anew, for the newest target
                 return
+            if target is not None:
+                check_newer([open_program(original)], target)
             raised, note = _raised(open_program(original), open_program(compressed), target, Path(folder))
             yield (original if raised is None else raised.package.path), note
             return
         programs = {leaf.name: leaf.program for leaf in first.leaves() if leaf.program is not None}
         others = {leaf.name: leaf.program for leaf in second.leaves() if leaf.program is not None}
+        if target is not None:
+            check_newer(programs.values(), target)
         notes: list[str] = []
         for index, (name, program) in enumerate(programs.items()):
             place = Path(folder) / str(index)

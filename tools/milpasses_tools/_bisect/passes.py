@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import attrs
 
 from milpasses_tools._bisect.found import PassBisection, PassOutputError
-from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure
-from milpasses_tools._output import Progress
+from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure, measure_reference
+from milpasses_tools._progress import Progress
 
 if TYPE_CHECKING:
     import os
@@ -104,10 +104,10 @@ class _Programs:
                 problems.append(f"after {step.name}: {problem}")
                 self.results[position] = PassOutputError(step.index, step.name, problem=str(problem))
                 continue
-            self.source = Samples.of(data, runner.inputs, limit=samples, seed=seed)
+            self.source = Samples.of(data, runner.inputs, limit=samples, seed=seed).finite(runner.run)
             self.samples = list(self.source)
             self.reference, nonfinite = self._run(runner, step)
-            whole = measure(self.reference, self.reference)
+            whole = measure_reference(self.reference)
             self.results[position] = PassOutputError(step.index, step.name, whole, None, nonfinite)
             self.last = (position, self.reference)
             return
@@ -127,9 +127,10 @@ class _Programs:
                 return self.results[position]
             before = self.last
             # The program before may be one that could not be run: then this is what all passes since added.
-            added = (
-                measure(before[1], outputs).snr_db if before and before[0] == self._before(position) else None
-            )
+            added = None
+            if before and before[0] == self._before(position):
+                change = measure(before[1], outputs)
+                added = change.snr_db if change.known else None
             self.last = (position, outputs)
             self.results[position] = PassOutputError(step.index, step.name, error, added, nonfinite)
         return self.results[position]

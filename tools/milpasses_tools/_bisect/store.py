@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from milpasses.errors import MilpassesError
+from milpasses.program.files import whole_file, write_text
 
 if TYPE_CHECKING:
     from milpasses_tools._trace.keep import Kept
@@ -39,7 +40,7 @@ class Store:
         """Write a program as ``title`` (``007-common.add_fp16_cast``)."""
         digests = [self._write(array) for array in kept.arrays]
         content = {"functions": kept.functions, "constants": digests, "problem": kept.problem}
-        (self.folder / f"{title}.json").write_text(json.dumps(content), encoding="utf-8")
+        write_text(self.folder / f"{title}.json", json.dumps(content))
 
     def _write(self, array: Any) -> str:
         from milpasses_tools._trace.keep import plain
@@ -51,7 +52,8 @@ class Store:
         path = self.folder / "constants" / f"{digest.hexdigest()}.npy"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            np.save(path, values, allow_pickle=False)
+            with whole_file(path) as file:
+                np.save(file, values, allow_pickle=False)
         return digest.hexdigest()
 
     def steps(self) -> list[Step]:

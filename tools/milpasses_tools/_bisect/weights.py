@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
-from milpasses_tools._bisect.measure import Outputs, Tolerance, WorstError, first_bad, measure, run_all
+from milpasses_tools._bisect.measure import (
+    Outputs,
+    Tolerance,
+    WorstError,
+    first_bad,
+    measure,
+    measure_reference,
+    run_all,
+)
 from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample
@@ -148,6 +156,7 @@ class Subject:
         self._expected = ReferenceNonFinite(self.runner.functions)
         self._count("the original")
         self.reference = run_observed(self.runner, self.samples, self._expected)
+        measure_reference(self.reference)
 
     def _count(self, what: str) -> None:
         self.executions += 1
@@ -165,7 +174,7 @@ class Subject:
         """The output error where just these weights are compressed."""
         chosen = frozenset(compressed)
         if not chosen:
-            return measure(self.reference, self.reference)
+            return measure_reference(self.reference)
         if chosen not in self._known:
             values = [self.swaps[name].values for name in sorted(chosen)]
             self.runner.override({name: value for one in values for name, value in one.items()})

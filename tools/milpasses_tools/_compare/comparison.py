@@ -199,8 +199,9 @@ class Comparison:
         """The ops, those that add most error by themselves first; those of which that is not known last."""
 
         def order(op: OpError) -> tuple[bool, float, float]:
-            own = op.own_snr_db
-            return own is None, 0.0 if own is None else own, op.snr_db
+            own, snr = op.own_snr_db, op.snr_db
+            unknown = own is None or math.isnan(own)
+            return unknown, 0.0 if own is None or unknown else own, math.inf if math.isnan(snr) else snr
 
         return tuple(sorted(self.ops, key=order))
 

@@ -22,10 +22,12 @@ _MOST_CLASSES_LISTED = 8
 class ErrorSums:
     """Sums in float64 over the values of a reference a and of b.
 
-    Values that are not finite count only where a and b differ in them: then the noise is infinite.
+    Values that are not finite count only where a and b differ in them: then the noise is infinite. Where
+    no value at all was finite in both, nothing is known: every figure is NaN, which keeps no limit.
     """
 
     count: int = 0
+    finite: int = 0
     signal: float = 0.0
     other: float = 0.0
     noise: float = 0.0
@@ -48,6 +50,7 @@ class ErrorSums:
                 x, y = x[finite], y[finite]
                 if not x.size:
                     continue
+            self.finite += x.size
             difference = np.abs(x - y)
             # Not BLAS: its threads and those of torch get in each other's way on vectors as short as these.
             self.signal += float(np.einsum("i,i", x, x))
@@ -61,26 +64,34 @@ class ErrorSums:
     @property
     def snr_db(self) -> float:
         """10 log10(sum a^2 / sum (a - b)^2)."""
-        return decibels(self.signal, self.noise)
+        return self._known(decibels(self.signal, self.noise))
 
     def psnr_db(self, peak: float | None = None) -> float:
         """10 log10(peak^2 count / sum (a - b)^2); the peak is max |a| unless given."""
         peak = self.peak if peak is None else peak
-        return decibels(peak * peak * self.count, self.noise)
+        return self._known(decibels(peak * peak * self.count, self.noise))
+
+    @property
+    def max_error(self) -> float:
+        """Largest |a - b|."""
+        return self._known(self.largest)
 
     @property
     def mean_error(self) -> float:
         """Mean |a - b|."""
-        return self.absolute / max(self.count, 1)
+        return self._known(self.absolute / max(self.count, 1))
 
     @property
     def cosine(self) -> float:
         """Cosine of the angle between all of a and all of b; 1 where both are zero."""
-        if not math.isfinite(self.noise):
+        if not (self.finite and math.isfinite(self.noise)):
             return math.nan
         if self.signal == 0 or self.other == 0:
             return float(self.signal == self.other)
         return self.dot / math.sqrt(self.signal) / math.sqrt(self.other)
+
+    def _known(self, figure: float) -> float:
+        return figure if self.finite or self.noise else math.nan
 
 
 def rank(scores: Array, index: Array) -> Array:
@@ -122,6 +133,15 @@ def kind_of(name: str, value: Any, outputs: Mapping[str, Any], scores: str | Non
         return "image"
     looks_like_scores = array.dtype.kind == "f" and array.ndim in (1, 2) and array.shape[-1] >= 2
     return "scores" if looks_like_scores else "array"
+
+
+def primary_output(kinds: Mapping[str, Kind], scores: str | None) -> str | None:
+    """The output whose first class is compared: ``scores``, else the first that holds classes, if any."""
+    if scores in kinds:
+        return scores
+    order: tuple[Kind, ...] = ("probabilities", "scores", "label")
+    named = [name for kind in order for name, found in kinds.items() if found == kind]
+    return named[0] if named else None
 
 
 def score_rows(value: Any) -> tuple[Array, list[Label] | None]:
@@ -176,7 +196,7 @@ class OutputSums:
             self.kind,
             errors.snr_db,
             errors.psnr_db(255.0 if self.kind == "image" else None),
-            errors.largest,
+            errors.max_error,
             errors.mean_error,
             errors.cosine,
             agreement,
@@ -217,7 +237,7 @@ class AccuracySums:
                 return self._scores
             if len(names) > 1:
                 raise MilpassesError(
-                    f"outputs {', '.join(names)} could all be class scores: name one with --scores (scores=)"
+                    f"outputs {', '.join(names)} could all be class scores: name one with scores="
                 )
             if names:
                 return names[0]

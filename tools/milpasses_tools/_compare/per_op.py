@@ -1,5 +1,6 @@
 """What observers see of two models: where an error arises, op by op, and where the first NaN does."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -135,7 +136,7 @@ class PerOp:
         for measured in self._by_b.values():
             pair = measured.pair
             inputs = [_input_snr(var, snr) for var in live_inputs(pair.b).values()]
-            known = [one for one in inputs if one is not None]
+            known = [one for one in inputs if one is not None and not math.isnan(one)]
             for index, (var, total) in enumerate(zip(pair.a.outputs, measured.total, strict=True)):
                 if not total.count:
                     continue

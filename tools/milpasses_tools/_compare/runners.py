@@ -207,7 +207,7 @@ def open_pair(
     if part is None:
         first, second = (open_runner(model, function, runtime) for model in (a, b))
         check_alike(first, second)
-        return first, second, Samples.of(data, first.inputs, limit=limit, seed=seed)
+        return first, second, Samples.of(data, first.inputs, limit=limit, seed=seed).finite(first.run)
     whole: list[PipelineReference] = []
     for model in (a, b):
         runner = open_runner(model, function, runtime)
@@ -217,7 +217,7 @@ def open_pair(
         whole.append(runner)
     first, second = (runner.part(part) for runner in whole)
     check_alike(first, second)
-    source = Samples.of(data, whole[0].inputs, limit=limit, seed=seed)
+    source = Samples.of(data, whole[0].inputs, limit=limit, seed=seed).finite(whole[0].run)
     return first, second, samples_of_part(whole[0].interpreter, source, part)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, get_args
 import attrs
 
 from milpasses.encoding.encodings import Encoding, Palettized, Quantized, Scaled, Sparse
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, did_you_mean
 
 Unit = Literal["neural-engine", "gpu", "cpu"]
 UNITS: tuple[str, ...] = get_args(Unit)
@@ -130,16 +130,24 @@ def _holds(known: Any, test: str, wanted: Any) -> bool:
     return any(value in allowed for value in values)
 
 
+def full_names(units: Iterable[str]) -> tuple[str, ...]:
+    """``units`` with ``ane`` as what it is short for."""
+    return tuple("neural-engine" if unit.lower() == "ane" else unit.lower() for unit in units)
+
+
 def advise(units: Iterable[str], things: Mapping[str, Iterable[tuple[str, Facts]]]) -> tuple[Finding, ...]:
     """The entries for ``units`` that match ``things``: the facts of each thing with its name, by kind.
 
     An entry with conditions on several kinds needs a match of each. Raises ``MilpassesError`` for a unit that
     there is none of.
     """
-    wanted = tuple(units)
+    wanted = full_names(units)
     unknown = [unit for unit in wanted if unit not in UNITS]
     if unknown:
-        raise MilpassesError(f"there is no compute unit {unknown[0]!r}; there are {', '.join(UNITS)}")
+        nearest = did_you_mean(unknown[0], UNITS)
+        raise MilpassesError(
+            f"there is no compute unit {unknown[0]!r}{nearest}; there are {', '.join(UNITS)}"
+        )
     known = {kind: list(things.get(kind, ())) for kind in FACTS}
     findings: list[Finding] = []
     for advice in table():

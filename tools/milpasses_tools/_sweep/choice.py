@@ -12,7 +12,7 @@ from milpasses.errors import MilpassesError
 
 SHARES = ("accuracy", "agreement")
 DRAWS = 2000
-_LEVEL = 95
+LEVEL = 95
 _MOST_NAMES = 8
 _CHUNK = 1 << 24  # counts in memory at a time
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -21,10 +21,14 @@ _SIZE = re.compile(r"\s*([\d_,]*\.?\d+)\s*([a-z]*)\s*", re.IGNORECASE)
 
 @attrs.frozen
 class Limit:
-    """What the choice must keep: a loss of at most ``value`` points, or at most ``value`` bytes."""
+    """What the choice must keep: a loss of at most ``value`` points, or at most ``value`` bytes.
+
+    ``asked``: somebody gave it; else it is the default.
+    """
 
     kind: Literal["loss", "size"]
     value: float
+    asked: bool = True
 
     def __str__(self) -> str:
         return f"--max-loss {self.value:g}" if self.kind == "loss" else f"--max-size {self.value:,.0f}"
@@ -152,7 +156,7 @@ def resampled(values: NDArray[np.float64], seed: int, draws: int = DRAWS) -> NDA
 
 def _interval(means: Any, drawn: Any, a: int, b: int) -> Interval:
     """What ``b`` loses against ``a``."""
-    tail = (100 - _LEVEL) / 2
+    tail = (100 - LEVEL) / 2
     low, high = np.percentile(drawn[:, a] - drawn[:, b], [tail, 100 - tail])
     return Interval(float(means[a] - means[b]), float(low), float(high))
 
@@ -162,7 +166,7 @@ def exact_bound(samples: int) -> float:
 
     The exact (Clopper-Pearson, 1934) one-sided bound of a binomial share with no success.
     """
-    return 1 - (1 - _LEVEL / 100) ** (1 / samples)
+    return 1 - (1 - LEVEL / 100) ** (1 / samples)
 
 
 def _loss(values: NDArray[np.float64], drawn: Any, measure: str, at: int) -> Interval:
@@ -240,7 +244,7 @@ def _words(
     change = f"loses {loss.loss:.2f}" if loss.loss >= 0 else f"gains {-loss.loss:.2f}"
     found = [
         f"chosen: {name}, {sizes[at]:,} bytes, {sizes[0] / sizes[at]:.2f} times smaller, {change} {unit} of "
-        f"{measure} ({_LEVEL} % interval of the loss {loss.low:.2f} to {loss.high:.2f}; {how})"
+        f"{measure} ({LEVEL} % interval of the loss {loss.low:.2f} to {loss.high:.2f}; {how})"
     ]
     if limit.kind == "loss" and loss.high > limit.value:
         sure = [

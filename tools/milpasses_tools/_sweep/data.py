@@ -6,16 +6,20 @@ import random
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 
+from milpasses.data.random_data import is_random
 from milpasses.data.samples import Label, Sample, Samples
 from milpasses.errors import SampleError
 from milpasses.interpreter import Feature
 from milpasses.program.files import whole_file, write_json
 from milpasses_tools._sweep.store import content_hash, hash_files
+
+if TYPE_CHECKING:
+    from milpasses_tools._compare.runners import Runner
 
 
 @attrs.frozen
@@ -73,7 +77,7 @@ class Prepared:
 
 def prepare(
     data: Any,
-    features: dict[str, Feature],
+    runner: "Runner",
     cache: Path,
     *,
     limit: int | None,
@@ -82,14 +86,15 @@ def prepare(
 ) -> Prepared:
     """Read ``data`` (see ``Samples.of``), or take what an earlier run has read of the same content.
 
+    ``runner`` runs the original: it has the inputs, and random data that makes it NaN is drawn again.
     ``calibration``: the share of each class that is set aside, drawn with ``seed``. A file of a folder of
     images that cannot be read is skipped and listed. Raises ``SampleError``.
     """
-    source = _source(data, features, limit, seed)
+    source = _source(data, runner.inputs, limit, seed)
     stem = None if source is None else cache / f"inputs-{source[:20]}"
     read = None if stem is None else _cached(stem)
     if read is None:
-        read = _read(data, features, limit, seed, cache, stem)
+        read = _read(data, runner, limit, seed, cache, stem)
     names, labels, skipped, path, content, description, drawn = read
     measured, kept = divide(labels, calibration, seed)
     key = content_hash([content, repr(measured)])
@@ -101,7 +106,7 @@ _Read = tuple[tuple[str, ...], tuple[Any, ...], tuple[Skipped, ...], Path, str, 
 
 def _source(data: Any, features: dict[str, Feature], limit: int | None, seed: int) -> str | None:
     """A hash of what ``data`` names, where that can be had without reading every sample; else None."""
-    if not isinstance(data, str | Path) or str(data) == "random" or not Path(data).exists():
+    if not isinstance(data, str | Path) or is_random(data) or not Path(data).exists():
         return None
     about = repr(list(features.items()))
     return content_hash([hash_files(Path(data)), str(data), about, str(limit)])
@@ -128,11 +133,9 @@ def _cached(stem: Path) -> _Read | None:
     )
 
 
-def _read(
-    data: Any, features: dict[str, Feature], limit: int | None, seed: int, cache: Path, stem: Path | None
-) -> _Read:
+def _read(data: Any, runner: "Runner", limit: int | None, seed: int, cache: Path, stem: Path | None) -> _Read:
     skipped: list[Skipped] = []
-    samples, description, drawn = _samples(data, features, limit, seed, skipped)
+    samples, description, drawn = _samples(data, runner, limit, seed, skipped)
     names: list[str] = []
     labels: list[Label | tuple[Label, ...] | None] = []
     content = hashlib.sha256()
@@ -152,7 +155,7 @@ def _read(
                         np.lib.format.write_array(entry, array, allow_pickle=False)
 
     new = cache / "inputs-new.npz"
-    with whole_file(new) as file:
+    with whole_file(new, force=True) as file:
         write(file)
     digest = content.hexdigest()
     stem = cache / f"inputs-{digest[:20]}" if stem is None else stem
@@ -161,16 +164,16 @@ def _read(
         "names": names, "labels": labels, "skipped": [attrs.asdict(one) for one in skipped],
         "content": digest, "description": description, "random": drawn,
     }  # fmt: skip
-    write_json(stem.with_suffix(".json"), about)
+    write_json(stem.with_suffix(".json"), about, force=True)
     return tuple(names), tuple(labels), tuple(skipped), path, digest, description, drawn
 
 
 def _samples(
-    data: Any, features: dict[str, Feature], limit: int | None, seed: int, skipped: list[Skipped]
+    data: Any, runner: "Runner", limit: int | None, seed: int, skipped: list[Skipped]
 ) -> tuple[Iterator[Sample], str, bool]:
     if isinstance(data, str | Path) and Path(data).is_dir():
-        return _images(Path(data), features, limit, skipped), f"images of {data}", False
-    source = Samples.of(data, features, limit=limit, seed=seed)
+        return _images(Path(data), runner.inputs, limit, skipped), f"images of {data}", False
+    source = Samples.of(data, runner.inputs, limit=limit, seed=seed).finite(runner.run)
     return iter(source), source.description, source.random
 
 

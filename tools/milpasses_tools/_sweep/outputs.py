@@ -32,7 +32,7 @@ def references(path: Path, write: bool) -> Generator[tuple[Iterator[dict[str, An
         count += 1
 
     yield iter(()), keep
-    with whole_file(path) as file:
+    with whole_file(path, force=True) as file:
         np.savez(file, **arrays)
 
 

@@ -1,19 +1,22 @@
 """The course of a sweep: what to measure, what is there already, what comes of it."""
 
-import shutil
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
+from milpasses.data.random_data import is_random
 from milpasses.errors import MilpassesError
-from milpasses.program.files import copy_whole, write_json
-from milpasses_tools._output import Progress
-from milpasses_tools._sweep.choice import Choice, Limit, choose
+from milpasses.program.files import check_no_input, copy_whole, write_json
+from milpasses.program.publish import put, remove
+from milpasses_tools._progress import Progress
+from milpasses_tools._sweep.choice import Choice, choose
 from milpasses_tools._sweep.data import Prepared, prepare
+from milpasses_tools._sweep.notes import about_sweep, marked, notes_of
+from milpasses_tools._sweep.request import Request
 from milpasses_tools._sweep.result import Sweep
 from milpasses_tools._sweep.run import run
 from milpasses_tools._sweep.store import (
@@ -25,6 +28,7 @@ from milpasses_tools._sweep.store import (
 )
 from milpasses_tools._sweep.threads import one_thread
 from milpasses_tools._sweep.tuning import learn
+from milpasses_tools._sweep.unknown import check_random, rank, warn_of_few
 from milpasses_tools._sweep.variants import (
     Compressed,
     Fitted,
@@ -36,38 +40,13 @@ from milpasses_tools._sweep.variants import (
     default_recipes,
     from_recipe,
 )
-from milpasses_tools._sweep.work import Metric, Task, metric_text
+from milpasses_tools._sweep.work import Task, metric_text
 
 if TYPE_CHECKING:
     from milpasses.program.opset import Opset
     from milpasses.program.saved import SavedProgram
 
 _CALIBRATION = 0.2
-
-
-@attrs.frozen
-class Request:
-    """What ``sweep`` was asked for."""
-
-    model: Path
-    output: Path
-    recipes: tuple[Any, ...] | None
-    data: Any
-    classic: bool
-    variants: tuple[Variant, ...]
-    samples: int | None
-    seed: int
-    calibration: float | None
-    metrics: tuple[tuple[str, Metric], ...]
-    by: str | None
-    limit: Limit
-    function: str | None
-    part: str | None
-    target: Any
-    runtime: str
-    scores: str | None
-    top_k: int
-    keep_models: bool
 
 
 def conduct(
@@ -85,6 +64,9 @@ def conduct(
 
     if not request.model.exists():
         raise MilpassesError(f"{request.model}: no such model")
+    check_no_input(request.output, (request.model, request.data))
+    if is_random(request.data):
+        check_random(request.limit, request.by)
     legacy = is_network(request.model)
     if request.classic and not legacy:
         raise MilpassesError(f"{request.model}: --classic is for legacy networks (.mlmodel); give recipes")
@@ -103,11 +85,13 @@ def conduct(
             share = request.calibration
             share = _CALIBRATION * calibrated if share is None else share
             data = prepare(
-                request.data, runner.inputs, store.cache,
+                request.data, runner, store.cache,
                 limit=request.samples, seed=request.seed, calibration=share,
             )  # fmt: skip
-            write_json(store.folder / "sweep.json", {"model": str(request.model), "status": "running"})
-            write_json(store.folder / "split.json", data.split(request.seed))
+            warn_of_few(request.limit, request.by, request.scores, runner, data)
+            running = {"model": str(request.model), "status": "running"}
+            write_json(store.folder / "sweep.json", running, force=True)
+            write_json(store.folder / "split.json", data.split(request.seed), force=True)
             models, notes = _models(request, store, variants, data, legacy, progress)
             found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
             return attrs.evolve(found, notes=(*found.notes, *write_results(found)))
@@ -148,10 +132,13 @@ def _target(request: Request, legacy: bool) -> "Opset":
 def _check_targets(request: Request, variants: Sequence[Variant]) -> None:
     """Raise ``TargetError``, before anything is prepared, where the target refuses every variant there is."""
     from milpasses.errors import TargetError
+    from milpasses.program.opening import check_newer
     from milpasses.rewrite import Rewriter
 
-    target = _target(request, False)
-    sites = [site for program in _programs(request).values() for site in program.sites()]
+    target, programs = _target(request, False), _programs(request)
+    if request.target is not None:
+        check_newer(programs.values(), request.target)
+    sites = [site for program in programs.values() for site in program.sites()]
     refused: TargetError | None = None
     for variant in variants:
         if not isinstance(variant, Compressed):
@@ -264,11 +251,12 @@ def _measured(
     rows = tuple({**done, **ran}.get(task.variant.name, {}) for task in tasks)
     if rows[0]["status"] != "done":
         raise MilpassesError(f"{request.model}: the original cannot be measured: {rows[0]['error']}")
-    choice = choose(rows, request.limit, request.by, request.seed)
+    ranked = data.random and request.by is None
+    choice = rank(rows, request.limit) if ranked else choose(rows, request.limit, request.by, request.seed)
     saved = _save(request, store, models, tasks, choice)
-    notes = (*notes, *_notes(data, rows, choice))
-    about = _about(request, data, variants, base)
-    return Sweep(store.folder, about, _marked(rows, choice), choice, saved, len(ran), notes)
+    notes = (*notes, *notes_of(data, rows, choice))
+    about = about_sweep(request, data, variants, base)
+    return Sweep(store.folder, about, marked(rows, choice), choice, saved, len(ran), notes)
 
 
 def _base_key(request: Request, data: Prepared) -> str:
@@ -306,9 +294,18 @@ def _task(
 def _save(
     request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
 ) -> Path | None:
-    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``, made once more unless it was kept."""
+    """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``; that of an earlier sweep goes then."""
+    saved = _chosen(request, store, models, tasks, choice)
     for old in store.folder.glob("chosen.ml*"):
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+        if old != saved:
+            remove(old)
+    return saved
+
+
+def _chosen(
+    request: Request, store: Store, models: Models, tasks: Sequence[Task], choice: Choice | None
+) -> Path | None:
+    """The chosen model in its place: made once more unless it was kept."""
     if choice is None or choice.chosen is None:
         return None
     task = next(task for task in tasks if task.variant.name == choice.chosen)
@@ -321,67 +318,7 @@ def _save(
         made = task.variant.make(task.models, folder).path if kept is None else kept
     saved = store.folder / f"chosen{made.suffix}"
     if kept is None:
-        return made.rename(saved)
-    copy_whole(made, saved)
+        put(made, saved, force=True)
+    else:
+        copy_whole(made, saved, force=True)
     return saved
-
-
-def _marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[str, Any], ...]:
-    """The rows with what the choice says of each."""
-    if choice is None:
-        return tuple(rows)
-    found: list[dict[str, Any]] = []
-    for row in rows:
-        loss = choice.losses.get(row["name"])
-        marks = {
-            "loss": None if loss is None else attrs.asdict(loss),
-            "front": row["name"] in choice.front,
-            "chosen": row["name"] == choice.chosen,
-        }
-        found.append({**row, **marks})
-    return tuple(found)
-
-
-def _notes(data: Prepared, rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[str, ...]:
-    notes: list[str] = []
-    if choice is None:
-        notes.append(
-            "nothing is chosen: the outputs are no class scores, and no metric was given (--metric); the "
-            "table still says what each variant costs"
-        )
-    if data.skipped:
-        which = data.skipped[0]
-        files = "file" if len(data.skipped) == 1 else "files"
-        notes.append(f"{len(data.skipped):,} {files} could not be read, left out; {which.reason}")
-    if data.random:
-        notes.append("the data is random: it says little about real data")
-    if data.labelled < len(data.measured) and data.labelled:
-        notes.append(f"{len(data.measured) - data.labelled:,} samples have no label")
-    failed = [row["name"] for row in rows if row["status"] == "failed"]
-    if failed:
-        notes.append(f"failed, and tried again with resume=True: {', '.join(failed)}")
-    broken = {name: text for row in rows for name, text in row.get("metric_errors", {}).items()}
-    notes += [
-        f"metric {name} failed, its column is empty where it did: {text}" for name, text in broken.items()
-    ]
-    return tuple(notes)
-
-
-def _about(request: Request, data: Prepared, variants: Sequence[Variant], base: str) -> dict[str, Any]:
-    from milpasses import __version__
-    from milpasses_tools._compare.comparison import NOTES
-
-    return {
-        "milpasses": __version__,
-        "model": str(request.model),
-        "data": data.description,
-        "samples": len(data.measured),
-        "labelled": data.labelled,
-        "calibration": len(data.calibration),
-        "skipped": len(data.skipped),
-        "seed": request.seed,
-        "limit": str(request.limit),
-        "computed": NOTES[request.runtime],
-        "key": base,
-        "count": len(variants),
-    }

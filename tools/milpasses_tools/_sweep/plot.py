@@ -7,8 +7,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyright: ignore[r
 from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
 from milpasses.program.files import whole_file
-from milpasses_tools._sweep.choice import SHARES
+from milpasses_tools._sweep.choice import SHARES, Interval
 from milpasses_tools._sweep.result import measured
+from milpasses_tools._sweep.unknown import OUTPUT_SNR
 
 if TYPE_CHECKING:
     from milpasses_tools._sweep.result import Sweep
@@ -27,18 +28,22 @@ def draw(found: "Sweep", path: Path) -> None:
     figure: Any = Figure(figsize=(10, 6), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    rows = [row for row in found.rows if row["name"] in choice.losses]
+    measurable = {row["name"]: measured(row, choice.measure) for row in found.rows}
+    means = {name: mean for name, mean in measurable.items() if mean is not None}
+    rows = [row for row in found.rows if row["name"] in means]
+    if not rows:
+        return
     scale, unit = _unit(max(row["bytes"] for row in rows))
-    means = {row["name"]: measured(row, choice.measure) for row in rows}
     percent = choice.measure in SHARES
+    unitary = percent or choice.measure == OUTPUT_SNR
     for index, (family, members) in enumerate(families(rows).items(), -1):
-        losses = [choice.losses[row["name"]] for row in members]
+        losses = [choice.losses.get(row["name"], Interval(0.0, 0.0, 0.0)) for row in members]
         below = [max(0.0, one.high - one.loss) for one in losses]
         above = [max(0.0, one.loss - one.low) for one in losses]
         axes.errorbar(
             [row["bytes"] / scale for row in members],
             [means[row["name"]] for row in members],
-            yerr=None if family == "original" else [below, above],
+            yerr=[below, above] if choice.losses and family != "original" else None,
             fmt="s" if family == "original" else "o",
             color="black" if family == "original" else COLORS[index % len(COLORS)],
             label=family, elinewidth=0.8, capsize=2, markersize=5, alpha=0.9,
@@ -52,21 +57,21 @@ def draw(found: "Sweep", path: Path) -> None:
         at = (row["bytes"] / scale, means[row["name"]])
         axes.plot(*at, marker="o", markersize=14, fillstyle="none", color="#c62828", label="chosen", ls="")
     axes.set_xlabel(f"size of the model, {unit}")
-    axes.set_ylabel(f"{choice.measure}, %" if percent else choice.measure)
+    axes.set_ylabel(f"{choice.measure}, {'%' if percent else 'dB'}" if unitary else choice.measure)
     axes.set_title(
         f"{Path(found.about['model']).name}: {choice.measure} on {choice.samples:,} samples\n"
-        "bars: 95 % interval of the difference to the original (paired bootstrap)",
+        + ("bars: 95 % interval of the difference to the original" if choice.losses else ""),
         fontsize=11,
     )
     axes.grid(alpha=0.25)
     axes.set_xlim(left=0)
     if percent:
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -2), min(high, 102))
+        axes.set_ylim(max(low, 0), min(high, 100))
     axes.legend(fontsize=9, loc="lower right")
     named = {row["name"]: row for row in (*chosen, rows[0], *reversed(front))}
     _name({name: (row["bytes"] / scale, means[name]) for name, row in named.items()}, axes, canvas)
-    with whole_file(path) as file:
+    with whole_file(path, force=True) as file:
         canvas.print_png(file)
 
 

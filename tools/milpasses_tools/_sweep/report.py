@@ -21,10 +21,10 @@ _COLUMNS = (
 
 def write_results(found: Sweep) -> list[str]:
     """Write everything into the sweep's folder; what could not be made, as sentences."""
-    write_text(found.folder / "results.csv", to_csv(found))
-    write_text(found.folder / "results.jsonl", "".join(f"{_line(row)}\n" for row in found.rows))
-    write_text(found.folder / "report.html", to_html(found))
-    write_json(found.folder / "sweep.json", {"status": "finished", **found.to_dict()})
+    write_text(found.folder / "results.csv", to_csv(found), force=True)
+    write_text(found.folder / "results.jsonl", "".join(f"{_line(row)}\n" for row in found.rows), force=True)
+    write_text(found.folder / "report.html", to_html(found), force=True)
+    write_json(found.folder / "sweep.json", {"status": "finished", **found.to_dict()}, force=True)
     picture = found.folder / "front.png"
     try:
         from milpasses_tools._sweep.plot import draw

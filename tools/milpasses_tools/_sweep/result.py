@@ -56,4 +56,7 @@ def measured(row: dict[str, Any], measure: str) -> float | None:
         return None if row["accuracy"] is None else 100 * row["accuracy"]["top1"]
     if measure == "agreement":
         return None if row["agreement"] is None else 100 * row["agreement"]
+    if measure == "output SNR":
+        snr = row["output_snr_db"]
+        return snr if isinstance(snr, int | float) else None
     return row["metrics"].get(measure)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from milpasses_tools._output import print_table
+from milpasses_tools._table import print_table
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
@@ -14,18 +14,20 @@ def print_sweep(found: "Sweep") -> None:
     measure = found.choice.measure if found.choice else "accuracy"
     unit = "points" if measure in ("accuracy", "agreement") else measure
     metrics = list(dict.fromkeys(name for row in found.rows for name in row.get("metrics", {})))
+    lossy = any(row.get("loss") for row in found.rows)
     print_table(
         [
             "", "variant", ">bytes", ">times smaller", ">bits", ">weights dB", ">outputs dB", ">same class",
-            ">accuracy", *(f">{name}" for name in metrics), f">loss, {unit}", ">95 % interval", ">seconds",
+            *[">accuracy"] * lossy, *(f">{name}" for name in metrics),
+            *[f">loss, {unit}", ">95 % interval"] * lossy, ">seconds",
         ],
-        [_row(row, found.rows[0], metrics) for row in found.rows],
+        [_row(row, found.rows[0], metrics, lossy) for row in found.rows],
     )  # fmt: skip
     print("* chosen, + on the front of size and " + measure)
     print()
     if found.choice is not None:
         for sentence in found.choice.words:
-            print(sentence)
+            print(in_options(sentence))
     for note in found.notes:
         print(f"note: {in_options(note)}")
     about = found.about
@@ -36,10 +38,17 @@ def print_sweep(found: "Sweep") -> None:
     print(f"results: {found.folder / 'report.html'}, results.csv, results.jsonl")
 
 
-def _row(row: dict[str, Any], original: dict[str, Any], metrics: list[str]) -> tuple[object, ...]:
+def _row(
+    row: dict[str, Any], original: dict[str, Any], metrics: list[str], lossy: bool
+) -> tuple[object, ...]:
     mark = "*" if row.get("chosen") else "+" if row.get("front") else ""
     if row["status"] != "done":
-        return (mark, row["name"], f"failed: {in_options(row['error'])}", *[None] * (9 + len(metrics)))
+        return (
+            mark,
+            row["name"],
+            f"failed: {in_options(row['error'])}",
+            *[None] * (6 + 3 * lossy + len(metrics)),
+        )
     loss = row.get("loss")
     accuracy = row["accuracy"]
     return (
@@ -51,10 +60,10 @@ def _row(row: dict[str, Any], original: dict[str, Any], metrics: list[str]) -> t
         decibels(row["weight_sqnr_db"]),
         decibels(row["output_snr_db"]),
         _share(row["agreement"]),
-        None if accuracy is None else _share(accuracy["top1"]),
+        *[None if accuracy is None else _share(accuracy["top1"])] * lossy,
         *(None if row["metrics"].get(name) is None else f"{row['metrics'][name]:.4g}" for name in metrics),
-        None if loss is None else loss["loss"],
-        None if loss is None else f"{loss['low']:.2f} to {loss['high']:.2f}",
+        *[None if loss is None else loss["loss"]] * lossy,
+        *[None if loss is None else f"{loss['low']:.2f} to {loss['high']:.2f}"] * lossy,
         row["seconds_compress"],
     )
 

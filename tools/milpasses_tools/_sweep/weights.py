@@ -38,8 +38,8 @@ def weight_figures(made: Made, models: Models, key: str) -> dict[str, Any]:
     return {
         "weight_bytes": nbytes,
         "bits_per_weight": bits if made.bits_per_weight is None else made.bits_per_weight,
-        "weight_sqnr_db": sums.snr_db if sums.count else None,
-        "worst_weight_sqnr_db": worst if sums.count else None,
+        "weight_sqnr_db": sums.snr_db if sums.finite else None,
+        "worst_weight_sqnr_db": worst if sums.finite else None,
     }
 
 

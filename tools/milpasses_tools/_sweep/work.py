@@ -1,6 +1,7 @@
 """One variant: made, measured, written. Runs in whatever process an executor has."""
 
 import inspect
+import math
 import tempfile
 import threading
 import time
@@ -13,7 +14,7 @@ import attrs
 from milpasses.data.samples import Sample
 from milpasses.program.files import write_json
 from milpasses_tools._compare.comparison import Kind, _plain
-from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of
+from milpasses_tools._compare.metrics import AccuracySums, OutputSums, kind_of, primary_output
 from milpasses_tools._output import folder_bytes
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.outputs import references
@@ -23,7 +24,6 @@ from milpasses_tools._sweep.variants import Models, Original, Variant
 from milpasses_tools._sweep.weights import weight_figures
 
 Metric = str | Callable[[Mapping[str, Any], Sample], float]
-_PRIMARY = ("probabilities", "scores", "label")
 # coremltools builds programs in one place for the whole process, and kernels of two threads do not mix.
 _MAKING = threading.Lock()
 
@@ -60,7 +60,7 @@ def evaluate(task: Task) -> dict[str, Any]:
     try:
         with one_thread(), tempfile.TemporaryDirectory(dir=task.work) as folder:
             row.update(_measure(task, Path(folder)))
-        write_json(task.result, _plain(row))
+        write_json(task.result, _plain(row), force=True)
     except Exception as error:
         message = " ".join(str(error).split()) or "no message"
         return {
@@ -123,7 +123,7 @@ class _Run:
         }
         for name, value in reference.items():
             self.outputs.setdefault(name, OutputSums(name, kinds[name], k)).add(value, outputs[name])
-        primary = _primary(kinds, scores)
+        primary = primary_output(kinds, scores)
         agreement = None
         if primary is not None:
             alone = OutputSums(primary, kinds[primary], k)
@@ -149,7 +149,7 @@ class _Run:
     def results(self) -> dict[str, Any]:
         accuracy = self.accuracy.result("", "")
         outputs = [attrs.asdict(sums.result()) for sums in self.outputs.values()]
-        snrs = [output["snr_db"] for output in outputs if output["snr_db"] is not None]
+        snrs = [snr for output in outputs if (snr := output["snr_db"]) is not None and not math.isnan(snr)]
         each = {name: values for name, values in self.each.items() if any(v is not None for v in values)}
         return {
             "outputs": outputs,
@@ -165,13 +165,6 @@ class _Run:
 def _mean(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _primary(kinds: Mapping[str, Kind], scores: str | None) -> str | None:
-    if scores in kinds:
-        return scores
-    named = [name for kind in _PRIMARY for name, found in kinds.items() if found == kind]
-    return named[0] if named else None
 
 
 def _function(metric: Metric) -> Any:

@@ -37,12 +37,9 @@ class Kept:
     def save(
         self, folder: Path, name: str, options: Any, pipeline: str, passes: list[str], error: str
     ) -> None:
-        """Write the folder; what was there of another failure is replaced."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write into ``folder``, which is there and empty."""
         lines = text_lines(self.view)
         write_text(folder / "program.mil", "\n".join(lines) + "\n")
-        for old in ("program.json", "constants.npz"):
-            (folder / old).unlink(missing_ok=True)
         if not self.problem:
             write_text(folder / "program.json", json.dumps(self.functions))
             arrays: Any = {str(index): plain(one) for index, one in enumerate(self.arrays)}

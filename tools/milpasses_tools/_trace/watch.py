@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from milpasses import _coremltools as host
-from milpasses.program.files import write_text
+from milpasses.program.files import whole_folder, write_text
 from milpasses_tools._bisect.store import Store
 from milpasses_tools._trace.fingerprint import Snapshot, Values, compare, stale
 from milpasses_tools._trace.keep import Kept, capture
@@ -27,6 +27,7 @@ class Watch:
     dumps: Path | None
     dump_after: tuple[str, ...]
     on_failure: Path | None
+    replaces_failure: bool
     every_value: bool
     keep_programs: bool = False
     values: Values = attrs.field(factory=Values)
@@ -41,9 +42,6 @@ class Watch:
     def installed(self) -> Generator[None]:
         """Put this watch in; take it out at the end, whatever happens."""
         self.values.thorough = self.every_value
-        for folder in (self.dumps, self.on_failure):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
         with host.watched_passes(self.run, lambda registry: _Registry(registry, self)):
             yield
 
@@ -117,10 +115,9 @@ class Watch:
         failure = Failure(record.name, record.error)
         if self.on_failure is not None and self.kept is not None:
             passes = list(self.pipeline.passes)
-            self.kept.save(
-                self.on_failure, record.name, self.options, str(self.pipeline), passes, record.error
-            )
-            failure.folder = self.on_failure
+            with whole_folder(self.on_failure, self.replaces_failure) as folder:
+                self.kept.save(folder, record.name, self.options, str(self.pipeline), passes, record.error)
+            failure.folder, self.replaces_failure = self.on_failure, True  # by a later failure
         self.trace.failure = failure
 
     def finish(self) -> None:

@@ -19,7 +19,7 @@ _COLORS = ((1.5, "#6baed6"), (2.5, "#74c8c0"), (4.5, "#8fd694"), (6.5, "#c8e08a"
 _DENSE = "#f2a65e"
 _GRADIENT = ({"stop": 0, "bgColor": "#ffffff"}, {"stop": 1, "bgColor": "#2f7fc1"})
 _REVERSED = ({"stop": 0, "bgColor": "#d9534f"}, {"stop": 1, "bgColor": "#ffffff"})
-_MEASURES = {"bits": "bits a weight", "bytes": "stored bytes", "sqnr": "SQNR in dB"}
+MEASURES = {"bits": "bits a weight", "bytes": "stored bytes", "sqnr": "SQNR in dB"}
 
 
 def graph_collection(view: GraphView, selection: Selection = EVERYTHING) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def node_data(collection: dict[str, Any]) -> dict[str, dict[str, Any]]:
     A weight of which no error is known, or that lost nothing, has no ``sqnr``.
     """
     found: dict[str, dict[str, Any]] = {}
-    for measure, title in _MEASURES.items():
+    for measure, title in MEASURES.items():
         gradient = _REVERSED if measure == "sqnr" else _GRADIENT
         graphs: dict[str, Any] = {}
         for graph in collection["graphs"]:
@@ -140,11 +140,11 @@ def _facts(weight: Weight | None) -> dict[str, str]:
         return {}
     facts = {
         "form": weight.form,
-        _MEASURES["bits"]: f"{weight.bits:.4g}",
-        _MEASURES["bytes"]: str(weight.nbytes),
+        MEASURES["bits"]: f"{weight.bits:.4g}",
+        MEASURES["bytes"]: str(weight.nbytes),
     }
     error = sqnr_text(weight.sqnr_db)
-    return facts if error is None else {**facts, _MEASURES["sqnr"]: error}
+    return facts if error is None else {**facts, MEASURES["sqnr"]: error}
 
 
 def _color(weight: Weight) -> str:

@@ -53,7 +53,7 @@ def test_every_part_on_what_reaches_it(two: Any, tmp_path: Path) -> None:
     assert len(found) == 2
     assert min(found.values()) > 0
     assert {record.name.split("/")[0] for record in small.report.activations} == set(found)
-    assert any(note.startswith(f"part {next(iter(found))}: 8-bit") for note in small.report.notes)
+    assert any(note.startswith(f"{next(iter(found))}: 8-bit") for note in small.report.notes)
     assert sqnr(two, small, rows(4, 9), "z") > 25
     with pytest.raises(mp.MilpassesError, match="say of which part"):
         mp.compress(two, "a8", statistics=mp.statistics(linear_part("x", "y"), rows(2)))

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,34 +9,25 @@ from coremltools.models import MLModel
 
 from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
-from milpasses.activations.parts import PartActivations, activations_of_parts
-from milpasses.activations.quantize import check_rules
+from milpasses.activations.parts import activations_of_parts
 from milpasses.data.norms import is_norms
-from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import PipelineInterpreter
-from milpasses.program.model import CompressedModel, write_model
+from milpasses.program.model import CompressedModel
 from milpasses.program.opening import open_program
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import (
-    SavedPipeline,
     check_one_function,
     is_pipeline,
     open_pipeline,
     opened_parts,
 )
-from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
-from milpasses.recipe.unmatched import find_unmatched
-from milpasses.report import METADATA_KEY, Report
+from milpasses.report import Report
 from milpasses.rewrite import (
     Progress,
-    Rewriter,
-    check_functions,
-    decompress_program,
-    rewrite_program,
     rewriter_for,
     write_decompressed,
+    write_parts,
     write_rewritten,
 )
 
@@ -133,8 +123,13 @@ def compress(
                     plan.program, rewriter, CompressedModel, output, force, progress, plan.finish
                 )
             found = activations_of_parts(pipeline, programs, *given, **asked)
-            rewriters = _rewriters(found, list(programs), recipe, options)
-            return _write_pipeline(found.pipeline, part, rewriters, output, force, progress, found.finish)
+            rewriters = found.rewriters(recipe, options)
+            report = Report(notes=found.notes)
+            return write_parts(
+                found.pipeline, rewriters, report, CompressedModel, output, force,
+                part=part, progress=progress, finish_part=found.finish,
+                finish=lambda spec: found.check_rules(recipe, report, strict), **pipeline.load_options,
+            )  # fmt: skip
 
 
 def decompress(
@@ -152,77 +147,10 @@ def decompress(
     if output is not None:
         check_output(Path(output), force, (model,))
     if is_pipeline(model):
-        return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
+        pipeline = open_pipeline(model, skip_model_load)
+        return write_parts(
+            pipeline, None, Report(), CompressedModel, output, force, part=part, **pipeline.load_options
+        )
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _rewriters(
-    found: PartActivations, names: list[str], recipe: Recipe, options: dict[str, Any]
-) -> dict[str, Rewriter]:
-    """What applies ``recipe`` to each part, by name; data is what reaches the part."""
-    pipeline = found.pipeline
-    data = options["calibration"]
-    runs = data is not None and not is_norms(data)
-    interpreter = PipelineInterpreter(pipeline) if runs else None
-    rewriters: dict[str, Rewriter] = {}
-    known: Any
-    for name in names:
-        program = pipeline.raised[name]
-        check_functions(program)
-        known = data if interpreter is None else samples_of_part(interpreter, data, name)
-        changed = options | {"calibration": known, "prepare": found.prepares.get(name)}
-        rewriters[name] = rewriter_for(program, recipe, **changed)
-        rewriters[name].check(program.sites())
-    return rewriters
-
-
-def _write_pipeline(
-    pipeline: SavedPipeline,
-    part: str | None,
-    rewriters: dict[str, Rewriter] | None,
-    output: "str | os.PathLike[str] | None",
-    force: bool,
-    progress: Progress | None = None,
-    finish: Callable[[str, Any, Report], None] = lambda name, spec, report: None,
-) -> CompressedModel:
-    """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed.
-
-    ``finish`` gets the name of each part, its new specification and ``report``.
-    """
-    report = Report(notes=[note for program in pipeline.raised.values() for note in program.notes])
-    if rewriters is not None:  # a rule may be for one part alone
-        rewriter = next(iter(rewriters.values()))
-        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
-        find_unmatched(report, rewriter.recipe, weights, rewriter.strict)
-        views = [view for program in pipeline.raised.values() for view in program.functions]
-        check_rules(rewriter.recipe, views, report, rewriter.strict)
-
-    def rewrite_part(name: str, copy: SavedCopy) -> None:
-        found = Report()
-        if rewriters is None:
-            decompress_program(copy, found)
-        else:
-            rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
-            finish(name, copy.spec, found)
-        report.add_part(name, found)
-
-    def write_weights(folder: Path) -> Any:
-        spec = pipeline.write(folder, rewrite_part, part)
-        metadata = spec.description.metadata.userDefined
-        if rewriters is None:
-            metadata.pop(METADATA_KEY, None)
-        else:
-            metadata[METADATA_KEY] = report.to_metadata()
-        return spec
-
-    return write_model(
-        pipeline.package,
-        write_weights,
-        CompressedModel,
-        output,
-        force,
-        report=report,
-        **pipeline.load_options,
-    )

@@ -16,6 +16,7 @@ import numpy as np
 
 import milpasses
 from bench import (
+    activations,
     budget,
     calibrated_costs,
     calls,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
         lambda _: calibrated_costs.layer(),
         lambda _: calibrated_costs.network(),
     ],
+    "activations": [lambda _, make=make: make() for make in activations.SECTIONS.values()],
     "tasks": [lambda _: tasks.digits(), lambda _: tasks.transformer(), lambda _: tasks.food()],
     "budget": [
         *(lambda _, name=name: budget.cost(name) for name in budget.COSTED),

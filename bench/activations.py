@@ -28,6 +28,7 @@ from milpasses.interpreter import Interpreter
 from milpasses.program.opening import open_program
 from milpasses.recipe.recipe import Recipe
 
+KINDS = ("weights", "minmax", "chosen", "equalized")
 RECIPES = ("int8", "pal4-g16+int8")
 NOTE = (
     "loss: points of accuracy against the float16 model, with the standard error of answers that flip. "
@@ -54,17 +55,24 @@ def snr_db(exact: Outputs, given: Outputs) -> float:
 
 
 def variants(
-    model: Any, recipe: str, calibration: Sequence[dict[str, Any]], activations: str = "a8"
+    model: Any,
+    recipe: str,
+    calibration: Sequence[dict[str, Any]],
+    activations: str,
+    statistics: Any = None,
+    kinds: Sequence[str] = KINDS,
 ) -> dict[str, Any]:
-    """The model with 8-bit activations: ranges chosen, and by min/max."""
-    statistics = mp.statistics(model, calibration, full=True, held_out=4)
-    found = {"weights": mp.compress(model, recipe, statistics=statistics)}
-    text = f"{recipe} + {activations}"
+    """The model with compressed weights, and with 8-bit activations: ranges by min/max, and chosen."""
+    statistics = statistics or mp.statistics(model, calibration, full=True, held_out=4)
     plain = attrs.evolve(statistics, histograms={}, held_out_histograms={})
-    found["minmax"] = mp.compress(model, text, statistics=plain)
-    found["chosen"] = mp.compress(model, text, calibration=calibration, equalize=False)
-    found["equalized"] = mp.compress(model, text, calibration=calibration)
-    return found
+    text = f"{recipe} + {activations}"
+    make: dict[str, Callable[[], Any]] = {
+        "weights": lambda: mp.compress(model, recipe, statistics=statistics),
+        "minmax": lambda: mp.compress(model, text, statistics=plain),
+        "chosen": lambda: mp.compress(model, text, calibration=calibration, equalize=False),
+        "equalized": lambda: mp.compress(model, text, calibration=calibration),
+    }
+    return {kind: make[kind]() for kind in kinds}
 
 
 def row(
@@ -137,10 +145,15 @@ def food() -> Table:
         data = photos.Food.load(found, Path(work))
         for recipe in RECIPES:
             for activations in ("a8", "a8-asym"):
-                folds = [variants(data.model, recipe, data.seen(fold), activations) for fold in range(2)]
+                folds = [
+                    variants(
+                        data.model, recipe, data.seen(fold), activations, data.statistics[fold],
+                        ("minmax", "equalized"),
+                    )
+                    for fold in range(2)
+                ]  # fmt: skip
                 values: dict[str, Any] = {}
                 for kind in folds[0]:
-                    hits = np.zeros(len(data.labels), np.bool_)
                     given = np.zeros_like(data.before)
                     for (_, others), models in zip(data.folds, folds, strict=True):
                         given[others] = photos.probabilities(models[kind], [data.photos[i] for i in others])

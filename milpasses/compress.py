@@ -7,7 +7,9 @@ from typing import Any
 
 from coremltools.models import MLModel
 
+from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
+from milpasses.activations.parts import activations_of_parts
 from milpasses.data.norms import is_norms
 from milpasses.errors import MilpassesError
 from milpasses.program.model import CompressedModel
@@ -24,7 +26,6 @@ from milpasses.report import Report
 from milpasses.rewrite import (
     Progress,
     rewriter_for,
-    rewriters_of_parts,
     write_decompressed,
     write_parts,
     write_rewritten,
@@ -41,6 +42,7 @@ def compress(
     calibration: Any = None,
     sequential: bool = False,
     equalize: bool = True,
+    fallback: Any = None,
     strict: bool = False,
     minimum_deployment_target: Any = None,
     part: str | None = None,
@@ -72,6 +74,8 @@ def compress(
     outputs decides how ranges are chosen), or from the histograms of ``statistics``. With data, channels of
     one tensor are first scaled alike by what makes and what takes them where held-out outputs gain
     (``equalize``). The report's ``notes`` say what was gained. Tensors that are quantized already stay.
+    ``fallback``: the activations that cost held-out outputs most stay float, as few as keep ``"35 dB"`` (or
+    ``"1 %"`` of the energy as error) before weights change, or so many; their records say what they cost.
 
     Of a pipeline every ML Program is compressed, or that of ``part`` alone; the other parts, names and
     interfaces stay. The report calls a weight ``part/weight``, while rules match by ``weight``. All weights
@@ -103,26 +107,29 @@ def compress(
         check_output(Path(output), force, inputs)
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
-        if pipeline is None:
-            if function is not None:
-                programs[""].function_name(function)  # raises where there is none of that name
-            with tempfile.TemporaryDirectory() as folder:
-                program, finish = activations_of(
-                    programs[""], recipe, statistics, calibration, Path(folder),
-                    function=function, strict=strict, equalize=equalize,
-                )  # fmt: skip
-                rewriter = rewriter_for(program, recipe, function=function, **options)
-                return write_rewritten(program, rewriter, CompressedModel, output, force, progress, finish)
-        if recipe.wants_activations:
-            raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
-        if statistics is not None and not is_norms(statistics) and part is None:
+        if function is not None:
+            programs[""].function_name(function)  # raises where there is none of that name
+        if pipeline is not None and statistics is not None and not is_norms(statistics) and part is None:
             raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
-        rewriters = rewriters_of_parts(pipeline, recipe, options)
-        report = Report(notes=[note for program in programs.values() for note in program.notes])
-        return write_parts(
-            pipeline, rewriters, report, CompressedModel, output, force,
-            part=part, progress=progress, **pipeline.load_options,
-        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            given: Any = (recipe, statistics, calibration, Path(folder))
+            asked: dict[str, Any] = {"equalize": equalize, "fallback": Fallback.of(fallback)}
+            if pipeline is None:
+                plan = activations_of(programs[""], *given, function=function, strict=strict, **asked)
+                rewriter = rewriter_for(
+                    plan.program, recipe, function=function, prepare=plan.prepare, **options
+                )
+                return write_rewritten(
+                    plan.program, rewriter, CompressedModel, output, force, progress, plan.finish
+                )
+            found = activations_of_parts(pipeline, programs, *given, **asked)
+            rewriters = found.rewriters(recipe, options)
+            report = Report(notes=found.notes)
+            return write_parts(
+                found.pipeline, rewriters, report, CompressedModel, output, force,
+                part=part, progress=progress, finish_part=found.finish,
+                finish=lambda spec: found.check_rules(recipe, report, strict), **pipeline.load_options,
+            )  # fmt: skip
 
 
 def decompress(

@@ -181,6 +181,7 @@ REASONS = {
     "no-range": "no sample reached it: there is no range",
     "nonfinite-activation": "{count:,} NaN or infinite values in the samples",
     "point-range": "every value in the samples is {value:g}: give samples in which it varies",
+    "costs-outputs": "8 bits there alone leave held-out outputs {snr_db:.1f} dB ({tensors} together)",
     # What calibration leaves undone.
     "few-rows": "only {rows} rows reach its {width} inputs: give more samples",
     "outputs-worse": "an output of the model was worse with it on held-out samples",

@@ -272,6 +272,9 @@ class Report:
         self.notes += [f"{name}: {note}" for note in part.notes]
         self.records += [attrs.evolve(record, name=f"{name}/{record.name}") for record in part.records]
         self.outputs += [attrs.evolve(record, name=f"{name}/{record.name}") for record in part.outputs]
+        self.activations += [
+            attrs.evolve(record, name=f"{name}/{record.name}") for record in part.activations
+        ]
 
     def _other_rows(self) -> dict[str, Any]:
         rows = {

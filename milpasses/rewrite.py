@@ -12,15 +12,12 @@ from milpasses.calibration.biases import Bias
 from milpasses.calibration.chosen import chosen_outcomes
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
 from milpasses.calibration.paired import PairedRewriter, Rewritten
-from milpasses.calibration.sources import OnlineStatistics, StatisticsSource, source_for
-from milpasses.data.norms import is_norms
-from milpasses.data.parts import samples_of_part
+from milpasses.calibration.sources import OnlineStatistics, Prepare, StatisticsSource, source_for
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
 from milpasses.errors import MilpassesError, Refusal, TargetError
-from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.pipelines import SavedPipeline
@@ -233,10 +230,16 @@ def rewriter_for(
     strict: bool = False,
     function: str | None = None,
     progress: Progress | None = None,
+    prepare: Prepare | None = None,
 ) -> Rewriter:
-    """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``."""
+    """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``.
+
+    ``prepare``: as for ``OnlineStatistics``.
+    """
     rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
-    source = source_for(program, rewriter.calibrates, statistics, calibration, sequential, function, progress)
+    source = source_for(
+        program, rewriter.calibrates, statistics, calibration, sequential, function, progress, prepare
+    )
     return attrs.evolve(rewriter, calibration=source)
 
 
@@ -278,30 +281,18 @@ def write_rewritten(
     )
 
 
-def rewriters_of_parts(pipeline: SavedPipeline, recipe: Recipe, options: Any) -> dict[str, Rewriter]:
-    """What applies ``recipe`` to each raised part of ``pipeline``; ``options``: as of ``rewriter_for``."""
-    data = options["calibration"]
-    runs = data is not None and not is_norms(data)
-    interpreter = PipelineInterpreter(pipeline) if runs else None
-    rewriters: dict[str, Rewriter] = {}
-    for name, program in pipeline.raised.items():
-        check_functions(program)
-        known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
-        rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
-        rewriters[name].check(program.sites())
-    return rewriters
-
-
 def write_parts(
     pipeline: SavedPipeline, rewriters: Mapping[str, Rewriter] | None, report: Report,
     make: Callable[..., Model], output: "str | os.PathLike[str] | None", force: bool, *,
     part: str | None = None, progress: Progress | None = None,
-    finish: Callable[[Any], None] | None = None, **loading: Any,
+    finish: Callable[[Any], None] | None = None,
+    finish_part: Callable[[str, Any, Report], None] | None = None, **loading: Any,
 ) -> Model:  # fmt: skip
     """Apply each of ``rewriters`` to its part of ``pipeline`` and write all, as ``write_model`` does.
 
     Parts without one stay as they are; with None for ``rewriters``, all of them (or ``part``) are
-    decompressed. ``report`` gets what was done to each part; ``finish`` the new specification.
+    decompressed. ``report`` gets what was done to each part; ``finish`` the new specification,
+    and ``finish_part`` the name, specification and report of each part that is rewritten.
     """
     if rewriters:  # a rule may be for one part alone
         rewriter = next(iter(rewriters.values()))
@@ -314,6 +305,8 @@ def write_parts(
             decompress_program(copy, found)
         elif name in rewriters:
             rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
+            if finish_part is not None:
+                finish_part(name, copy.spec, found)
         else:
             copy.replace([], lambda _: None)
             return

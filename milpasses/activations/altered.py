@@ -1,31 +1,28 @@
 """A model run as if some tensors were 8-bit: no op is inserted, values are rounded where ops take them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.activations.grid import Grid
-from milpasses.activations.points import Point
+from milpasses.activations.pairs import Placed
 from milpasses.interpreter import Interpreter
 
 Array = NDArray[Any]
+Takers = Mapping[str, set[str]]
 
 
 class AlteredRuns:
     """Runs ``interpreter`` over samples, and says how far its outputs are from those without 8-bit tensors.
 
-    ``points``: where pairs may stand. ``samples``: inputs; each runs once as it is.
+    ``samples``: inputs; each runs once as it is.
     """
 
-    def __init__(
-        self, interpreter: Interpreter, points: Sequence[Point], samples: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, interpreter: Interpreter, samples: Sequence[Mapping[str, Any]]) -> None:
         self._interpreter, self._samples = interpreter, samples
-        self._takes = _takers(interpreter)
-        self._points = {point.name: point for point in points}
+        self._takes = takers(interpreter)
         self._exact = [_numbers(interpreter.run(sample)) for sample in samples]
 
     @property
@@ -33,15 +30,12 @@ class AlteredRuns:
         """There are samples, and outputs in numbers that are not all 0."""
         return any(_power(array) > 0 for outputs in self._exact for array in outputs.values())
 
-    def error(self, grids: Mapping[str, Grid]) -> float:
+    def error(self, placed: Iterable[Placed]) -> float:
         """Mean over samples and outputs of |y - y'|^2 / |y|^2; infinite where y' is not finite.
 
-        ``grids``: of the points by name; the others stay float.
+        ``placed``: the pairs there are; all others stay float.
         """
-        points = {name: self._points[name] for name in grids}
-        self._interpreter.alter(
-            {(op, name): grids[name].round_trip for name, point in points.items() for op in self._ops(point)}
-        )
+        self._interpreter.alter(changes(self._takes, placed))
         try:
             pairs = zip(self._samples, self._exact, strict=True)
             errors = [_distance(exact, _numbers(self._interpreter.run(sample))) for sample, exact in pairs]
@@ -49,13 +43,19 @@ class AlteredRuns:
             self._interpreter.alter({})
         return math.fsum(errors) / len(errors)  # the same in whatever order samples come
 
-    def _ops(self, point: Point) -> set[str]:
-        """The ops that take the dequantized copy: all of them where the pair stands behind an op."""
-        taking = self._takes.get(point.name, set())
-        return taking if point.after else taking & {use.op_name for use in point.uses}
+
+def changes(takes: Takers, placed: Iterable[Placed]) -> dict[tuple[str, str], Callable[[Array], Array]]:
+    """What pairs alter, as ``Interpreter.alter`` takes it: behind an op all take the dequantized copy."""
+    found: dict[tuple[str, str], Callable[[Array], Array]] = {}
+    for each in placed:
+        point = each.point
+        taking = takes.get(point.name, set())
+        ops = taking if point.after else taking & {use.op_name for use in point.uses}
+        found |= {(op, point.name): each.grid.round_trip for op in ops}
+    return found
 
 
-def _takers(interpreter: Interpreter) -> dict[str, set[str]]:
+def takers(interpreter: Interpreter) -> Takers:
     """Names of the ops that take each variable, those in nested blocks included."""
     found: dict[str, set[str]] = {}
     pending: list[Any] = [interpreter.function]

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.activations.altered import AlteredRuns
-from milpasses.activations.grid import ActivationRange, Grid
+from milpasses.activations.grid import ActivationRange
 from milpasses.activations.observed import Observed, observe
+from milpasses.activations.pairs import Placed
 from milpasses.activations.pairs_to_equalize import Pair, find_pairs
 from milpasses.activations.ranges import Points, Unit, stretches, units_of
 from milpasses.encoding.encoder import Encoder
@@ -63,7 +64,7 @@ def equalized(
     units = units_of(points, observed.ranges, observed.fit)
     if not observed.held_out or not units:
         return program, observed
-    runs = AlteredRuns(interpreter, [point for point, _ in points], observed.deciding(_RUNS))
+    runs = AlteredRuns(interpreter, observed.deciding(_RUNS))
     trial = _Trial(interpreter, runs, units, pairs, spans.found, _rounding(program, recipe))
     chosen = trial.chosen() if runs.comparable else None
     if chosen is None or not all(np.isfinite(value).all() for value in chosen.values.values()):
@@ -130,7 +131,7 @@ class _Trial:
             {variable: value for site, value in changed.items() for variable in site.variables(name)}
         )
         try:
-            return self.runs.error(self._grids(scales))
+            return self.runs.error(self._placed(scales))
         finally:
             self.interpreter.override({})
 
@@ -176,19 +177,19 @@ class _Trial:
             scale = _uncapped(scale, self.spans[name][1])
         return scale
 
-    def _grids(self, scales: Sequence[Array]) -> dict[str, Grid]:
+    def _placed(self, scales: Sequence[Array]) -> list[Placed]:
         """Min/max grids, of the tensors of the pairs as they are once scaled."""
         moved: dict[str, tuple[float, float]] = {}
         for pair, scale in zip(self.pairs, scales, strict=True):
             for name in pair.tensors:
                 low, high = self.spans[name]
                 moved[name] = float((low / scale).min()), float((high / scale).max())
-        grids: dict[str, Grid] = {}
+        placed: list[Placed] = []
         for unit in self.units:
             ends = [moved.get(name, (part.low, part.high)) for name, part in unit.parts.items()]
             low, high = min(end[0] for end in ends), max(end[1] for end in ends)
-            grids |= unit.grids(ActivationRange(low, high))
-        return grids
+            placed += unit.placed(ActivationRange(low, high))
+        return placed
 
     def _rounded_sites(self) -> list[Site]:
         return [

@@ -6,16 +6,21 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
+from milpasses.activations.altered import changes, takers
 from milpasses.activations.equalization import equalized
+from milpasses.activations.fallback import Fallback, activations_kept_float
 from milpasses.activations.observed import Observed, observe
 from milpasses.activations.quantize import ActivationQuantizer, Ranges, of_tensor, wanted_points
-from milpasses.activations.ranges import ChosenRanges, Points, choose_ranges, least_ranges
+from milpasses.activations.ranges import Points, choose_ranges, least_ranges
+from milpasses.calibration.sources import Prepare
 from milpasses.data.collect import statistics as collect_statistics
 from milpasses.data.moments import Statistics
 from milpasses.data.norms import is_norms
-from milpasses.errors import MilpassesError, SampleError
+from milpasses.data.samples import model_inputs
+from milpasses.errors import MilpassesError, Refusal, SampleError
 from milpasses.interpreter import Interpreter
 from milpasses.program.graph import FunctionGraph
 from milpasses.program.opset import check_activations
@@ -92,6 +97,20 @@ def smallest_and_largest(program: SavedProgram, data: Any) -> dict[str, Ranges]:
     return {name: collect_statistics(program, data, function=name).ranges}
 
 
+@attrs.frozen(eq=False)
+class ActivationPlan:
+    """What ``activations_of`` found.
+
+    ``program``: as it is to be, its channels equalized where that gains. ``finish``: as ``write_rewritten``
+    takes it, adds the pairs. ``prepare``: lets ops of an interpreter take 8-bit inputs, so that weights are
+    fitted to those. Both are None where activations stay float.
+    """
+
+    program: SavedProgram
+    finish: Finish | None = None
+    prepare: Prepare | None = None
+
+
 def activations_of(
     program: SavedProgram,
     recipe: Recipe,
@@ -101,45 +120,73 @@ def activations_of(
     *,
     function: str | None = None,
     strict: bool = False,
+    check: bool = True,
     equalize: bool = True,
-) -> tuple[SavedProgram, Finish | None]:
-    """What makes the activations of ``recipe`` 8-bit: ``program`` as it is to be, and what adds the pairs.
+    fallback: Fallback | None = None,
+) -> ActivationPlan:
+    """What makes the activations of ``recipe`` 8-bit; nothing where it leaves them float.
 
-    The latter is ``finish`` of ``write_rewritten``, None where activations stay float. The program is the one
-    given, or, with ``equalize``, one with channels scaled alike, written under ``folder``. ``strict``: a rule
-    that is for no op is an error. Raises ``TargetError``, and ``MilpassesError`` where neither
-    ``statistics`` nor ``data`` say enough.
+    Every function that takes what ``function`` takes is run on ``data`` by itself, or that alone where it is
+    given. With ``equalize`` channels may be scaled alike, in a program that is written under ``folder``.
+    ``strict``: a rule that is for no op is an error; ``check``: it is said at all. ``fallback``: what outputs
+    may lose. Raises ``TargetError``, and ``MilpassesError`` where neither ``statistics`` nor ``data`` say
+    enough.
     """
     if not recipe.wants_activations:
-        return program, None
+        return ActivationPlan(program)
     check_activations(program.target)
-    name = program.function_name(function)
-    view = next(each for each in program.functions if each.name == name)
-    points = wanted_points(recipe, view)
+    ran = program.function_name(function)
+    views = {view.name: view for view in program.functions}
+    ranges: dict[str, Ranges] = {}
+    kept: dict[str, dict[str, Refusal]] = {}
     notes: list[str] = []
     if statistics is not None:
-        ranges = ranges_in(known_statistics(statistics), points, view)
+        if fallback is not None:
+            raise MilpassesError(
+                "fallback=: needs calibration=data, as statistics do not say what outputs lose"
+            )
+        points = wanted_points(recipe, views[ran])
+        ranges[ran] = ranges_in(known_statistics(statistics), points, views[ran])
+    elif data is None or is_norms(data):
+        raise MilpassesError(
+            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
+        )
     else:
-        program, chosen = _chosen(program, recipe, data, points, name, folder if equalize else None)
-        ranges = chosen.ranges
-        notes = chosen.notes
-    quantizer = ActivationQuantizer(recipe, {name: ranges}, strict=strict)
+        for name in [ran] if function is not None else _taking_alike(program, ran):
+            points = wanted_points(recipe, views[name])
+            program, observed = _observed(program, recipe, data, points, name, folder if equalize else None)
+            chosen = choose_ranges(observed, points)
+            ranges[name] = chosen.ranges
+            notes += chosen.notes
+            if fallback is not None:
+                kept[name] = activations_kept_float(observed, points, chosen.ranges, fallback)
+                notes.append(
+                    f"{len(kept[name])} of {len(points)} activations stay float, as they cost outputs most"
+                )
+    quantizer = ActivationQuantizer(recipe, ranges, strict=strict, check=check, kept=kept)
+
+    pairs = quantizer.placed(views[ran], Report())
 
     def finish(spec: Any, report: Report) -> None:
         report.notes += notes
         quantizer.quantize_saved(program, spec, report)
 
-    return program, finish
+    return ActivationPlan(program, finish, lambda runs: runs.alter(changes(takers(runs), pairs)))
 
 
-def _chosen(
+def _taking_alike(program: SavedProgram, function: str) -> list[str]:
+    """The functions with the inputs of ``function``, itself first: they run on the same data."""
+    if len(program.functions) == 1:
+        return [function]
+    inputs = {each.name: model_inputs(program, each.name) for each in program.functions}
+    others = [name for name in inputs if name != function and inputs[name] == inputs[function]]
+    return [function, *others]
+
+
+def _observed(
     program: SavedProgram, recipe: Recipe, data: Any, points: Points, name: str, folder: Path | None
-) -> tuple[SavedProgram, ChosenRanges]:
-    """Ranges that held-out outputs choose, of the program or of what it became under ``folder``."""
-    if data is None or is_norms(data):
-        raise MilpassesError(
-            "8-bit activations need data: pass calibration=data (samples to run the model on) or statistics="
-        )
+) -> tuple[SavedProgram, Observed]:
+    """The program, or what it became under ``folder``, run over the samples."""
     tensors = frozenset(tensor for point, _ in points for tensor in point.tensors)
     observed: Observed | None = None
     if folder is not None:
@@ -151,4 +198,4 @@ def _chosen(
             f"{observed.samples.description}: {observed.count} sample: 8-bit activations need at least "
             f"{FEWEST}, as the range of one holds for nothing else"
         )
-    return program, choose_ranges(observed, points)
+    return program, observed

@@ -9,12 +9,13 @@ import attrs
 import numpy as np
 
 from milpasses import _coremltools as host
-from milpasses.activations.grid import Grid
+from milpasses.activations.grid import ActivationRange, Grid, grid_of
 from milpasses.activations.points import Point, Use
 from milpasses.program.builder import mb
 from milpasses.program.package import new_message
 from milpasses.program.proto import make_type
 from milpasses.program.saved import op_name, walk
+from milpasses.recipe.activations import Activations
 
 _NUMPY = {"float16": np.float16, "float32": np.float32}
 
@@ -25,6 +26,12 @@ class Placed:
 
     point: Point
     grid: Grid
+
+    @classmethod
+    def of(cls, point: Point, span: ActivationRange, asked: Activations) -> "Placed":
+        """The grid of a range, as ``asked``, with a scale in the point's type."""
+        half = point.dtype == "float16"
+        return cls(point, grid_of(span.low, span.high, asked.mode, asked.dtype, half=half))
 
     @property
     def scale(self) -> Any:

@@ -15,8 +15,9 @@ import attrs
 
 from milpasses.activations.altered import AlteredRuns
 from milpasses.activations.candidates import METHODS, Candidates
-from milpasses.activations.grid import ActivationRange, Grid, grid_of
+from milpasses.activations.grid import ActivationRange
 from milpasses.activations.observed import Observed
+from milpasses.activations.pairs import Placed
 from milpasses.activations.points import Point
 from milpasses.data.histograms import Histogram
 from milpasses.data.moments import Range
@@ -40,8 +41,7 @@ class Unit:
     points: tuple[Point, ...]
     parts: Mapping[str, Histogram]
     histogram: Histogram
-    mode: str
-    dtype: str
+    asked: Activations
 
     @property
     def half(self) -> bool:
@@ -56,14 +56,11 @@ class Unit:
     @property
     def candidates(self) -> Candidates:
         """Its ranges by each method."""
-        return Candidates(self.histogram, self.mode, self.dtype, self.half)
+        return Candidates(self.histogram, self.asked.mode, self.asked.dtype, self.half)
 
-    def grids(self, span: ActivationRange) -> dict[str, Grid]:
-        """The grid of each point."""
-        return {
-            point.name: grid_of(span.low, span.high, self.mode, self.dtype, half=point.dtype == "float16")
-            for point in self.points
-        }
+    def placed(self, span: ActivationRange) -> list[Placed]:
+        """The points, each with its grid."""
+        return [Placed.of(point, span, self.asked) for point in self.points]
 
 
 @attrs.frozen(eq=False)
@@ -93,8 +90,7 @@ def choose_ranges(observed: Observed, points: Points) -> ChosenRanges:
     """A range for every tensor of ``points``, as ``wanted_points`` gives them, by what the outputs lose."""
     units = units_of(points, observed.ranges, observed.fit)
     inputs = observed.deciding(_RUNS) if units else []
-    altered = AlteredRuns(observed.interpreter, [point for unit in units for point in unit.points], inputs)
-    search = _Search(units, altered)
+    search = _Search(units, AlteredRuns(observed.interpreter, inputs))
     chosen = dict(zip([unit.tensors for unit in units], search.chosen(), strict=True))
     ranges: dict[str, ActivationRange | Range] = dict(observed.ranges)
     for unit in units_of(points, observed.ranges, observed.histograms):
@@ -128,9 +124,7 @@ def units_of(points: Points, ranges: Mapping[str, Range], histograms: Mapping[st
             continue
         histogram = functools.reduce(operator.or_, parts.values())
         if histogram.low < histogram.high:
-            settings = members[0][1]
-            own = tuple(point for point, _ in members)
-            units.append(Unit(own, parts, histogram, settings.mode, settings.dtype))
+            units.append(Unit(tuple(point for point, _ in members), parts, histogram, members[0][1]))
     return units
 
 
@@ -161,10 +155,10 @@ class _Search:
         return methods
 
     def _error(self, methods: Sequence[str]) -> float:
-        grids: dict[str, Grid] = {}
+        placed: list[Placed] = []
         for unit, ranges, method in zip(self._units, self._ranges, methods, strict=True):
-            grids |= unit.grids(ranges[method])
-        return self._altered.error(grids)
+            placed += unit.placed(ranges[method])
+        return self._altered.error(placed)
 
 
 def _least(ranges: Mapping[str, ActivationRange]) -> str:
@@ -174,6 +168,6 @@ def _least(ranges: Mapping[str, ActivationRange]) -> str:
 
 
 def stretches(count: int) -> list[range]:
-    """``count`` units as at most ``GROUPS`` stretches."""
+    """``count`` things in order as at most ``GROUPS`` stretches."""
     parts = min(GROUPS, count)
     return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]

@@ -35,6 +35,7 @@ BATCHES = 8  # of weights, in sequential calibration
 MOST = 16  # held-out samples on which the whole model is run again
 MEMORY = 1 << 31  # bytes of second moments at a time
 _Progress = Callable[[int, int | None, str], None]
+Prepare = Callable[[Interpreter], None]
 
 
 @attrs.frozen(eq=False)
@@ -175,13 +176,18 @@ class OnlineStatistics:
         sequential: bool = False,
         limit: int | None = None,
         function: str | None = None,
+        prepare: Prepare | None = None,
         progress: _Progress | None = None,
     ) -> None:
         """``weights``: those to calibrate, in the order of the program, with the variables they are.
 
-        ``biases``: constants that may be corrected for them. ``function``: the one that runs.
+        ``biases``: constants that may be corrected for them. ``function``: the one that runs. ``prepare``
+        is called with the interpreter first: weights are fitted to the inputs that they will have.
         """
         self._interpreter = Interpreter(model, function)
+        self._prepare = prepare
+        if prepare is not None:
+            prepare(self._interpreter)
         self._data, self._limit, self._progress = data, limit, progress
         self._sequential = sequential
         self._variables = {constant.name: tuple(names) for constant, names in (*biases, *weights)}
@@ -218,7 +224,11 @@ class OnlineStatistics:
         samples = Samples.of(self._data, self._interpreter, limit=self._limit).apart(HELD_OUT)
         self._interpreter.override({})
         inputs = [sample.inputs for sample in islice(samples, most)]
-        return HeldOutRuns(self._interpreter, inputs)
+        self._interpreter.alter({})
+        runs = HeldOutRuns(self._interpreter, inputs)
+        if self._prepare is not None:  # what is compared with the outputs as they were has its 8-bit inputs
+            self._prepare(self._interpreter)
+        return runs
 
     def _run(self, batch: dict[str, bool]) -> None:
         self._statistics, self._current = Statistics(), frozenset(batch)
@@ -266,11 +276,12 @@ def source_for(
     sequential: bool,
     function: str | None,
     progress: Callable[[int, int, str], None] | None,
+    prepare: Prepare | None = None,
 ) -> StatisticsSource | None:
     """What ``milpasses.compress`` is given by ``statistics``, ``calibration`` and ``sequential``.
 
     ``calibrates``: the weights of ``program`` that statistics will be asked of. ``function``: the one that
-    runs. None where neither statistics nor data are given.
+    runs; ``prepare``: as for ``OnlineStatistics``. None where neither statistics nor data are given.
     """
     if statistics is not None and calibration is not None:
         raise MilpassesError("statistics and calibration: give one of the two")
@@ -300,6 +311,7 @@ def source_for(
         biases=_with_variables([site for site in program.sites() if site.weight.rank == 1], name),
         sequential=sequential,
         function=name,
+        prepare=prepare,
         progress=shown,
     )
 

@@ -11,6 +11,7 @@ import coremltools as ct
 
 from milpasses import _coremltools as host
 from milpasses.activations.measure import activations_of, repeatable
+from milpasses.activations.parts import PartActivations, activations_of_parts
 from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
@@ -22,7 +23,7 @@ from milpasses.program.saved import SavedProgram
 from milpasses.program.sources import NETWORKS
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
-from milpasses.rewrite import Progress, rewriter_for, rewriters_of_parts, write_parts, write_rewritten
+from milpasses.rewrite import Progress, Rewriter, rewriter_for, write_parts, write_rewritten
 
 
 class UpgradedModel(CompressedModel):
@@ -99,13 +100,11 @@ def upgrade(
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
             raise NeuralNetworkError("input_shapes=: of a part of a pipeline the shapes are its own")
-        if wanted is not None and wanted.wants_activations:
-            raise NeuralNetworkError(
-                "8-bit activations of a pipeline: upgrade and compress its parts one by one"
-            )
         with tempfile.TemporaryDirectory() as folder:
             upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
-            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load)
+            place = Path(folder) / "activations"
+            place.mkdir()
+            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load, place)
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
 
     def make(path: str, report: Report, **options: Any) -> UpgradedModel:
@@ -121,11 +120,9 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
-        program, finish = activations_of(
-            program, wanted, statistics, calibration, Path(folder), strict=strict
-        )
-        rewriter = rewriter_for(program, wanted, **options)
-        return write_rewritten(program, rewriter, make, output, force, progress, finish)
+        plan = activations_of(program, wanted, statistics, calibration, Path(folder), strict=strict)
+        rewriter = rewriter_for(plan.program, wanted, prepare=plan.prepare, **options)
+        return write_rewritten(plan.program, rewriter, make, output, force, progress, plan.finish)
 
 
 def _package(reading: Reading, precision: Precision, folder: Path) -> Package:
@@ -197,10 +194,24 @@ def _write_parts(
     output: "str | os.PathLike[str] | None",
     force: bool,
     skip_model_load: bool,
+    folder: Path,
 ) -> UpgradedModel:
     """Write the pipeline; with a ``recipe``, the programs that were networks compressed."""
     report = Report(recipe="none" if recipe is None else str(recipe), notes=[])
-    rewriters = {} if recipe is None else rewriters_of_parts(pipeline, recipe, options)
+    rewriters: dict[str, Rewriter] = {}
+    activations = PartActivations(pipeline)
+    if recipe is not None:
+        activations = activations_of_parts(
+            pipeline, pipeline.raised, recipe, options["statistics"], options["calibration"], folder
+        )
+        pipeline = activations.pipeline
+        report.notes += activations.notes
+        rewriters = activations.rewriters(recipe, options)
+
+    def finish(spec: Any) -> None:
+        _follow(pipeline.spec, spec)
+        if recipe is not None:
+            activations.check_rules(recipe, report, bool(options["strict"]))
 
     def make(path: str, report: Report, **loading: Any) -> UpgradedModel:
         return UpgradedModel(path, report, notes, **loading)
@@ -213,7 +224,8 @@ def _write_parts(
         output,
         force,
         progress=options["progress"],
-        finish=lambda spec: _follow(pipeline.spec, spec),
+        finish=finish,
+        finish_part=activations.finish,
         skip_model_load=skip_model_load,
     )
 

@@ -12,8 +12,9 @@ from test_form import NETWORKS, samples, saved_model
 import milpasses as mp
 from milpasses.activations.altered import AlteredRuns
 from milpasses.activations.candidates import METHODS, Candidates
-from milpasses.activations.grid import grid_of
+from milpasses.activations.grid import ActivationRange, grid_of
 from milpasses.activations.observed import ENOUGH, observe
+from milpasses.activations.pairs import Placed
 from milpasses.activations.quantize import wanted_points
 from milpasses.activations.ranges import ChosenRanges, choose_ranges
 from milpasses.data.histograms import Histogram
@@ -84,13 +85,15 @@ def test_altered_runs_equal_real_pairs(name: str, text: str) -> None:
     made = mp.compress(model, text, calibration=data)
     points = [point for point, _ in wanted_points(Recipe.of(text), open_program(model).functions[0])]
     records = {record.name: record for record in made.report.activations}
-    runs = AlteredRuns(Interpreter(model), points, data)
+    runs = AlteredRuns(Interpreter(model), data)
     asked = Recipe.of(text).activations
     assert asked is not None
-    grids = {
-        point.name: grid_of(records[point.name].low, records[point.name].high, asked.mode, asked.dtype)
-        for point in points
-    }
+    placed: list[Placed] = []
+    for point in points:
+        low, high = records[point.name].low, records[point.name].high
+        assert low is not None
+        assert high is not None
+        placed.append(Placed.of(point, ActivationRange(low, high), asked))
     errors = []
     for sample in data:
         exact, given = Interpreter(model).run(sample), Interpreter(made).run(sample)
@@ -100,8 +103,8 @@ def test_altered_runs_equal_real_pairs(name: str, text: str) -> None:
             for key in exact
         ]
         errors.append(np.mean(each))
-    assert runs.error(grids) == pytest.approx(np.mean(errors), rel=1e-12)
-    assert runs.error({}) == 0
+    assert runs.error(placed) == pytest.approx(np.mean(errors), rel=1e-12)
+    assert runs.error([]) == 0
     assert np.mean(errors) > 0
 
 

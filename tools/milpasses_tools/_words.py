@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "data": ("--data",),
     "dump_after_change": ("--dump-after-change",),
     "every_value": ("--every-value",),
+    "fallback": ("--fallback",),
     "force": ("--force",),
     "function": ("--function",),
     "keep_programs": ("--keep-programs",),
@@ -45,8 +46,9 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
 }
 # What stands for a value that only Python has, or for one that is left out.
 _PLACES = {
-    "--budget": "SIZE", "--data": "DATA", "--dump-after-change": "DIR", "--function": "NAME",
-    "--max-loss": "LOSS", "--max-size": "SIZE", "--metric": "MODULE:FUNCTION", "--original": "MODEL",
+    "--budget": "SIZE", "--data": "DATA", "--dump-after-change": "DIR", "--fallback": "LOSS",
+    "--function": "NAME", "--max-loss": "LOSS", "--max-size": "SIZE", "--metric": "MODULE:FUNCTION",
+    "--original": "MODEL",
     "--part": "NAME", "--scores": "OUTPUT", "--statistics": "FILE",
 }  # fmt: skip
 _IN_RECIPES = {"nbits"}  # the name of a scheme's field, too: an option only in a command that has it

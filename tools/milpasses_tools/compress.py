@@ -73,6 +73,14 @@ def command(
         bool,
         typer.Option("--sequential", help="With DATA: each layer sees what those before it became; slower."),
     ] = False,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOSS",
+            help="For a8: activations that cost outputs most stay float, as few as keep '35 dB' or '1 %', "
+            "or so many ('3').",
+        ),
+    ] = None,
     sensitivity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For a budget: the JSON that sensitivity printed.")
     ] = None,
@@ -144,6 +152,7 @@ def command(
             statistics=None if sequential else known,
             calibration=data if wish.calibrates and (known is None or sequential) else None,
             sequential=sequential,
+            fallback=fallback,
             strict=strict,
             progress=step,
         )

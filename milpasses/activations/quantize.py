@@ -71,7 +71,7 @@ class ActivationQuantizer:
             views.append((view, message.inputs))
         self._check_rules([view for view, _ in views], report)
         plans = [(view.block, self._placed(view, report), inputs) for view, inputs in views]
-        self._check(report)
+        self._check(report, [view for view, _ in views])
         return sum(insert_saved(*plan) for plan in plans)
 
     def quantize_memory(self, program: MemoryProgram, report: Report) -> int:
@@ -80,7 +80,7 @@ class ActivationQuantizer:
         self._check_rules(program.functions, report)
         blocks = program.program.functions
         plans = [(blocks[view.name], self._placed(view, report)) for view in program.functions]
-        self._check(report)
+        self._check(report, program.functions)
         return sum(insert_memory(*plan) for plan in plans)
 
     def _check_rules(self, functions: Iterable[Any], report: Report) -> None:
@@ -90,8 +90,13 @@ class ActivationQuantizer:
             able = (op for op in ops if op[0] in (*CORE, *ON_REQUEST))
             find_unmatched_activations(report, self.recipe, able, self.strict)
 
-    def _check(self, report: Report) -> None:
-        """Refuse data that says nothing of any activation: nothing was changed yet."""
+    def _check(self, report: Report, functions: Iterable[Any]) -> None:
+        """Refuse data that says nothing of any activation: nothing was changed yet.
+
+        Where some are quantized already, what is left may be what the first run could not do.
+        """
+        if any(view.op_type(op) == "quantize" for view in functions for op in view.body()):
+            return
         records = report.activations
         if records and not any(record.status == "quantized" for record in records):
             first = records[0]

@@ -27,13 +27,16 @@ from bench import (
     quality,
     quality_calibrated,
     tasks,
+    vectors,
 )
 from bench.table import Table, write
 
 SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
-    "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.vectors(), lambda _: kernels.packing()],
+    "kernels": [lambda _: kernels.kmeans(), lambda _: kernels.packing()],
+    "vectors": [lambda _: vectors.vectors()],
     "quality": [quality.quality],
     "speed": [calls.speed],
+    "ultralytics": [calls.ultralytics],
     "costs": [
         lambda _: costs.start(),
         lambda _: costs.memory(),

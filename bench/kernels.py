@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from bench.table import Table
-from bench.timing import best, processor
+from bench.timing import best
 
 
 def half_gaussian(count: int, seed: int = 0) -> Any:
@@ -40,39 +40,6 @@ def kmeans() -> Table:
             wanted=wanted or "",
             cost_ratio=f"{cost / reference:.12f}",
         )
-    return table
-
-
-def vectors() -> Table:
-    """Tables of vectors, against the call of scikit-learn that coremltools makes."""
-    from milpasses_kernels.vector import vector_kmeans
-    from sklearn.cluster import KMeans
-
-    table = Table("Vector k-means", "Processor time of all threads; heavy tails: Student's t of 3 degrees.")
-    for rows, columns, bits, width in (
-        (512, 512, 8, 4),
-        (128, 256, 8, 2),
-        (512, 512, 4, 2),
-        (512, 512, 6, 4),
-    ):
-        for weights in ("gaussian", "heavy tails"):
-            rng, shape = np.random.default_rng(0), (rows * columns // width, width)
-            drawn = rng.standard_normal(shape) if weights == "gaussian" else rng.standard_t(3, shape)
-            values = (drawn * 0.02).astype(np.float16)
-            cluster = KMeans(2**bits, init="k-means++", tol=1e-2, n_init=1, random_state=0)
-            theirs = processor(lambda c=cluster, v=values: c.fit(v))
-            ours = processor(lambda v=values, bits=bits: vector_kmeans(v[None], 2**bits))
-            entries = cluster.cluster_centers_.astype(np.float16)[cluster.labels_].astype(np.float64)
-            cost = float(vector_kmeans(values[None], 2**bits).cost[0])
-            table.add(
-                weights=f"{rows}x{columns} {weights}",
-                recipe=f"pal{bits}-v{width}",
-                ours_ms=ours * 1e3,
-                coremltools_ms=theirs * 1e3,
-                ratio=theirs / ours,
-                wanted=5,
-                cost_ratio=f"{cost / float(np.square(entries - values).sum()):.4f}",
-            )
     return table
 
 

@@ -135,6 +135,11 @@ def _resnet50(target: str) -> "ct.models.MLModel":
     return convert(traced(networks.resnet50(), networks.smooth_noise(1, 224)), target, inputs=[images])
 
 
+def _yolo_classifier(target: str) -> "ct.models.MLModel":
+    images = ct.ImageType("image", (1, 3, 224, 224), scale=1 / 255)
+    return convert(traced(networks.yolo_classifier(), networks.smooth_noise(1, 224)), target, inputs=[images])
+
+
 def _mobilenet(target: str) -> "ct.models.MLModel":
     images = ct.ImageType("image", (1, 3, 224, 224), scale=1 / 58, bias=[-2.1, -2.0, -1.8])
     labels = ct.ClassifierConfig([f"class {index}" for index in range(1000)])
@@ -174,6 +179,7 @@ def _stateful(target: str) -> "ct.models.MLModel":
 MODELS: dict[str, Callable[[str], "ct.models.MLModel"]] = {
     "resnet50": _resnet50,
     "mobilenet_v3_small": _mobilenet,
+    "yolo_classifier": _yolo_classifier,
     "encoder_base": _encoder,
     "encoder_small": lambda target: _encoder(target, layers=4, width=256, heads=4, vocab=8000),
     "encoder_deep": lambda target: _encoder(target, layers=16, width=512, heads=8, vocab=8000),

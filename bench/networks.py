@@ -90,6 +90,57 @@ def resnet50() -> nn.Module:
     return realistic(network, smooth_noise(4, 224))
 
 
+def conv_silu(inputs: int, outputs: int, size: int = 1, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(*conv_norm(inputs, outputs, size, stride), nn.SiLU())
+
+
+class Residual(nn.Module):
+    """x + two 3x3 convolutions of x."""
+
+    def __init__(self, width: int, inside: int) -> None:
+        super().__init__()
+        self.inside = nn.Sequential(conv_silu(width, inside, 3), conv_silu(inside, width, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inside(x)
+
+
+class CrossStage(nn.Module):
+    """Half of the channels through ``inside``, and all that there was before it, to ``outputs`` channels."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, inside: nn.Module) -> None:
+        super().__init__()
+        self.split, self.inside, self.join = (
+            conv_silu(inputs, 2 * width),
+            inside,
+            conv_silu(3 * width, outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.split(x).chunk(2, 1)
+        return self.join(torch.cat([first, second, self.inside(second)], 1))
+
+
+def yolo_classifier() -> nn.Module:
+    """A classifier of the kind and size of the smallest that Ultralytics exports: 2.7 million parameters.
+
+    Without the attention of its last block, in whose place are convolutions.
+    """
+
+    def deep(width: int) -> nn.Module:
+        blocks = nn.Sequential(Residual(width // 2, width // 2), Residual(width // 2, width // 2))
+        return CrossStage(width, width // 2, width, blocks)
+
+    network = nn.Sequential(
+        *(conv_silu(3, 16, 3, 2), conv_silu(16, 32, 3, 2), CrossStage(32, 16, 64, Residual(16, 8))),
+        *(conv_silu(64, 64, 3, 2), CrossStage(64, 32, 128, Residual(32, 16))),
+        *(conv_silu(128, 128, 3, 2), CrossStage(128, 64, 128, deep(64))),
+        *(conv_silu(128, 256, 3, 2), CrossStage(256, 128, 256, deep(128)), conv_silu(256, 256)),
+        *(conv_silu(256, 1280), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000), nn.Softmax(1)),
+    )
+    return realistic(network, smooth_noise(4, 224))
+
+
 class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Timing two ways of doing the same thing, in turns."""
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -24,12 +25,13 @@ def best(call: Callable[[], Any], repeats: int = 3, budget: float = 20.0) -> flo
     return fastest
 
 
-def processor(call: Callable[[], Any], repeats: int = 3) -> float:
-    """The least processor time of several runs in seconds, of all threads, after a warm one."""
-    call()
-    fastest = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
-        call()
-        fastest = min(fastest, time.process_time() - start)
-    return fastest
+def processors(*calls: Callable[[], Any], repeats: int = 5) -> list[float]:
+    """The median processor time in seconds, of all threads, of each of ``calls``, in turns, one ahead."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 1):
+        for call, seconds in zip(calls, taken, strict=True):
+            start = time.process_time()
+            call()
+            if turn:
+                seconds.append(time.process_time() - start)
+    return [statistics.median(seconds) for seconds in taken]

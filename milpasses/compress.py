@@ -9,32 +9,24 @@ from coremltools.models import MLModel
 
 from milpasses.activations.measure import activations_of, repeatable
 from milpasses.data.norms import is_norms
-from milpasses.data.parts import samples_of_part
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import PipelineInterpreter
-from milpasses.program.model import CompressedModel, write_model
+from milpasses.program.model import CompressedModel
 from milpasses.program.opening import open_program
 from milpasses.program.package import check_output
 from milpasses.program.pipelines import (
-    SavedPipeline,
     check_one_function,
     is_pipeline,
     open_pipeline,
     opened_parts,
 )
-from milpasses.program.saved import SavedProgram
-from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
-from milpasses.recipe.unmatched import find_unmatched
-from milpasses.report import METADATA_KEY, Report
+from milpasses.report import Report
 from milpasses.rewrite import (
     Progress,
-    Rewriter,
-    check_functions,
-    decompress_program,
-    rewrite_program,
     rewriter_for,
+    rewriters_of_parts,
     write_decompressed,
+    write_parts,
     write_rewritten,
 )
 
@@ -125,8 +117,12 @@ def compress(
             raise MilpassesError("8-bit activations of a pipeline: compress its parts one by one")
         if statistics is not None and not is_norms(statistics) and part is None:
             raise MilpassesError("statistics are of one program: say of which part of the pipeline (part=)")
-        rewriters = _rewriters(pipeline, programs, recipe, options)
-        return _write_pipeline(pipeline, part, rewriters, output, force, progress)
+        rewriters = rewriters_of_parts(pipeline, recipe, options)
+        report = Report(notes=[note for program in programs.values() for note in program.notes])
+        return write_parts(
+            pipeline, rewriters, report, CompressedModel, output, force,
+            part=part, progress=progress, **pipeline.load_options,
+        )  # fmt: skip
 
 
 def decompress(
@@ -144,67 +140,10 @@ def decompress(
     if output is not None:
         check_output(Path(output), force, (model,))
     if is_pipeline(model):
-        return _write_pipeline(open_pipeline(model, skip_model_load), part, None, output, force)
+        pipeline = open_pipeline(model, skip_model_load)
+        return write_parts(
+            pipeline, None, Report(), CompressedModel, output, force, part=part, **pipeline.load_options
+        )
     if part is not None:
         raise MilpassesError(f"part {part}: the model is no pipeline")
     return write_decompressed(open_program(model, skip_model_load), output, force)
-
-
-def _rewriters(
-    pipeline: SavedPipeline, programs: dict[str, SavedProgram], recipe: Recipe, options: dict[str, Any]
-) -> dict[str, Rewriter]:
-    """What applies ``recipe`` to each part, by name; data is what reaches the part."""
-    data = options["calibration"]
-    runs = data is not None and not is_norms(data)
-    interpreter = PipelineInterpreter(pipeline) if runs else None
-    rewriters: dict[str, Rewriter] = {}
-    known: Any
-    for name, program in programs.items():
-        check_functions(program)
-        known = data if interpreter is None else samples_of_part(interpreter, data, name)
-        rewriters[name] = rewriter_for(program, recipe, **(options | {"calibration": known}))
-        rewriters[name].check(program.sites())
-    return rewriters
-
-
-def _write_pipeline(
-    pipeline: SavedPipeline,
-    part: str | None,
-    rewriters: dict[str, Rewriter] | None,
-    output: "str | os.PathLike[str] | None",
-    force: bool,
-    progress: Progress | None = None,
-) -> CompressedModel:
-    """Write ``pipeline`` with its programs (or ``part``) rewritten; without rewriters decompressed."""
-    report = Report(notes=[note for program in pipeline.raised.values() for note in program.notes])
-    if rewriters is not None:  # a rule may be for one part alone
-        rewriter = next(iter(rewriters.values()))
-        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
-        find_unmatched(report, rewriter.recipe, weights, rewriter.strict)
-
-    def rewrite_part(name: str, copy: SavedCopy) -> None:
-        found = Report()
-        if rewriters is None:
-            decompress_program(copy, found)
-        else:
-            rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
-        report.add_part(name, found)
-
-    def write_weights(folder: Path) -> Any:
-        spec = pipeline.write(folder, rewrite_part, part)
-        metadata = spec.description.metadata.userDefined
-        if rewriters is None:
-            metadata.pop(METADATA_KEY, None)
-        else:
-            metadata[METADATA_KEY] = report.to_metadata()
-        return spec
-
-    return write_model(
-        pipeline.package,
-        write_weights,
-        CompressedModel,
-        output,
-        force,
-        report=report,
-        **pipeline.load_options,
-    )

@@ -1,7 +1,7 @@
 """What the entry points share: match, check, encode, verify each weight; it never touches a graph."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from milpasses.calibration.chosen import chosen_outcomes
 from milpasses.calibration.encode import can_calibrate, encode_calibrated, feedback_method
 from milpasses.calibration.paired import PairedRewriter, Rewritten
 from milpasses.calibration.sources import OnlineStatistics, StatisticsSource, source_for
+from milpasses.data.norms import is_norms
+from milpasses.data.parts import samples_of_part
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
 from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
+from milpasses.program.pipelines import SavedPipeline
 from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
@@ -272,6 +276,61 @@ def write_rewritten(
     return write_model(
         program.package, write_weights, make, output, force, report=report, **program.load_options
     )
+
+
+def rewriters_of_parts(pipeline: SavedPipeline, recipe: Recipe, options: Any) -> dict[str, Rewriter]:
+    """What applies ``recipe`` to each raised part of ``pipeline``; ``options``: as of ``rewriter_for``."""
+    data = options["calibration"]
+    runs = data is not None and not is_norms(data)
+    interpreter = PipelineInterpreter(pipeline) if runs else None
+    rewriters: dict[str, Rewriter] = {}
+    for name, program in pipeline.raised.items():
+        check_functions(program)
+        known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
+        rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
+        rewriters[name].check(program.sites())
+    return rewriters
+
+
+def write_parts(
+    pipeline: SavedPipeline, rewriters: Mapping[str, Rewriter] | None, report: Report,
+    make: Callable[..., Model], output: "str | os.PathLike[str] | None", force: bool, *,
+    part: str | None = None, progress: Progress | None = None,
+    finish: Callable[[Any], None] | None = None, **loading: Any,
+) -> Model:  # fmt: skip
+    """Apply each of ``rewriters`` to its part of ``pipeline`` and write all, as ``write_model`` does.
+
+    Parts without one stay as they are; with None for ``rewriters``, all of them (or ``part``) are
+    decompressed. ``report`` gets what was done to each part; ``finish`` the new specification.
+    """
+    if rewriters:  # a rule may be for one part alone
+        rewriter = next(iter(rewriters.values()))
+        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
+        find_unmatched(report, rewriter.recipe, weights, rewriter.strict)
+
+    def rewrite_part(name: str, copy: SavedCopy) -> None:
+        found = Report()
+        if rewriters is None:
+            decompress_program(copy, found)
+        elif name in rewriters:
+            rewrite_program(copy, rewriters[name], found, progress, say_unmatched=False)
+        else:
+            copy.replace([], lambda _: None)
+            return
+        report.add_part(name, found)
+
+    def write_weights(folder: Path) -> Any:
+        spec = pipeline.write(folder, rewrite_part, part)
+        if finish is not None:
+            finish(spec)
+        metadata = spec.description.metadata.userDefined
+        if rewriters is None:
+            metadata.pop(METADATA_KEY, None)
+        elif rewriters:
+            metadata[METADATA_KEY] = report.to_metadata()
+        return spec
+
+    return write_model(pipeline.package, write_weights, make, output, force, report=report, **loading)
 
 
 def write_decompressed(

@@ -126,27 +126,35 @@ class SensitivityBuilder:
         return rewriter.rewrite(site).encoding
 
     def build(self, progress: Progress | None = None) -> Sensitivity:
-        """Encode each weight once with each candidate; one weight's values are in memory at a time."""
+        """Encode each weight once with each candidate; one weight's values are in memory at a time.
+
+        ``progress(done, total, name)`` counts elements, before and after each weight: what a weight takes
+        goes roughly by them, and networks have many small weights and few large ones.
+        """
         sites = self.program.sites()
         self._check_statistics(sites)
         self._pinned.check(sites)
         blobs = program_blobs(self.program)
         weights: list[tuple[WeightOptions, Curve | None]] = []
         decided: dict[tuple[str, int], int] = {}
+        elements, done = sum(site.weight.size for site in sites), 0
         for index, site in enumerate(sites):
+            if progress is not None:
+                progress(done, elements, site.weight.name)
             stored = site_blobs(self.program, site)
             weight = self._weight(index, site, sum(stored.values()))
             if weight is not None:
                 weights.append(weight)
                 decided |= stored
             self.program.package.release()
+            done += site.weight.size
             if progress is not None:
-                progress(index + 1, len(sites), site.weight.name)
+                progress(done, elements, site.weight.name)
         self.fixed = {blob: nbytes for blob, nbytes in blobs.items() if blob not in decided}
         return Sensitivity(
             weights=tuple(_on_curves(weights) if self._probes else [weight for weight, _ in weights]),
             candidates=tuple(self.candidates),
-            elements=sum(site.weight.size for site in sites),
+            elements=elements,
             fixed_bytes=sum(self.fixed.values()) + FILE_HEADER,
             how="layers" if self.probe is None else "exact" if self.exact else "probed",
             data="" if self.statistics is None else self.statistics.data,

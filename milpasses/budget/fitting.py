@@ -146,7 +146,7 @@ def sensitivity(
         minimum_deployment_target: raise an older model to it first. One without compressed weights (iOS15) is
             raised to iOS16, and ``notes`` say so.
         part: of a pipeline, this ML Program alone. Needed where ``statistics`` are given.
-        progress: called with (done, total, weight's name).
+        progress: called with (elements done, elements in all, weight's name), before and after each weight.
 
     Raises:
         MilpassesError: no candidate applies, statistics of another model, data that does not fit.

@@ -11,9 +11,6 @@ import coremltools as ct
 
 from milpasses import _coremltools as host
 from milpasses.activations.measure import activations_of, repeatable
-from milpasses.data.norms import is_norms
-from milpasses.data.parts import samples_of_part
-from milpasses.interpreter import PipelineInterpreter
 from milpasses.neuralnetwork.reader.model import Precision, Reading, read
 from milpasses.neuralnetwork.sharing import share_constants
 from milpasses.neuralnetwork.spec.errors import NeuralNetworkError
@@ -23,11 +20,9 @@ from milpasses.program.package import Package, check_output, copy_weights, open_
 from milpasses.program.pipelines import SavedPipeline, is_pipeline, open_pipeline, submodels
 from milpasses.program.saved import SavedProgram
 from milpasses.program.sources import NETWORKS
-from milpasses.program.writer import SavedCopy
 from milpasses.recipe.recipe import Recipe
-from milpasses.recipe.unmatched import find_unmatched
-from milpasses.report import METADATA_KEY, Report
-from milpasses.rewrite import Progress, Rewriter, rewrite_program, rewriter_for, write_rewritten
+from milpasses.report import Report
+from milpasses.rewrite import Progress, rewriter_for, rewriters_of_parts, write_parts, write_rewritten
 
 
 class UpgradedModel(CompressedModel):
@@ -205,37 +200,21 @@ def _write_parts(
 ) -> UpgradedModel:
     """Write the pipeline; with a ``recipe``, the programs that were networks compressed."""
     report = Report(recipe="none" if recipe is None else str(recipe), notes=[])
-    rewriters: dict[str, Rewriter] = {}
-    if recipe is not None:
-        data = options["calibration"]
-        runs = data is not None and not is_norms(data)
-        interpreter = PipelineInterpreter(pipeline) if runs else None
-        for name, program in pipeline.raised.items():
-            known: Any = data if interpreter is None else samples_of_part(interpreter, data, name)
-            rewriters[name] = rewriter_for(program, recipe, **{**options, "calibration": known})
-        weights = [site.weight for program in pipeline.raised.values() for site in program.sites()]
-        find_unmatched(report, recipe, weights, bool(options["strict"]))
-
-    def rewrite_part(name: str, copy: SavedCopy) -> None:
-        if name not in rewriters:
-            copy.replace([], lambda _: None)
-            return
-        found = Report()
-        rewrite_program(copy, rewriters[name], found, options["progress"], say_unmatched=False)
-        report.add_part(name, found)
-
-    def write_weights(folder: Path) -> Any:
-        spec = pipeline.write(folder, rewrite_part)
-        _follow(pipeline.spec, spec)
-        if recipe is not None:
-            spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
-        return spec
+    rewriters = {} if recipe is None else rewriters_of_parts(pipeline, recipe, options)
 
     def make(path: str, report: Report, **loading: Any) -> UpgradedModel:
         return UpgradedModel(path, report, notes, **loading)
 
-    return write_model(
-        pipeline.package, write_weights, make, output, force, report=report, skip_model_load=skip_model_load
+    return write_parts(
+        pipeline,
+        rewriters,
+        report,
+        make,
+        output,
+        force,
+        progress=options["progress"],
+        finish=lambda spec: _follow(pipeline.spec, spec),
+        skip_model_load=skip_model_load,
     )
 
 

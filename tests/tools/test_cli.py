@@ -110,19 +110,6 @@ class TestErrors:
         assert done.stdout == ""
         assert done.stderr == f"milpasses: error: {tmp_path / 'nowhere.mlpackage'}: no such file or folder\n"
 
-    def test_a_defect_is_no_user_error(self, milpasses_command: Run, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(sys.modules["milpasses_tools.explain"], "explain", None)
-        with pytest.raises(TypeError):
-            milpasses_command("explain", "model.mlpackage")
-
-    def test_ctrl_c_ends_quietly(self, milpasses_command: Run, monkeypatch: pytest.MonkeyPatch):
-        def interrupt(*_: object, **__: object) -> None:
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(sys.modules["milpasses_tools.explain"], "explain", interrupt)
-        outcome = milpasses_command("explain", "model.mlpackage")
-        assert (outcome.status, outcome.out, outcome.err.strip()) == (130, "", "")
-
     def test_ctrl_c_while_coremltools_is_imported(self, tmp_path: Path):
         swallows = "import os, signal\ntry: os.kill(os.getpid(), signal.SIGINT)\nexcept: pass\n"
         (tmp_path / "coremltools.py").write_text(swallows, encoding="utf-8")
@@ -205,6 +192,9 @@ class TestTerminal:
         assert captured.out == ""
         assert "1/2" in captured.err
         assert "weight[0]" in captured.err
+        with progress("compressing") as step:  # elements
+            step(250_000, 1_000_000, "weight")
+        assert "25%" in capsys.readouterr().err
         with progress("compressing", quiet=True) as step:
             step(1, 2, "weight")
         assert capsys.readouterr().err == ""

@@ -83,6 +83,7 @@ def fit_recipe(
     from milpasses.data.samples import Samples
     from milpasses.program.pipelines import opened_parts
 
+    progress(0, 0, f"opening {model.name}")
     with opened_parts(model, target, part) as (pipeline, programs):
         candidates: Any = read_candidate_texts(wanted.candidates)
         statistics = None if wanted.statistics is None else Statistics.load(wanted.statistics)
@@ -135,7 +136,7 @@ def _tuned(
     candidates = tuned_candidates(program.target)
 
     def shown(done: int, total: int | None, name: str) -> None:
-        progress(done, total or done, f"running {name}")
+        progress(done, total or 0, f"running {name}")
 
     rewriters = [Rewriter(Recipe.of(name), program.target, requantize=requantize) for name in candidates]
 

@@ -110,7 +110,8 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    import milpasses
+    with progress("starting", as_json):  # the libraries take a second
+        import milpasses
     from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output
     from milpasses_tools._fit import Wanted, fit_recipe

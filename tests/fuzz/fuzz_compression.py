@@ -194,7 +194,8 @@ class _Work:
         if isinstance(report, str) or isinstance(alone, str):
             require(report == alone, "functions and one end differently", report, alone)
             return
-        self._same_bytes("two functions and one", small, one)
+        # coremltools stores equal constants of functions once, which one program may have several times.
+        require(set(blobs(small)) == set(blobs(one)), "two functions and one store other bytes")
         check_records(report, read_program(dense), read_program(small))
         check_bytes(report, small)
         back = Path(mp.decompress(small).package_path)

@@ -267,7 +267,7 @@ def _rows(report: Any) -> list[dict[str, Any]]:
     for row, record in zip(rows, report, strict=True):
         row["name"] = _spelled(row["name"])
         row["consumers"] = " ".join(sorted(map(_spelled, record.consumers)))
-        row["reason"] = _spelled(row["reason"])
+        row["reason"] = _spelled(row["reason"].replace(record.name, "NAME"))
     return rows
 
 

@@ -72,7 +72,7 @@ class ActivationQuantizer:
         if self.check:
             check_rules(self.recipe, [view for view, _ in views], report, self.strict)
         plans = [(view.block, self.placed(view, report), inputs) for view, inputs in views]
-        self._check(report)
+        self._check(report, [view for view, _ in views])
         return sum(insert_saved(*plan) for plan in plans)
 
     def quantize_memory(self, program: MemoryProgram, report: Report) -> int:
@@ -82,11 +82,16 @@ class ActivationQuantizer:
             check_rules(self.recipe, program.functions, report, self.strict)
         blocks = program.program.functions
         plans = [(blocks[view.name], self.placed(view, report)) for view in program.functions]
-        self._check(report)
+        self._check(report, program.functions)
         return sum(insert_memory(*plan) for plan in plans)
 
-    def _check(self, report: Report) -> None:
-        """Refuse data that says nothing of any activation: nothing was changed yet."""
+    def _check(self, report: Report, functions: Iterable[FunctionGraph]) -> None:
+        """Refuse data that says nothing of any activation: nothing was changed yet.
+
+        Where some are quantized already, what is left may be what the first run could not do.
+        """
+        if any(view.op_type(op) == "quantize" for view in functions for op in view.body()):
+            return
         records = report.activations
         if records and not any(record.status == "quantized" for record in records):
             first = records[0]

@@ -22,6 +22,7 @@ PROGRAM = "mlProgram"
 NETWORKS = ("neuralNetwork", "neuralNetworkClassifier", "neuralNetworkRegressor")
 PIPELINES = ("pipeline", "pipelineClassifier", "pipelineRegressor")
 _MANIFEST = "Manifest.json"
+_VERSION, _ITEM_FIELDS = "fileFormatVersion", ("name", "author", "description")  # Core ML wants all
 _WHILE_CONVERTING = "with pass_pipeline=milpasses.pipeline(recipe) in ct.convert it is compressed on the way"
 
 
@@ -75,8 +76,12 @@ def spec_path(folder: Path) -> Path:
     path_inside(folder, _MANIFEST, str(folder), "the path")
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        items = {name: item["path"] for name, item in manifest["itemInfoEntries"].items()}
+        entries = manifest["itemInfoEntries"]
+        items = {name: item["path"] for name, item in entries.items()}
         root = items[manifest["rootModelIdentifier"]]
+        texts = [manifest[_VERSION], *(item[field] for item in entries.values() for field in _ITEM_FIELDS)]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PackageError(f"{folder}: not an .mlpackage (its {_MANIFEST} is missing or damaged)") from None
     for path in items.values():  # all of them are copied with the manifest

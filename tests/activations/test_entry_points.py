@@ -300,3 +300,25 @@ def test_the_command_takes_a8(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "8 of 8 activations quantized" in done.output
     assert kinds(ct.models.MLModel(str(output), skip_model_load=True)).count("quantize") == 8
+
+
+def test_a_second_run_is_idle_where_the_first_left_a_tensor_that_never_varies() -> None:
+    """All that is left to quantize then is what cannot be: that was an error."""
+    dead = saved_model(program_with_a_dead_branch)
+    data = samples(3)
+    first = mp.compress(dead, "a8", calibration=data)
+    assert {record.status for record in first.report.activations} == {"quantized", "float"}
+    second = mp.compress(first, "a8", calibration=data)
+    assert {record.status for record in second.report.activations} == {"float"}
+    assert kinds(second) == kinds(first)
+    everything_left = mp.compress(second, "a8", calibration=data)
+    assert kinds(everything_left) == kinds(first)
+
+
+def program_with_a_dead_branch(x: Any) -> Any:
+    from coremltools.converters.mil import Builder as mb
+    from test_form import conv
+
+    alive = mb.relu(x=conv(x, 4))
+    dead = mb.conv(x=mb.mul(x=alive, y=np.float16(0)), weight=np.ones((4, 4, 1, 1), np.float16))
+    return mb.reduce_mean(x=mb.concat(values=[alive, mb.exp(x=dead)], axis=1), axes=[2, 3])

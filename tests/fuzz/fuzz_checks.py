@@ -208,11 +208,13 @@ def check_bytes(report: Any, small: Path | str) -> None:
     require(stored == report.bytes_after, "the bytes are not true", f"{report.bytes_after} for {stored}")
 
 
-def check_outputs(small: Path | str, dense_again: Path | str, sample: dict[str, Array]) -> None:
+def check_outputs(
+    small: Path | str, dense_again: Path | str, sample: dict[str, Array], function: str | None = None
+) -> None:
     """The interpreter gives the same bits with compressed weights and with the values they decode to."""
     with np.errstate(all="ignore"):
-        first = Interpreter(str(small), backend="numpy").run(sample)
-        second = Interpreter(str(dense_again), backend="numpy").run(sample)
+        first = Interpreter(str(small), function, backend="numpy").run(sample)
+        second = Interpreter(str(dense_again), function, backend="numpy").run(sample)
     require(list(first) == list(second), "other outputs", list(first), list(second))
     for name, value in first.items():
         require(same(np.asarray(value), np.asarray(second[name])), "the outputs differ", name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import coremltools as ct
 import numpy as np
 from fuzz_checks import (
     blobs,
@@ -19,9 +20,10 @@ from fuzz_checks import (
     check_records,
     read_program,
     require,
+    skeleton,
 )
 from fuzz_programs import RandomProgram, random_program
-from fuzz_recipes import drop_in_config, random_recipe
+from fuzz_recipes import drop_in_config, random_recipe, random_scheme
 
 import milpasses as mp
 
@@ -72,6 +74,17 @@ def run_program(
             say(recipe)
             with _named(recipe):
                 work.compress(recipe, rng)
+        if rng.random() < 0.2:
+            recipe = f"{random_scheme(rng, typed)}+{rng.choice(['a8', 'a8-asym', 'a8-uint8-asym'])}"
+            say(recipe)
+            with _named(recipe):
+                work.quantize_activations(recipe)
+        if typed and rng.random() < 0.15:
+            scheme = random_scheme(rng, typed)
+            recipe = f"{scheme}; min_elements=0 -> {scheme}"
+            say(f"two functions: {recipe}")
+            with _named(recipe):
+                work.share(recipe)
         name, config = drop_in_config(rng, typed)
         say(f"{name} {config.global_config}")
         with _named(f"coreml.{name}({config.global_config})"):
@@ -142,6 +155,54 @@ class _Work:
         check_decoded(after, read_program(back))
         check_outputs(small, back, self.made.sample(self.seed))
 
+    def quantize_activations(self, text: str) -> None:
+        """8-bit activations, whose ranges come from random samples, and weights chosen by the same."""
+        self.counts.compressions += 1
+        samples = [self.made.sample(self.seed + place) for place in range(3)]
+        small, report = self._outcome(lambda: self._saved(text, calibration=samples))
+        other, in_memory = self._outcome(lambda: self._model(text, calibration=samples))
+        self._agree("a saved package and the model", report, in_memory)
+        if isinstance(report, str):
+            self.counts.refused += 1
+            return
+        self._same_bytes("a saved package and the model", small, other)
+        rows = [[record.row() for record in one.activations] for one in (report, in_memory)]
+        require(rows[0] == rows[1], "a saved package and the model give other activations", rows)
+        after = read_program(small)
+        pairs = sum(kind == "quantize" for _, kind, _ in skeleton(after))
+        require(bool(pairs) == any(r.status == "quantized" for r in report.activations), "other pairs", pairs)
+        check_bytes(report, small)
+        back = Path(mp.decompress(small).package_path)
+        check_decoded(after, read_program(back))
+        check_outputs(small, back, samples[0])
+        again = mp.compress(small, text, calibration=samples)
+        require(again.report.count("compressed") == 0, "a second run compresses", again.report)
+        same = skeleton(read_program(again.package_path)) == skeleton(after)
+        require(same, "a second run adds or takes pairs")
+
+    def share(self, text: str) -> None:
+        """Two functions of the same program: what they share is compressed once, and stays shared."""
+        self.counts.compressions += 1
+        dense = self.folder / "functions.mlpackage"
+        description = ct.utils.MultiFunctionDescriptor()
+        for name in ("first", "second"):
+            description.add_function(str(self.path), "main", name)
+        description.default_function_name = "first"
+        ct.utils.save_multifunction(description, str(dense))
+        small, report = self._outcome(lambda: self._saved(text, dense))
+        one, alone = self._outcome(lambda: self._saved(text))
+        if isinstance(report, str) or isinstance(alone, str):
+            require(report == alone, "functions and one end differently", report, alone)
+            return
+        # coremltools stores equal constants of functions once, which one program may have several times.
+        require(set(blobs(small)) == set(blobs(one)), "two functions and one store other bytes")
+        check_records(report, read_program(dense), read_program(small))
+        check_bytes(report, small)
+        back = Path(mp.decompress(small).package_path)
+        check_decoded(read_program(small), read_program(back))
+        for name in ("first", "second"):
+            check_outputs(small, back, self.made.sample(self.seed), name)
+
     def drop_in(self, name: str, config: Any) -> None:
         """The function that stands in for coremltools'."""
         self.counts.compressions += 1
@@ -159,13 +220,13 @@ class _Work:
                 require("\n" not in str(error), "an error of several lines", error)
                 return None, f"{type(error).__name__}: {error}"
 
-    def _saved(self, recipe: Any) -> tuple[Path, Any]:
+    def _saved(self, recipe: Any, path: Path | None = None, **options: Any) -> tuple[Path, Any]:
         target = Path(tempfile.mkdtemp(dir=self.folder)) / "small.mlpackage"
-        report = mp.compress(self.path, recipe, output=target).report
+        report = mp.compress(path or self.path, recipe, output=target, **options).report
         return target, report
 
-    def _model(self, recipe: Any) -> tuple[Path, Any]:
-        small = mp.compress(self.dense, recipe)
+    def _model(self, recipe: Any, **options: Any) -> tuple[Path, Any]:
+        small = mp.compress(self.dense, recipe, **options)
         return Path(small.package_path), small.report
 
     def _converted(self, recipe: Any) -> tuple[Path, Any]:
@@ -206,7 +267,7 @@ def _rows(report: Any) -> list[dict[str, Any]]:
     for row, record in zip(rows, report, strict=True):
         row["name"] = _spelled(row["name"])
         row["consumers"] = " ".join(sorted(map(_spelled, record.consumers)))
-        row["reason"] = _spelled(row["reason"])
+        row["reason"] = _spelled(row["reason"].replace(record.name, "NAME"))
     return rows
 
 

@@ -27,6 +27,7 @@ from fuzz_models import sound_models
 Rng = np.random.Generator
 SECONDS, GIBIBYTES = 60, 6  # of processor time, and of memory beyond what is there: what a command may take
 STATUSES = (0, 1, 2)
+DEFECT = 70  # what the command ends with, and a traceback, where it meets an error that is nobody's input
 
 
 @attrs.define
@@ -348,6 +349,10 @@ def _check_command(box: Path, arguments: list[str], counts: MutantCounts) -> Non
     counts.commands += 1
     status, err = run_command(arguments)
     lines = [line for line in err.splitlines() if line.strip()]
+    if status == DEFECT:
+        places = re.findall(r'File ".*?([^/"]+)", line (\d+)', err)
+        own = " ".join(places[-1]) if places else "an unknown place"
+        raise Find(f"a defect at {own}: {err[-500:]}")
     require(status in STATUSES, "another status", status)
     require("Traceback" not in err, "a traceback", err[-500:])
     if status == 2:

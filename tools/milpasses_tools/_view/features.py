@@ -32,7 +32,7 @@ def _features(features: Any) -> dict[str, str]:
 
 def type_text(feature: Any) -> str:
     """A feature's type in a few words: ``float16 1x3x224x224``, ``RGB image 224x224``."""
-    kind = cast(str, feature.WhichOneof("Type"))
+    kind = cast(str, feature.WhichOneof("Type") or "no type")
     optional = " (optional)" if feature.isOptional else ""
     if kind == "stateType":
         return _array_text(feature.stateType.arrayType)
@@ -40,15 +40,20 @@ def type_text(feature: Any) -> str:
         return _array_text(feature.multiArrayType) + optional
     if kind == "imageType":
         image = feature.imageType
-        space = type(image).ColorSpace.Name(image.colorSpace)
+        space = _name(type(image).ColorSpace, image.colorSpace)
         return f"{space} image {image.width}x{image.height}{_flexible(image)}{optional}"
     return kind.removesuffix("Type") + optional
 
 
 def _array_text(array: Any) -> str:
-    dtype = type(array).ArrayDataType.Name(array.dataType).lower()
+    dtype = _name(type(array).ArrayDataType, array.dataType).lower()
     shape = shape_text(array.shape) if array.shape else "unknown"
     return f"{dtype} {shape}{_flexible(array)}"
+
+
+def _name(kinds: Any, number: int) -> str:
+    """The name of a number among ``kinds``; the number where it has none: a damaged or a newer model."""
+    return str(kinds.Name(number)) if number in kinds.values() else f"type{number}"
 
 
 def _flexible(feature: Any) -> str:

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo fuzz test test-nojit lint format bench bench-quality conformance docs wheel integrations test-tensorflow clean
+.PHONY: help demo fuzz test test-nojit lint format bench bench-quality conformance docs docs-test wheel release integrations test-tensorflow clean
 
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,10 @@ $(VENV)/.test: $(VENV)/.base
 
 $(VENV)/.lint: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet -e ".[lint]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.base ## compress a real embedded model with every short recipe
@@ -63,12 +67,20 @@ test-tensorflow: ## the TensorFlow tests, in an environment of their own (its wh
 	$(PYTHON) integrations/run.py tensorflow
 	.integrations/tensorflow/bin/python -m pytest -q --noconftest tests/test_tensorflow.py
 
-docs: $(VENV)/.test ## run the code blocks of README.md
-	$(BIN)/python -m pytest -q tests/test_readme.py
+docs: $(VENV)/.docs ## build the site into out/site, strictly and without a network connection
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "out/site/index.html"
+
+docs-test: $(VENV)/.test ## run every code block of README.md, of the site and of examples/
+	$(BIN)/python -m pytest -q tests/test_readme.py tests/test_site.py tests/test_examples.py
 
 wheel: $(VENV)/.test ## build the wheel and try it in a clean virtual environment
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python scripts/check_wheel.py
+
+release: $(VENV)/.test ## check version, changelog and checkout, build into dist, and say what is left to do
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python scripts/release.py
 
 clean: ## remove what was built
 	find . -name "*.nb[ic]" -delete

@@ -35,10 +35,13 @@ class PackageError(MilpassesError):
     """A file is not the model that was expected: missing, truncated, foreign or damaged."""
 
 
+_NEAR = 0.61  # of 1: two of three letters are the same; iOS26 is not what iOS99 was to be
+
+
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` where one of ``known`` is near to ``wanted``, which is none of them."""
     names = {name.lower(): name for name in known}
-    nearest = get_close_matches(wanted.lower(), sorted(names), 1)
+    nearest = get_close_matches(wanted.lower(), sorted(names), 1, _NEAR)
     return f"; did you mean {names[nearest[0]]}?" if nearest else ""
 
 

@@ -15,6 +15,7 @@ from milpasses.program.memory import MemoryProgram
 from milpasses.program.opset import check_activations
 from milpasses.program.saved import SavedFunction, SavedProgram
 from milpasses.recipe.activations import Activations
+from milpasses.recipe.names import saved_name
 from milpasses.recipe.recipe import Recipe
 from milpasses.recipe.unmatched import find_unmatched_activations
 from milpasses.report import ActivationRecord, Report
@@ -137,4 +138,4 @@ def of_tensor(known: Mapping[str, Any], name: str) -> Any:
     """What is known of a tensor, else None; statistics of a saved program have its name as it is saved."""
     if name in known:
         return known[name]
-    return known.get("".join(c if c.isalnum() or c == "_" else "_" for c in name))
+    return known.get(saved_name(name, before_digit="_"))

@@ -186,8 +186,9 @@ def fit(
     until what is measured keeps it.
 
     Args:
-        model, data, candidates, statistics, rules, samples, seed, function, requantize,
-        minimum_deployment_target, part, progress: as ``milpasses.budget.sensitivity`` takes them.
+        model, data, candidates, statistics, rules, samples, seed, function, part: as
+            ``milpasses.budget.sensitivity`` takes them; and so ``requantize``, ``progress`` and
+            ``minimum_deployment_target``.
         budget: of the weight file: ``"4 bits"`` (an element of any constant), ``"12 MB"`` (``kB``, ``MiB``,
             ...), ``"25 %"`` of what the weights are now, or an int of bytes. Everything in the file counts:
             codes, tables, scales, masks, each blob's record and padding, and what is not compressed.

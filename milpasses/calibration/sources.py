@@ -27,6 +27,7 @@ from milpasses.interpreter import Interpreter
 from milpasses.program.flows import MatrixLayout
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site, Weight
+from milpasses.recipe.names import saved_name
 
 Array = NDArray[Any]
 HELD_OUT = 4  # every so many-th sample
@@ -80,7 +81,7 @@ class KnownStatistics:
 
     def check(self, weights: Sequence[Weight]) -> None:
         """Refuse statistics in which none of ``weights`` is, and those that do not fit: of another model."""
-        known = [weight for weight in weights if weight.name in self.statistics]
+        known = [weight for weight in weights if self._key(weight.name) in self.statistics]
         if weights and not known:
             names = ", ".join(list(self.statistics)[:3]) or "nothing"
             raise MilpassesError(
@@ -94,25 +95,33 @@ class KnownStatistics:
 
     def inputs(self, weight: Weight) -> Inputs | Refusal:
         """As ``StatisticsSource``'s."""
+        name = self._key(weight.name)
         if not isinstance(self.statistics, Statistics):
-            if weight.name not in self.statistics:
+            if name not in self.statistics:
                 return Refusal("no-statistics")
-            return Inputs(_from_array(weight, self.statistics[weight.name]))
-        return _look_up(self.statistics, weight)
+            return Inputs(_from_array(weight, self.statistics[name]))
+        return _look_up(self.statistics, weight, name)
+
+    def _key(self, name: str) -> str:
+        """The name of a weight as the statistics have it: a pass sees names as they were before saving."""
+        kinds = ("weights", "lookups", "skipped", "held_out")
+        given = isinstance(self.statistics, Statistics)
+        tables = [getattr(self.statistics, kind) for kind in kinds] if given else [self.statistics]
+        return name if any(name in table for table in tables) else saved_name(name)
 
     def done(self, weight: Weight, decoded: Array) -> None:
         """These statistics stay as they are."""
 
 
-def _look_up(statistics: Statistics, weight: Weight) -> Inputs | Refusal:
-    if weight.name in statistics.lookups and weight.name not in statistics.weights:
+def _look_up(statistics: Statistics, weight: Weight, name: str) -> Inputs | Refusal:
+    if name in statistics.lookups and name not in statistics.weights:
         return Refusal("lookup-table")
-    fit = statistics.weights.get(weight.name)
+    fit = statistics.weights.get(name)
     if fit is None:
-        if weight.name in statistics.held_out:
+        if name in statistics.held_out:
             return Refusal("only-held-out")
-        return statistics.skipped.get(weight.name) or Refusal("no-statistics")
-    held_out = statistics.held_out.get(weight.name)
+        return statistics.skipped.get(name) or Refusal("no-statistics")
+    held_out = statistics.held_out.get(name)
     for moments in (fit,) if held_out is None else (fit, held_out):
         if moments.rows <= 0:
             raise MilpassesError(f"{weight.name}: statistics of no rows: run at least one sample")
@@ -189,7 +198,7 @@ class OnlineStatistics:
             if batch is None:
                 return Refusal("not-selected")
             self._run(batch)
-        return _look_up(self._statistics, weight)
+        return _look_up(self._statistics, weight, weight.name)
 
     def done(self, weight: Weight, decoded: Array) -> None:
         """Later batches of a sequential calibration see ``decoded``."""

@@ -141,7 +141,7 @@ def write_package(
         )
         inside = package.spec_path.relative_to(package.path)
         spec = write_weights((staged / inside).parent)
-        (staged / inside).write_bytes(spec.SerializeToString())
+        (staged / inside).write_bytes(spec.SerializeToString(deterministic=True))
 
 
 def copy_weights(package: Package, folder: Path) -> Any:

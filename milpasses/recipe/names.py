@@ -41,6 +41,12 @@ def matches_spelling(glob: str | None, name: str, suffix: str) -> bool:
     return any(pattern(other).match(spelling) for other in patterns for spelling in _spellings(name, suffix))
 
 
+def saved_name(name: str, before_digit: str = "op_") -> str:
+    """The name of a constant in a saved package; of a variable, with ``before_digit`` ``"_"``."""
+    saved = _INVALID.sub("_", name)
+    return f"{before_digit}{saved}" if saved[:1].isdigit() else saved
+
+
 @cache
 def _spellings(name: str, suffix: str) -> frozenset[str]:
     """A name as it was given and as it is saved, with and without the suffix.

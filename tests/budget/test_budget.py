@@ -316,7 +316,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({}, "give a budget, such as"),
+            ({}, "give a budget=, such as"),
             ({"budget": "four bits"}, "expected one such as"),
             ({"budget": "4 dB"}, "expected one such as"),
             ({"budget": 0}, "expected one such as"),

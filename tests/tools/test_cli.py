@@ -10,6 +10,8 @@ import pytest
 import typer
 from conftest import Run
 from milpasses_tools import _output, cli
+from milpasses_tools._progress import progress
+from milpasses_tools._table import print_table
 
 HEAVY = ("coremltools", "numpy", "numba", "torch", "milpasses")
 
@@ -155,7 +157,7 @@ class TestTerminal:
     ROWS = (("conv[0]:smile:", 1_234_567, 3.14159, None), ("x" * 150, 5, 10.0, "why"))
 
     def print_table(self) -> None:
-        _output.print_table(["name", ">count", ">bits", "note"], self.ROWS)
+        print_table(["name", ">count", ">bits", "note"], self.ROWS)
 
     def test_a_pipe_gets_whole_lines(self, capsys: pytest.CaptureFixture[str]):
         self.print_table()
@@ -190,23 +192,23 @@ class TestTerminal:
             _output.print_json({"sqnr": float("inf")})
 
     def test_no_bar_where_stderr_is_no_terminal(self, capsys: pytest.CaptureFixture[str]):
-        with _output.progress() as step:
+        with progress("compressing") as step:
             step(1, 2, "weight")
         assert capsys.readouterr() == ("", "")
 
     def test_a_bar_on_a_terminal(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-        with _output.progress() as step:
+        with progress("compressing") as step:
             step(1, 2, "weight[0]")
         captured = capsys.readouterr()
         assert captured.out == ""
         assert "1/2" in captured.err
         assert "weight[0]" in captured.err
-        with _output.progress() as step:  # elements
+        with progress("compressing") as step:  # elements
             step(250_000, 1_000_000, "weight")
         assert "25%" in capsys.readouterr().err
-        with _output.progress(quiet=True) as step:
+        with progress("compressing", quiet=True) as step:
             step(1, 2, "weight")
         assert capsys.readouterr().err == ""
 

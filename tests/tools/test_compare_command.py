@@ -45,8 +45,9 @@ class TestCommand:
         assert any(line.startswith("all") and line.split()[1] == "6" for line in lines)
         assert any("more results of ops" in line for line in lines)
         assert any("more classes" in line for line in lines)
-        assert lines[-2] == f"on 6 samples of {tmp_path / 'd.npz'}"
-        assert "not an emulation of Core ML" in lines[-1]
+        assert lines[-3] == f"on 6 samples of {tmp_path / 'd.npz'}"
+        assert "not an emulation of Core ML" in lines[-2]
+        assert lines[-1] == f"written: {tmp_path / 'd.csv'}"
         rows = list(csv.DictReader((tmp_path / "d.csv").read_text().splitlines()))
         kinds = [row["kind"] for row in rows]
         assert kinds == sorted(kinds, key=["output", "accuracy", "class", "op"].index)
@@ -85,7 +86,7 @@ class TestCommand:
             (["--min-snr", "bogus=3"], "no output bogus that has a snr_db; there are scores"),
             (["--data", "nowhere"], "nowhere: no such file or folder; data is"),
             (["--runtime", "bogus"], "'reference', 'coreml'"),
-            (["--samples", "0"], "Invalid value for '--samples'"),
+            (["--samples", "0"], "--samples: "),
             (["--csv", "nowhere/x.csv"], "nowhere/x.csv: the folder nowhere does not exist"),
             (["--function", "bogus"], "no function 'bogus'; the program has main"),
         ],

@@ -139,7 +139,7 @@ class TestRefusals:
         ("target", "recipe", "more", "expected"),
         [
             ("iOS18", "nonsense", (), "unknown scheme 'nonsense'; accepted: int8,"),
-            ("iOS18", "nowhere.yaml", (), "cannot read the recipe nowhere.yaml"),
+            ("iOS18", "nowhere.yaml", (), "nowhere.yaml: no such recipe file"),
             ("iOS16", "pal4-g16", (), "supported since iOS18"),
             ("iOS16", "pal4-g16", ("--target", "iOS99"), "there is no target iOS99; there are iOS13, "),
             ("iOS18", "int8", ("--report", "nowhere/report.json"), "nowhere/report.json: the folder"),

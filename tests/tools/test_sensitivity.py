@@ -33,7 +33,7 @@ class TestTable:
         assert all(line.split()[3] == "statistics" for line in lines[1:4])
         assert lines[4].startswith("all: dB")
         assert "3 weights" in lines
-        assert lines[-1] == "data: random data, seed 0"
+        assert lines[-2] == "data: random data, seed 0"
         with table.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 3 * 4
@@ -112,7 +112,7 @@ class TestPicture:
         ("option", "value", "expected"),
         [
             ("--plot", "table.png", "--plot: table.png: the name must end in .html or .svg"),
-            ("--csv", "nowhere/table.csv", "nowhere/table.csv: the folder for it does not exist"),
+            ("--csv", "nowhere/table.csv", "nowhere/table.csv: the folder nowhere does not exist"),
             ("--candidates", "pale4", "unknown scheme 'pale4'"),
         ],
     )
@@ -162,8 +162,8 @@ class TestCompressToABudget:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            ((), "give a --recipe, or a --budget or --max-loss"),
-            (("-r", "int8", "--budget", "4 bits"), "give a --recipe, or a --budget or --max-loss"),
+            ((), "give a --recipe such as pal4-g16, or a --budget or --max-loss"),
+            (("-r", "int8", "--budget", "4 bits"), "--recipe and --budget: --budget finds the recipe itself"),
             (("-r", "int8", "--data", "random"), "--data random: random samples calibrate nothing"),
             (("--budget", "1 bit"), "too small: these candidates need at least"),
             (("--budget", "lots"), "expected one such as"),

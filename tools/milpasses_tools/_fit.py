@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import typer
 
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 from milpasses_tools.sensitivity import read_candidate_texts
 
 if TYPE_CHECKING:

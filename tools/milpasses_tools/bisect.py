@@ -10,7 +10,9 @@ from milpasses_tools._bisect.found import Bisection, WeightOutputError
 from milpasses_tools._bisect.measure import Tolerance
 from milpasses_tools._bisect.original import raised_original
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
-from milpasses_tools._output import Function, Json, Part, Progress, Target, print_json, progress, read_target
+from milpasses_tools._options import Data, Function, Json, Part, SampleCount, Seed, Target, read_target
+from milpasses_tools._output import print_json
+from milpasses_tools._progress import Progress, progress
 
 if TYPE_CHECKING:
     from milpasses_tools._bisect.weights import Search, Swap
@@ -181,18 +183,15 @@ def command(
     compressed: Annotated[
         Path | None, typer.Argument(metavar="[COMPRESSED]", help="The compressed model.")
     ] = None,
-    data: Annotated[
-        str,
-        typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
-    ] = "random",
+    data: Data = "random",
     tolerance: Annotated[
         float, typer.Option(metavar="DB", help="Decibels of signal to noise that every output must reach.")
     ] = 40.0,
     max_error: Annotated[
         float | None, typer.Option(metavar="X", help="Tolerate this absolute error instead.")
     ] = None,
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = 4,
-    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    samples: SampleCount = 4,
+    seed: Seed = 0,
     function: Function = None,
     part: Part = None,
     target: Target = None,
@@ -226,7 +225,7 @@ def command(
     for option, value in (("--target", target), ("--part", part)):
         if value is not None and compressed is None:
             raise typer.BadParameter(f"{option}: only with two models")
-    with progress(quiet=as_json) as step:
+    with progress("searching", as_json) as step:
         found: Bisection | PassBisection
         if compressed is not None:
             raised = read_target(target)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from milpasses_tools._output import quiet_coremltools, warnings_as_lines
+from milpasses_tools._output import quiet_coremltools, quieted, warnings_as_lines
 from milpasses_tools._words import in_options, of_parser, speak_for, words_of
 
 SUBCOMMANDS = (
@@ -44,12 +44,14 @@ _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click 
 class _Group(TyperGroup):
     """Turns what people can put right into one line on stderr and status 2."""
 
-    traceback = False
+    traceback = quiet = False
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        for command in self.commands.values():  # --traceback is understood after the subcommand too
-            command.params.extend(param for param in self.params if "--traceback" in param.opts)
+        for command in self.commands.values():  # these are understood after the subcommand, too
+            command.params.extend(
+                param for param in self.params if {"--traceback", "--quiet"} & {*param.opts}
+            )
 
     def invoke(self, ctx: Any) -> Any:
         result = super().invoke(ctx)
@@ -57,6 +59,7 @@ class _Group(TyperGroup):
         return result
 
     def main(self, *args: Any, **options: Any) -> Any:
+        self.traceback = self.quiet = False
         known = {name: options_of(command) for name, command in self.commands.items()}
         with quiet_coremltools(), warnings_as_lines(), words_of(known):
             try:
@@ -88,7 +91,8 @@ class _Command(TyperCommand):
                 import_module("coremltools")
         finally:
             signal.signal(signal.SIGINT, before)
-        return super().invoke(ctx)
+        with quieted(ctx.find_root().command.quiet, keep_stdout=bool(ctx.params.get("as_json"))):
+            return super().invoke(ctx)
 
 
 def _advice(error: Exception) -> str | None:
@@ -125,6 +129,12 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _be_quiet(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        group: Any = ctx.find_root().command
+        group.quiet = True
+
+
 def _show_traceback(ctx: typer.Context, wanted: bool) -> None:
     if wanted:
         group: Any = ctx.find_root().command
@@ -133,7 +143,6 @@ def _show_traceback(ctx: typer.Context, wanted: bool) -> None:
 
 app = typer.Typer(
     cls=_Group,
-    add_completion=False,
     rich_markup_mode=None,  # plain help: the same text on a terminal and in a pipe
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -151,6 +160,17 @@ def _milpasses(  # pyright: ignore[reportUnusedFunction]  (typer keeps it)
             is_eager=True,
             expose_value=False,
             help="Print the version and exit.",
+        ),
+    ] = False,
+    _quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=_be_quiet,
+            is_eager=True,
+            expose_value=False,
+            help="Print nothing but errors (and JSON, with --json).",
         ),
     ] = False,
     _traceback: Annotated[

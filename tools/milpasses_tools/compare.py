@@ -18,7 +18,9 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._output import Force, Function, Json, Part, Progress, print_json, progress
+from milpasses_tools._options import Data, Force, Function, Json, Part, SampleCount, Scores, Seed, TopK
+from milpasses_tools._output import print_json, print_written
+from milpasses_tools._progress import Progress, progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample, Samples
@@ -240,21 +242,16 @@ def _limits(texts: list[str], option: str) -> dict[str, float] | None:
 def command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model to measure against.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model to measure.")],
-    data: Annotated[
-        str,
-        typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
-    ] = "random",
-    samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
-    seed: Annotated[int, typer.Option(help="The seed of random data.")] = 0,
+    data: Data = "random",
+    samples: SampleCount = None,
+    seed: Seed = 0,
     function: Function = None,
     part: Part = None,
     runtime: Annotated[
         Runtime, typer.Option(help="milpasses' reference interpreter, or Core ML itself (macOS; untried).")
     ] = Runtime.REFERENCE,
-    scores: Annotated[
-        str | None, typer.Option(metavar="OUTPUT", help="The output that holds class scores.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="The k of top-k.")] = 5,
+    scores: Scores = None,
+    top_k: TopK = 5,
     per_op: Annotated[bool, typer.Option("--per-op", help="Say in which ops the error arises.")] = False,
     top: Annotated[int, typer.Option(metavar="N", min=0, help="List the N worst ops and classes.")] = 20,
     min_snr: Annotated[
@@ -292,7 +289,7 @@ def command(
         "max_error": _limits(max_error or [], "--max-error"),
         "min_agreement": _limits(min_agreement or [], "--min-agreement"),
     }
-    with progress(quiet=as_json) as step:
+    with progress("comparing", as_json) as step:
         found = compare(
             a,
             b,
@@ -318,5 +315,6 @@ def command(
         print_comparison(found, top)
         for miss in misses:
             print(f"missed: {miss}")
+        print_written(csv)
     if misses:
         raise typer.Exit(1)

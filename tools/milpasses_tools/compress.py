@@ -11,25 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._nothing import nothing_compressed
-from milpasses_tools._output import (
+from milpasses_tools._options import (
     Force,
     Function,
     Json,
     Output,
     Part,
-    Quiet,
+    Recipe,
     Requantize,
+    Strict,
     Target,
     Verbose,
-    folder_bytes,
-    print_json,
-    print_table,
-    progress,
     read_target,
-    shape_text,
-    sizes_line,
-    sqnr_text,
 )
+from milpasses_tools._output import folder_bytes, print_json, print_written, shape_text, sizes_line, sqnr_text
+from milpasses_tools._progress import progress
+from milpasses_tools._table import print_table
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:
@@ -43,12 +40,7 @@ def command(
         Path, typer.Argument(metavar="IN", help="An .mlpackage of an ML Program, or of a pipeline with some.")
     ],
     output: Output,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", help="A short name (pal4-g16), a text form, or the path of a YAML file."
-        ),
-    ] = None,
+    recipe: Recipe = None,
     budget: Annotated[
         str | None,
         typer.Option(metavar="SIZE", help='Instead of a recipe: "4 bits" a weight, "12 MB", "25 %" of now.'),
@@ -92,9 +84,7 @@ def command(
     target: Target = None,
     function: Function = None,
     part: Part = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
-    ] = False,
+    strict: Strict = False,
     report: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
     ] = None,
@@ -107,7 +97,6 @@ def command(
         ),
     ] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Compress the weights of a model.
@@ -121,7 +110,7 @@ def command(
     milpasses compress model.mlpackage -r pal4-g16-gptq --data photos -o small.mlpackage
     milpasses compress model.mlpackage --budget "4 bits" --data photos -o small.mlpackage
     """
-    with progress(quiet or as_json):  # the libraries take a second
+    with progress("starting", as_json):  # the libraries take a second
         import milpasses
     from milpasses.program.files import check_files, write_text
     from milpasses.program.package import check_output
@@ -139,10 +128,10 @@ def command(
     fitted = None
     known: Any = statistics
     if not wish.recipe:
-        with progress(quiet or as_json) as step:
+        with progress("fitting the recipe", as_json) as step:
             fitted, known = fit_recipe(model, wish, wanted, requantize, function, part, step)
     chosen = milpasses.Recipe.of(wish.recipe) if fitted is None else fitted.recipe
-    with progress(quiet) as step, unmatched_in_report():
+    with progress("compressing", as_json) as step, unmatched_in_report():
         compressed = milpasses.compress(
             model,
             chosen,
@@ -167,7 +156,8 @@ def command(
     if compare_on is not None:
         from milpasses_tools.compare import compare
 
-        found = compare(model, compressed, compare_on, function=function)
+        with progress("comparing", as_json) as step:
+            found = compare(model, compressed, compare_on, function=function, progress=step)
     sizes = folder_bytes(model), folder_bytes(output)
     if as_json:
         content = json.loads(compressed.report.to_json())
@@ -180,11 +170,12 @@ def command(
         print_json(
             {**content, "nothing": nothing_compressed(compressed.report), "seconds": round(seconds, 3)}
         )
-    elif not quiet:
+    else:
         print_report(compressed.report, verbose)
         if fitted is not None:
             print(fitted)
         print(sizes_line(model, output, seconds))
+        print_written(save_recipe, report)
         if found is not None:
             from milpasses_tools._compare.text import print_comparison
 

@@ -8,15 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import attrs
 import typer
 
-from milpasses_tools._output import (
-    Json,
-    Progress,
-    json_decibels,
-    print_json,
-    print_table,
-    progress,
-    sqnr_text,
-)
+from milpasses_tools._options import Json
+from milpasses_tools._output import json_decibels, print_json, sqnr_text
+from milpasses_tools._progress import Progress, progress
+from milpasses_tools._table import print_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -265,7 +260,7 @@ def command(
     bytes of its weights, their error, and how many of 360 images that it has never seen it still reads
     right. Ends with a small sweep, whose report.html is in DIR with the network and a compressed one.
     """
-    with progress(quiet=as_json) as step:
+    with progress("trying recipes", as_json) as step:
         result = demo(output, progress=step)
     if as_json:
         print_json(result.to_dict())

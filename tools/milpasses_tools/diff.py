@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import attrs
 import typer
 
-from milpasses_tools._output import Json, Part, json_decibels, print_json, shape_text, sqnr_text
+from milpasses_tools._options import Json, OneFunction, Part
+from milpasses_tools._output import json_decibels, print_json, shape_text, sqnr_text
 from milpasses_tools._pairs import Pair, Pairs, pair_ops
 from milpasses_tools._view.graph import Constant, Function, GraphView, Op, Operand, Variable, Weight
 from milpasses_tools._view.text import op_line, operands_text
@@ -117,15 +118,17 @@ def diff(
     b: "str | os.PathLike[str] | MLModel | Program",
     *,
     part: str | None = None,
+    function: str | None = None,
 ) -> Diff:
     """Say what is different in program b, against program a.
 
     Ops are matched by name, then by structure. A weight is compared by its form and its decoded values, so a
     weight that was compressed is a changed weight, and the op that uses it is not changed. Each model is what
     ``dump`` takes. Of pipelines each part is compared with that of its name, or ``part`` alone; of parts that
-    are no programs only whether they are the same. Raises ``MilpassesError``.
+    are no programs only whether they are the same. ``function``: of several functions, this one alone.
+    Raises ``MilpassesError``.
     """
-    first, second = view(a, part), view(b, part)
+    first, second = view(a, part, function), view(b, part, function)
     functions_a = {function.name: function for function in first.functions}
     functions_b = {function.name: function for function in second.functions}
     interface = [f"function {name} is removed" for name in functions_a.keys() - functions_b.keys()]
@@ -336,6 +339,7 @@ def command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The model to compare with.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The model that may differ.")],
     part: Part = None,
+    function: OneFunction = None,
     as_json: Json = False,
 ) -> None:
     """Say what is different in model B, against model A.
@@ -344,7 +348,7 @@ def command(
     and the error in decibels between the decoded values). Ends with status 0 if the two are the same, 1 if
     they differ, 2 if they cannot be compared.
     """
-    found = diff(a, b, part=part)
+    found = diff(a, b, part=part, function=function)
     if as_json:
         print_json(found.to_dict())
     else:

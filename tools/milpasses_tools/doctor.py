@@ -14,7 +14,8 @@ from typing import Any, Literal
 import attrs
 import typer
 
-from milpasses_tools._output import Json, console, print_json, quiet_coremltools
+from milpasses_tools._options import Json
+from milpasses_tools._output import console, print_json, quiet_coremltools
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 1 << 30

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Model, Part, json_decibels
+from milpasses_tools._options import Force, Model, OneFunction, Part
+from milpasses_tools._output import json_decibels, print_written
 from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
 from milpasses_tools._view.text import operands_text, text_lines
@@ -41,6 +42,7 @@ def dump(
     radius: int = 2,
     passes: bool = False,
     part: str | None = None,
+    function: str | None = None,
     original: "str | os.PathLike[str] | MLModel | Program | None" = None,
 ) -> str:
     """Write a program as ``text`` that reads like MIL, as ``json``, ``dot`` or one ``html`` page.
@@ -53,13 +55,13 @@ def dump(
     ``show`` is ``all``, ``weights``, ``ops`` (no weights) or ``inputs``. ``only_ops`` are op types, or globs
     of types or names. ``around_op`` shows what is within ``radius`` edges of an op. ``passes`` adds to the
     text the graph passes that made each op, which a program in memory remembers. ``part``: of a pipeline,
-    this one alone. ``original``, the model before it was compressed, shows on the page what values each
-    weight had. ``model-explorer`` is a graph
+    this one alone; ``function``: of several functions. ``original``, the model before it was compressed,
+    shows on the page what values each weight had. ``model-explorer`` is a graph
     collection in the JSON that Google's Model Explorer opens. Raises ``MilpassesError``.
     """
     kind = Format(format)
     _check_original(original, kind)
-    found = view(model, part)
+    found = view(model, part, function)
     selection = select(found, Show(show), only_ops, around_op, radius)
     if kind is Format.HTML:
         from milpasses_tools._view.html import page
@@ -161,6 +163,7 @@ def command(
     ] = None,
     radius: Annotated[int, typer.Option(metavar="N", min=0, help="How many edges --around reaches.")] = 2,
     part: Part = None,
+    function: OneFunction = None,
     original: Annotated[
         Path | None,
         typer.Option(metavar="MODEL", help="With html: the model before compression, for its histograms."),
@@ -203,12 +206,14 @@ def command(
         around_op=around,
         radius=radius,
         part=part,
+        function=function,
         original=original,
     )
     if output is None:
         print(text, end="")
         return
     write_text(output, text, force)
+    print_written(output, *beside.values())
     if beside:
         from milpasses_tools._view.model_explorer import node_data
 

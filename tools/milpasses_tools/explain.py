@@ -8,18 +8,9 @@ import attrs
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
-from milpasses_tools._output import (
-    Json,
-    Model,
-    Part,
-    Progress,
-    Requantize,
-    Target,
-    folder_bytes,
-    print_json,
-    progress,
-    read_target,
-)
+from milpasses_tools._options import Json, Model, OneFunction, Part, Recipe, Requantize, Target, read_target
+from milpasses_tools._output import folder_bytes, print_json
+from milpasses_tools._progress import Progress, progress
 from milpasses_tools._view.features import Function, functions_of
 
 if TYPE_CHECKING:
@@ -46,6 +37,7 @@ def explain(
     requantize: bool = False,
     units: Sequence[str] = (),
     part: str | None = None,
+    function: str | None = None,
     progress: Progress | None = None,
 ) -> Explanation:
     """Say of each weight of an ML Program how it is stored, why, and what would change that.
@@ -63,6 +55,7 @@ def explain(
         units: ``neural-engine`` (``ane``), ``gpu``, ``cpu``: add ``findings``, what users reported of such
             forms there.
         part: of a pipeline, this program alone. Without, weights are called ``part/weight``.
+        function: of several functions, the weights, inputs and outputs of this one alone.
         progress: called with (done, total, weight) while the recipe is tried.
 
     Raises:
@@ -82,7 +75,7 @@ def explain(
     if parts:
         options: dict[str, Any] = {"recipe": recipe, "target": target, "requantize": requantize}
         each = {
-            name: explain(package, units=units, progress=progress, **options)
+            name: explain(package, units=units, function=function, progress=progress, **options)
             for name, package in parts.items()
         }
         joined, path = join_parts(each), read_source(model).path
@@ -92,6 +85,11 @@ def explain(
     report = read_metadata(package.spec.description.metadata.userDefined.get(METADATA_KEY, ""))
     decider = Decider.of(report)
     sites = program.sites()
+    functions = list(program.functions)
+    if function is not None:
+        name = program.function_name(function)
+        functions = [one for one in functions if one.name == name]
+        sites = [site for site in sites if name in site.weight.functions]
     known: list[tuple[str, Facts]] = []
 
     def look(site: "Site", encoding: "Encoding | None", op: str) -> None:
@@ -109,20 +107,20 @@ def explain(
             check_newer([program], wanted)
         plan = make_plan(program, sites, recipe, wanted, requantize, progress, look if units else None)
     elif units:
-        for one in sites:
-            look(one, None, "")
+        for site in sites:
+            look(site, None, "")
     things: dict[str, Iterable[tuple[str, Facts]]] = {
         "weight": known,
         **feature_facts(package.spec.description),
     }
     if units:
-        things["op"] = [fact for function in program.functions for fact in op_facts(function.block)]
+        things["op"] = [fact for one in functions for fact in op_facts(one.block)]
     spec_bytes = package.spec_path.stat().st_size
     file_bytes = folder_bytes(package.model_folder / "weights")
     return Explanation(
         str(package.path),
         program.target.name,
-        functions_of(package.spec.description, [function.name for function in program.functions]),
+        functions_of(package.spec.description, [one.name for one in functions]),
         tuple(_weight(one, program, decider) for one in sites),
         {
             "weight files": file_bytes,
@@ -134,7 +132,7 @@ def explain(
         plan,
         full_names(units),
         advise(units, things),
-        tuple(pair for function in program.functions for pair in stored_pairs(function)),
+        tuple(pair for one in functions for pair in stored_pairs(one)),
     )
 
 
@@ -203,9 +201,7 @@ def _why(site: "Site", target: "Opset", decider: "Decider") -> tuple[str, str]:
 
 def command(
     model: Model,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="RECIPE", help="Say what this recipe would do.")
-    ] = None,
+    recipe: Recipe = None,
     target: Target = None,
     requantize: Requantize = False,
     units: Annotated[
@@ -215,6 +211,7 @@ def command(
         ),
     ] = None,
     part: Part = None,
+    function: OneFunction = None,
     sort: Annotated[Sort, typer.Option(help="Largest first, by name, or by form.")] = Sort.BYTES,
     top: Annotated[
         int | None,
@@ -236,10 +233,10 @@ def command(
 
     if target is not None and recipe is None:
         raise typer.BadParameter("--target goes with --recipe")
-    options: dict[str, Any] = {"part": part, **({"units": units} if units else {})}
+    options: dict[str, Any] = {"part": part, "function": function, **({"units": units} if units else {})}
     if recipe is not None:
         options |= {"recipe": recipe, "target": read_target(target), "requantize": requantize}
-    with progress(quiet=as_json) as step:
+    with progress("trying the recipe", as_json) as step:
         if recipe is not None:
             options["progress"] = step
         found = explain(model, **options)

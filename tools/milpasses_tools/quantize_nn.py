@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Force, Json, Part, Quiet, folder_bytes, print_json, progress, sizes_line
+from milpasses_tools._options import Force, Json, Part, Requantize, Verbose
+from milpasses_tools._output import folder_bytes, print_json, sizes_line
+from milpasses_tools._progress import progress
 
 if TYPE_CHECKING:
     from milpasses.neuralnetwork import QuantizedModel
@@ -30,9 +32,7 @@ def command(
             help="linear, linear_symmetric, linear_lut, kmeans_lut (kmeans), dequantization.",
         ),
     ] = "linear",
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Quantize again what is quantized already; more is lost.")
-    ] = False,
+    requantize: Requantize = False,
     skip: Annotated[
         str,
         typer.Option(metavar="TYPES", help="Layer types to leave as they are: batchnorm,bias,depthwiseConv."),
@@ -40,10 +40,7 @@ def command(
     part: Part = None,
     force: Force = False,
     as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="List the weights that were not quantized, too.")
-    ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Quantize the weights of a legacy neural network.
 
@@ -57,7 +54,7 @@ def command(
     if mode == "custom_lut":
         raise typer.BadParameter("custom_lut takes a function: use milpasses.neuralnetwork.quantize_weights")
     began = time.perf_counter()
-    with progress(quiet) as step:
+    with progress("quantizing", as_json) as step:
         found = quantize_nn(
             model, output, bits, mode, requantize=requantize, skip=skip, part=part, force=force, progress=step
         )
@@ -68,7 +65,7 @@ def command(
         content["input"] = {"path": str(model), "bytes": sizes[0]}
         content["output"] = {"path": str(output), "bytes": sizes[1]}
         print_json({**content, "seconds": round(seconds, 3)})
-    elif not quiet:
+    else:
         from milpasses_tools.compress import print_report
 
         print_report(found.report, verbose)

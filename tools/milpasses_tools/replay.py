@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from milpasses_tools._output import Json, print_json
+from milpasses_tools._options import Json
+from milpasses_tools._output import print_json
 
 
 @attrs.define

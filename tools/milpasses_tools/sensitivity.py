@@ -9,22 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import (
-    Force,
-    Function,
-    Json,
-    Model,
-    Part,
-    Progress,
-    Requantize,
-    Target,
-    print_json,
-    print_table,
-    progress,
-    read_target,
-    shape_text,
-)
+from milpasses_tools._options import Force, Function, Json, Model, Part, Requantize, Seed, Target, read_target
+from milpasses_tools._output import print_json, print_written, shape_text
+from milpasses_tools._progress import Progress, progress
 from milpasses_tools._sensitivity.order import by_sensitivity, decibels
+from milpasses_tools._table import print_table
 
 if TYPE_CHECKING:
     from milpasses.budget import Sensitivity, WeightOptions
@@ -102,9 +91,15 @@ def command(
             metavar="DATA", help="Run the model on it: .npz, image folder, module:function, random."
         ),
     ] = None,
-    candidates: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Schemes, divided by commas: pal4,pal6,int8. Default: a dozen."),
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            "--candidates",
+            metavar="SCHEME,...",
+            help="Schemes to try, divided by commas; may be given again. Default: a dozen.",
+        ),
     ] = None,
     exact: Annotated[
         bool,
@@ -117,7 +112,7 @@ def command(
         int | None,
         typer.Option(metavar="N", min=1, help="Use the first N samples of DATA (default: 2 to 16)."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of random data.")] = 0,
+    seed: Seed = 0,
     requantize: Requantize = False,
     target: Target = None,
     function: Function = None,
@@ -149,9 +144,10 @@ def command(
     from milpasses.program.files import check_files, write_text
 
     check_files([csv_file, plot], force, (model, data, statistics))
-    with progress(quiet=as_json) as step:
+    given = read_candidate_texts(",".join(recipes)) if recipes else None
+    with progress("measuring", as_json) as step:
         table = sensitivity(
-            model, data, candidates=read_candidate_texts(candidates), statistics=statistics, exact=exact,
+            model, data, candidates=given, statistics=statistics, exact=exact,
             samples=samples, seed=seed, function=function, requantize=requantize,
             minimum_deployment_target=read_target(target), part=part, progress=step,
         )  # fmt: skip
@@ -166,6 +162,7 @@ def command(
         print_json(table.to_dict())
     else:
         print_sensitivity(table, top)
+        print_written(csv_file, plot)
 
 
 def to_csv(table: "Sensitivity") -> str:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._output import Function, Json, Part, Progress, Target, print_json, progress, read_target
+from milpasses_tools._options import (
+    Data,
+    Function,
+    Json,
+    Part,
+    SampleCount,
+    Scores,
+    Target,
+    TopK,
+    read_target,
+)
+from milpasses_tools._output import print_json
+from milpasses_tools._progress import Progress, progress
 from milpasses_tools._sweep.result import Sweep
 
 if TYPE_CHECKING:
@@ -91,7 +103,8 @@ def sweep(
         MilpassesError: a model or data that cannot be used, an original that cannot be measured, a full disk.
     """
     from milpasses_tools._sweep.choice import Limit
-    from milpasses_tools._sweep.plan import Request, conduct
+    from milpasses_tools._sweep.plan import conduct
+    from milpasses_tools._sweep.request import Request
 
     limit = (
         Limit("size", max_size)
@@ -126,14 +139,11 @@ def _error(message: str) -> Exception:
 def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An .mlpackage, or a legacy .mlmodel.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="A folder for the results.")],
-    data: Annotated[
-        str,
-        typer.Option(metavar="DATA", help="An .npz file, a folder of images, module:function, or random."),
-    ] = "random",
+    data: Data = "random",
     recipes: Annotated[
         list[str] | None,
         typer.Option(
-            "--recipes",
+            "--recipe",
             "-r",
             metavar="RECIPE,...",
             help="Recipes; may be given again. Those that tune on data (pal4-gptq), and those fitted to a "
@@ -147,8 +157,10 @@ def command(
     classic: Annotated[
         bool, typer.Option("--classic", help="The 27 quantizations of legacy networks (.mlmodel).")
     ] = False,
-    samples: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use the first N samples.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random data, of the split and of the bootstrap.")] = 0,
+    samples: SampleCount = None,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Of random data, of the split and of the bootstrap.")
+    ] = 0,
     calibration: Annotated[
         float | None,
         typer.Option(metavar="SHARE", help="Share of the samples set aside to tune on, not to measure on."),
@@ -174,10 +186,8 @@ def command(
     function: Function = None,
     part: Part = None,
     target: Target = None,
-    scores: Annotated[
-        str | None, typer.Option(metavar="OUTPUT", help="The output that holds class scores.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(metavar="K", min=1, help="The k of top-k.")] = 5,
+    scores: Scores = None,
+    top_k: TopK = 5,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", min=1, help="Processes; default: one a core.")
     ] = None,
@@ -206,7 +216,7 @@ def command(
     from milpasses_tools._sweep.variants import expand, split_recipes
 
     given = [*split_recipes(recipes or []), *(one for pattern in grid or [] for one in expand(pattern))]
-    with _executor(dask) as executor, progress(quiet=as_json) as step:
+    with _executor(dask) as executor, progress("measuring", as_json) as step:
         found = sweep(
             model,
             output,

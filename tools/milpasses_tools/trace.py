@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from milpasses_tools._output import Force, Json, print_json, print_table
+from milpasses_tools._options import Force, Json
+from milpasses_tools._output import print_json
+from milpasses_tools._table import print_table
 from milpasses_tools._trace.record import KINDS, Failure, PassRecord, Trace
 
 __all__ = ["Failure", "PassRecord", "Trace", "trace"]

@@ -7,29 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from milpasses_tools._output import (
-    Force,
-    Json,
-    Output,
-    Part,
-    Quiet,
-    Verbose,
-    folder_bytes,
-    print_json,
-    progress,
-    sizes_line,
-)
+from milpasses_tools._options import Force, Json, Output, Part, Recipe, Strict, Verbose, read_target
+from milpasses_tools._output import folder_bytes, print_json, sizes_line
+from milpasses_tools._progress import progress
 
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="IN", help="A neural network: .mlmodel or .mlpackage.")],
     output: Output,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe", "-r", help="Compress the weights: a short name (pal4), a text form, or a YAML file."
-        ),
-    ] = None,
+    recipe: Recipe = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -38,18 +24,17 @@ def command(
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option(metavar="TARGET", help="iOS16 or later; by default the lowest that holds the weights."),
+        typer.Option(
+            "--target", metavar="TARGET", help="iOS16 or later; by default the lowest that holds the weights."
+        ),
     ] = None,
     precision: Annotated[
         str, typer.Option(metavar="TYPE", help="Arithmetic and weights: float16 or float32.")
     ] = "float16",
     part: Part = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")
-    ] = False,
+    strict: Strict = False,
     force: Force = False,
     as_json: Json = False,
-    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Turn a legacy neural network into an ML Program.
@@ -63,14 +48,14 @@ def command(
     milpasses upgrade model.mlmodel -o small.mlpackage --recipe pal4-g16-gptq --data photos
     """
     from milpasses import neuralnetwork
-    from milpasses_tools.compress import read_target, unmatched_in_report
+    from milpasses_tools.compress import unmatched_in_report
 
     if data is not None and recipe is None:
         raise typer.BadParameter("--data: only with a --recipe, which it calibrates")
     began = time.perf_counter()
     wanted = None if target is None else read_target(target)
     chosen: Any = precision
-    with progress(quiet) as step, unmatched_in_report():
+    with progress("upgrading", as_json) as step, unmatched_in_report():
         upgraded = neuralnetwork.upgrade(
             model,
             recipe,
@@ -90,8 +75,6 @@ def command(
         content["input"] = {"path": str(model), "bytes": sizes[0]}
         content["output"] = {"path": str(output), "bytes": sizes[1]}
         print_json({**content, "notes": upgraded.notes, "seconds": round(seconds, 3)})
-        return
-    if quiet:
         return
     if recipe is not None:
         from milpasses_tools.compress import print_report

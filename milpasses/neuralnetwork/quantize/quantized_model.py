@@ -49,7 +49,7 @@ class QuantizedModel(MLModel):
             return
         path = _temporary()
         try:  # MLModel leaves a file of its own behind for each specification that it is given
-            path.write_bytes(spec.SerializeToString())
+            path.write_bytes(spec.SerializeToString(deterministic=True))
             super().__init__(str(path), **options)
         finally:
             path.unlink(missing_ok=True)
@@ -231,7 +231,7 @@ def write_model(spec: Any, output: Path, source: Source | None = None, force: bo
     """
     if output.suffix != ".mlpackage":
         with files.whole_file(output, force) as file:
-            file.write(spec.SerializeToString())
+            file.write(spec.SerializeToString(deterministic=True))
     elif source is not None and source.path is not None and source.spec_path is not None:
         package = Package(source.path, spec, source.spec_path)
         write_package(package, output, lambda folder: copy_weights(package, folder), force)

@@ -12,7 +12,7 @@ import attrs
 
 from milpasses_tools._bisect.found import PassBisection, PassOutputError
 from milpasses_tools._bisect.measure import Outputs, Tolerance, first_bad, measure, measure_reference
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 
 if TYPE_CHECKING:
     import os

@@ -3,7 +3,8 @@
 import math
 from typing import TYPE_CHECKING
 
-from milpasses_tools._output import print_table, sqnr_text
+from milpasses_tools._output import sqnr_text
+from milpasses_tools._table import print_table
 
 if TYPE_CHECKING:
     from milpasses_tools._bisect.found import Bisection, PassBisection

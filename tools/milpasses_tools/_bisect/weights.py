@@ -21,7 +21,7 @@ from milpasses_tools._bisect.measure import (
     run_all,
 )
 from milpasses_tools._bisect.nonfinite import NewNonFinite, ReferenceNonFinite, run_observed
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 
 if TYPE_CHECKING:
     from milpasses.data.samples import Sample

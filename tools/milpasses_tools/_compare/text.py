@@ -1,7 +1,7 @@
 """A comparison as people read it."""
 
 from milpasses_tools._compare.comparison import Comparison
-from milpasses_tools._output import print_table
+from milpasses_tools._table import print_table
 
 
 def print_comparison(found: Comparison, top: int) -> None:

@@ -15,7 +15,7 @@ from milpasses.recipe.unmatched import unmatched_rules
 from milpasses.report import Record, Report
 from milpasses.rewrite import Rewriter, Rewritten
 from milpasses_tools._explain.why import rule_text, what_would_change
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 
 Look = Callable[[Site, "Encoding | None", str], None]
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from milpasses_tools._explain.explanation import Explanation, Sort, StoredWeight
-from milpasses_tools._output import print_table, shape_text, sqnr_text
+from milpasses_tools._output import shape_text, sqnr_text
+from milpasses_tools._table import print_table
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:

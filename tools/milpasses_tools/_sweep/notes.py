@@ -9,6 +9,8 @@ from milpasses_tools._sweep.choice import Choice
 
 if TYPE_CHECKING:
     from milpasses_tools._sweep.data import Prepared
+    from milpasses_tools._sweep.request import Request
+    from milpasses_tools._sweep.variants import Variant
 
 
 def marked(rows: Sequence[dict[str, Any]], choice: Choice | None) -> tuple[dict[str, Any], ...]:
@@ -51,3 +53,26 @@ def notes_of(data: "Prepared", rows: Sequence[dict[str, Any]], choice: Choice | 
         f"metric {name} failed, its column is empty where it did: {text}" for name, text in broken.items()
     ]
     return tuple(notes)
+
+
+def about_sweep(
+    request: "Request", data: "Prepared", variants: "Sequence[Variant]", base: str
+) -> dict[str, Any]:
+    """What was measured, of what, and how: for the page and for JSON."""
+    from milpasses import __version__
+    from milpasses_tools._compare.comparison import NOTES
+
+    return {
+        "milpasses": __version__,
+        "model": str(request.model),
+        "data": data.description,
+        "samples": len(data.measured),
+        "labelled": data.labelled,
+        "calibration": len(data.calibration),
+        "skipped": len(data.skipped),
+        "seed": request.seed,
+        "limit": str(request.limit),
+        "computed": NOTES[request.runtime],
+        "key": base,
+        "count": len(variants),
+    }

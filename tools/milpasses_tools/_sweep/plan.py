@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -12,10 +12,11 @@ from milpasses.data.random_data import is_random
 from milpasses.errors import MilpassesError
 from milpasses.program.files import check_no_input, copy_whole, write_json
 from milpasses.program.publish import put, remove
-from milpasses_tools._output import Progress
-from milpasses_tools._sweep.choice import Choice, Limit, choose
+from milpasses_tools._progress import Progress
+from milpasses_tools._sweep.choice import Choice, choose
 from milpasses_tools._sweep.data import Prepared, prepare
-from milpasses_tools._sweep.notes import marked, notes_of
+from milpasses_tools._sweep.notes import about_sweep, marked, notes_of
+from milpasses_tools._sweep.request import Request
 from milpasses_tools._sweep.result import Sweep
 from milpasses_tools._sweep.run import run
 from milpasses_tools._sweep.store import (
@@ -39,38 +40,13 @@ from milpasses_tools._sweep.variants import (
     default_recipes,
     from_recipe,
 )
-from milpasses_tools._sweep.work import Metric, Task, metric_text
+from milpasses_tools._sweep.work import Task, metric_text
 
 if TYPE_CHECKING:
     from milpasses.program.opset import Opset
     from milpasses.program.saved import SavedProgram
 
 _CALIBRATION = 0.2
-
-
-@attrs.frozen
-class Request:
-    """What ``sweep`` was asked for."""
-
-    model: Path
-    output: Path
-    recipes: tuple[Any, ...] | None
-    data: Any
-    classic: bool
-    variants: tuple[Variant, ...]
-    samples: int | None
-    seed: int
-    calibration: float | None
-    metrics: tuple[tuple[str, Metric], ...]
-    by: str | None
-    limit: Limit
-    function: str | None
-    part: str | None
-    target: Any
-    runtime: str
-    scores: str | None
-    top_k: int
-    keep_models: bool
 
 
 def conduct(
@@ -279,7 +255,7 @@ def _measured(
     choice = rank(rows, request.limit) if ranked else choose(rows, request.limit, request.by, request.seed)
     saved = _save(request, store, models, tasks, choice)
     notes = (*notes, *notes_of(data, rows, choice))
-    about = _about(request, data, variants, base)
+    about = about_sweep(request, data, variants, base)
     return Sweep(store.folder, about, marked(rows, choice), choice, saved, len(ran), notes)
 
 
@@ -346,23 +322,3 @@ def _chosen(
     else:
         copy_whole(made, saved, force=True)
     return saved
-
-
-def _about(request: Request, data: Prepared, variants: Sequence[Variant], base: str) -> dict[str, Any]:
-    from milpasses import __version__
-    from milpasses_tools._compare.comparison import NOTES
-
-    return {
-        "milpasses": __version__,
-        "model": str(request.model),
-        "data": data.description,
-        "samples": len(data.measured),
-        "labelled": data.labelled,
-        "calibration": len(data.calibration),
-        "skipped": len(data.skipped),
-        "seed": request.seed,
-        "limit": str(request.limit),
-        "computed": NOTES[request.runtime],
-        "key": base,
-        "count": len(variants),
-    }

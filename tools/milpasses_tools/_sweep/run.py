@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from milpasses.errors import MilpassesError
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 from milpasses_tools._sweep.process import start_worker
 from milpasses_tools._sweep.work import Task, evaluate
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from milpasses_tools._output import print_table
+from milpasses_tools._table import print_table
 from milpasses_tools._words import in_options
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from milpasses.data.samples import Sample, Samples
 from milpasses.program.files import write_json
 from milpasses.program.pipelines import is_pipeline
 from milpasses.recipe.recipe import Recipe
-from milpasses_tools._output import Progress
+from milpasses_tools._progress import Progress
 from milpasses_tools._sweep.data import Prepared
 from milpasses_tools._sweep.store import content_hash, hash_model
 from milpasses_tools._sweep.threads import one_thread

@@ -69,6 +69,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The front door: what is public, and no modules."""
+    return sorted([*__all__, "__all__", "__doc__", "__version__"])
+
+
 def _read_neural_network(model: Any) -> ReadModel:
     from milpasses.neuralnetwork import read  # only who has a legacy model pays for it
 

@@ -5,6 +5,7 @@
 that decided; ``REASONS`` puts it into words.
 """
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -36,12 +37,30 @@ class PackageError(MilpassesError):
 
 
 _NEAR = 0.61  # of 1: two of three letters are the same; iOS26 is not what iOS99 was to be
+_LONGEST = 400  # characters of a value in a message
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 12
+
+
+def shown(value: object) -> str:
+    """``value`` as messages show it: its ``repr``, but of what is long or deep only the beginning."""
+    try:
+        return shortened(_SHORT.repr(value))
+    except (ValueError, RecursionError):  # Python writes no number of more than 4,300 digits
+        return f"a {type(value).__name__}"
+
+
+def shortened(value: object) -> str:
+    """The text of ``value``, if that is a text, as it was given, but not of any length; else as ``shown``."""
+    text = value if isinstance(value, str) else shown(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}...{text[-_LONGEST // 2 :]}"
 
 
 def did_you_mean(wanted: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` where one of ``known`` is near to ``wanted``, which is none of them."""
     names = {name.lower(): name for name in known}
-    nearest = get_close_matches(wanted.lower(), sorted(names), 1, _NEAR)
+    nearest = get_close_matches(wanted.lower()[:_LONGEST], sorted(names), 1, _NEAR)
     return f"; did you mean {names[nearest[0]]}?" if nearest else ""
 
 
@@ -49,9 +68,9 @@ def no_such_file(path: Path, what: str = "no such file or folder") -> str:
     """That nothing is at ``path``, and which file beside it was meant, if one has nearly that name."""
     try:
         beside = [one.name for one in path.absolute().parent.iterdir()]
-    except OSError:  # no such folder either, or none that may be read
-        return f"{path}: {what}"
-    return f"{path}: {what}{did_you_mean(path.name, beside)}"
+    except (OSError, ValueError):  # no such folder either, or none that may be read, or can be
+        return f"{shortened(str(path))}: {what}"
+    return f"{shortened(str(path))}: {what}{did_you_mean(path.name, beside)}"
 
 
 def unmatched_text(rules: Sequence[str]) -> str:

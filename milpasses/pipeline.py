@@ -7,7 +7,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
 from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.recipe.recipe import Recipe
-from milpasses.report import Report
+from milpasses.report import Report, shortened
 
 PASS = "milpasses::compress_weights"
 ACTIVATIONS = "milpasses::quantize_activations"
@@ -37,6 +37,10 @@ class Pipeline(PassPipeline):
         if recipe.wants_activations:
             wanted = {"recipe": recipe, "report": self.report, "strict": strict, **options}
             self.set_options(ACTIVATIONS, wanted)
+
+    def __repr__(self) -> str:
+        done = f"; {self.report.summary()}" if len(self.report) else ""
+        return f"<Pipeline: {len(self.passes):,} passes, then {shortened(str(self.recipe))}{done}>"
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -198,8 +199,23 @@ class Report:
         return len(self.records)
 
     def __repr__(self) -> str:
+        return f"<Report: {self.summary()}>"
+
+    def summary(self) -> str:
+        """How many weights were compressed, and their bytes, in one line."""
         sizes = f"{self.bytes_before:,} -> {self.bytes_after:,} bytes"
-        return f"<Report: {self.count('compressed')} of {len(self)} weights compressed, {sizes}>"
+        return f"{self.count('compressed')} of {len(self)} weights compressed, {sizes}"
+
+    def _repr_html_(self) -> str:
+        columns = ("weight", "status", "form", "bits", "bytes before", "after", "SQNR dB", "why")
+        rows = [
+            (
+                one.name, one.status, one.form, f"{one.bits_per_weight:.2f}", f"{one.bytes_before:,}",
+                f"{one.bytes_after:,}", "" if one.sqnr_db is None else f"{one.sqnr_db:.1f}", one.reason,
+            )
+            for one in self.records
+        ]  # fmt: skip
+        return html_table(columns, rows, f"{self.summary()}, by {shortened(self.recipe)}")
 
     def __getitem__(self, name: "str | int") -> Record:
         """The record of the weight of that name, or at that place in the order of the program.
@@ -340,6 +356,19 @@ class Report:
         return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """``text`` in one line of at most so many characters, the end left out."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """A table as notebooks show it; texts are escaped."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>" for row in rows)
+    return f"<table><caption>{escape(caption)}</caption><tr>{head}</tr>{body}</table>"
+
+
 def read_metadata(text: str) -> dict[str, Any]:
     """What ``Report.to_metadata`` wrote, an entry with its ``name`` for each weight; empty if unreadable."""
     try:
@@ -349,5 +378,5 @@ def read_metadata(text: str) -> dict[str, Any]:
             names = entry.pop("names", None) or [entry["name"]]  # one entry a weight before version 0.1
             weights += [{"name": str(name), **entry} for name in names]
         return {**report, "weights": weights}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}

@@ -6,10 +6,16 @@ counting use ``njit``: strict IEEE arithmetic. ``njit_sums`` may contract and re
 is for inner products and distances, where no bit of the result is a stored code's tie-break.
 """
 
+import errno
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numba
+_THREADS = os.environ.get("NUMBA_NUM_THREADS", "1").strip()
+if _THREADS.lstrip("-").isdecimal() and int(_THREADS[:9]) < 1:
+    raise OSError(errno.EINVAL, f"must be 1 or more, not {_THREADS[:9]}", "NUMBA_NUM_THREADS")
+
+import numba  # noqa: E402 (it would end in an error of its own)
 
 F = TypeVar("F", bound=Callable[..., Any])
 

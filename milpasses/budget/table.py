@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, shown
 
 _VERSION = 2
 
@@ -154,13 +154,13 @@ class Sensitivity:
         if isinstance(value, Sensitivity):
             return value
         if not isinstance(value, str | os.PathLike):
-            raise MilpassesError(f"sensitivity: expected a table or the path of one, not {value!r}")
+            raise MilpassesError(f"sensitivity: expected a table or the path of one, not {shown(value)}")
         path = Path(value)
         try:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except OSError as error:
             raise MilpassesError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MilpassesError(f"{path}: {error}") from None
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.data.histograms import Histogram, joined
-from milpasses.errors import MilpassesError, Refusal, no_such_file
+from milpasses.data.npz import read_npz
+from milpasses.errors import MilpassesError, Refusal, SampleError
 from milpasses.program.files import whole_file
 from milpasses.program.flows import Flow
 
@@ -231,14 +231,11 @@ class Statistics:
     def load(cls, path: "str | os.PathLike[str]") -> "Statistics":
         """Read what ``save`` wrote; raises ``MilpassesError`` if it is something else, or damaged."""
         try:
-            with np.load(
-                path, allow_pickle=False
-            ) as file:  # one array without a name is no context: TypeError
-                arrays = dict(file)
-        except FileNotFoundError:
-            raise MilpassesError(no_such_file(Path(path), "no such file")) from None
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-            raise MilpassesError(f"{path}: not statistics, or damaged ({error})") from error
+            arrays = read_npz(path)
+        except SampleError as error:
+            if not Path(path).exists():
+                raise MilpassesError(str(error)) from None
+            raise MilpassesError(f"{path}: not statistics, or damaged: {error}") from error
         try:
             about = json.loads(str(arrays["about"]))
             version = about["milpasses_statistics"]
@@ -248,8 +245,11 @@ class Statistics:
                     f"{_VERSION}: compute them again"
                 )
             return cls._from(about, arrays)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise MilpassesError(f"{path}: not statistics, or damaged ({error} is missing)") from error
+        except MilpassesError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise MilpassesError(f"{path}: not statistics, or damaged ({problem[:200]})") from error
 
     @classmethod
     def _from(cls, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> "Statistics":

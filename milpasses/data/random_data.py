@@ -39,6 +39,8 @@ def draw_inputs(features: Mapping[str, Feature], seed: int, distribution: str) -
         for feature in features.values()
         if feature.kind != "state" and (feature.shape or feature.default is None)  # no thresholds
     ]
+    if seed < 0:
+        raise SampleError(f"seed={seed}: a seed is 0 or more")
     for index in range(sys.maxsize):
         rng = np.random.default_rng([seed, index])
         yield {feature.name: _draw(feature, rng, distribution) for feature in wanted}

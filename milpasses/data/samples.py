@@ -5,8 +5,6 @@ import importlib
 import os
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from pathlib import Path
@@ -16,6 +14,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from milpasses.data.npz import read_npz
 from milpasses.data.random_data import DISTRIBUTIONS, all_finite, draw_inputs, is_random, read_distribution
 from milpasses.errors import MilpassesError, SampleError, no_such_file
 from milpasses.interpreter import Feature, Interpreter, PipelineInterpreter
@@ -65,7 +64,8 @@ class Samples:
         self.features = {name: feature for name, feature in features.items() if feature.kind != "state"}
         self.description = description
         self.random = random
-        self._source, self._count, self._limit, self._redrawn = source, count, limit, redrawn
+        self._source, self._count, self._redrawn = source, count, redrawn
+        self._limit = None if limit is None else min(limit, sys.maxsize)
 
     @classmethod
     def of(
@@ -140,7 +140,7 @@ class Samples:
                 features, f"images of {path}", len(files), limit=limit,
             )  # fmt: skip
         if path.is_file():
-            rows = _stacked(_read_npz(path), features, str(path))
+            rows = _stacked(read_npz(path), features, str(path))
             return cls(lambda: rows, features, str(path), len(rows), limit=limit)
         if _FUNCTION.fullmatch(text):
             return cls._called(_import(text), text, features, limit)
@@ -263,19 +263,6 @@ def model_inputs(model: Any, function: str | None = None) -> dict[str, Feature]:
     if PipelineInterpreter.takes(model):
         return PipelineInterpreter(model).inputs
     return describe_function(load(model, function))
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise SampleError(f"{path}: holds one array without a name; numpy.savez writes a file with names")
-        with loaded as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, SampleError):
-            raise
-        raise SampleError(f"{path}: cannot be read as .npz without pickles ({error})") from error
 
 
 def _stacked(arrays: Mapping[str, NDArray[Any]], features: Mapping[str, Feature], where: str) -> list[Sample]:

@@ -18,10 +18,11 @@ Beyond ``Interpreter.run`` there are these seams, for what measures, compares or
 >>> changed = interpreter.resume(snapshot, interpreter.first_reader(["conv_1_weight"]))
 """
 
-from milpasses.interpreter.engine import Interpreter, Observer, Precision, Snapshot
+from milpasses.interpreter.engine import Interpreter, Observer, Precision
 from milpasses.interpreter.io import Feature, State
 from milpasses.interpreter.pipeline import PartRun, PipelineInterpreter
 from milpasses.interpreter.registry import InterpreterError, supported_ops
+from milpasses.interpreter.snapshots import Snapshot
 from milpasses.program.protocol import register_runner
 
 __all__ = [

@@ -1,9 +1,11 @@
-"""The one place that chooses between NumPy and torch for the heavy kernels."""
+"""The one place that chooses between NumPy and torch, for the heavy kernels and for what flows."""
 
 from importlib.util import find_spec
 
 from milpasses.interpreter.backend import Backend, BackendName
 from milpasses.interpreter.numpy_kernels import NumpyBackend
+from milpasses.interpreter.registry import InterpreterError
+from milpasses.interpreter.values import ArrayValues, Values
 
 
 def choose_backend(name: BackendName) -> Backend:
@@ -15,3 +17,20 @@ def choose_backend(name: BackendName) -> Backend:
     from milpasses.interpreter.torch_kernels import TorchBackend  # torch takes seconds to import
 
     return TorchBackend()
+
+
+def choose_values(name: BackendName, rounds: bool, device: str | None, gradients: bool) -> Values:
+    """NumPy's arrays, unless a device or gradients are asked for, which tensors alone have.
+
+    ``rounds``: as MIL declares. Raises ``InterpreterError`` without torch, or without the device.
+    """
+    if device is None and not gradients:
+        return ArrayValues(rounds)
+    wanted = "gradients" if device is None else f"device {device!r}"
+    if name == "numpy":
+        raise InterpreterError(f"{wanted}: the backend 'numpy' has none; leave it out or take 'torch'")
+    if find_spec("torch") is None:
+        raise InterpreterError(f"{wanted}: torch is not installed: pip install 'milpasses[torch]'")
+    from milpasses.interpreter.tensor_values import TensorValues
+
+    return TensorValues(rounds, device or "cpu", gradients)

@@ -1,6 +1,6 @@
 """Values of constants and compressed weights: read or decoded on first use, or given in their place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,14 @@ class Constants:
     """The constants of a program as handlers see them: floats as float32 arrays, lists as lists.
 
     Args:
+        convert: what makes of a value what handlers see.
         wide: decode in float32 and round nothing; else as Core ML does, to the type of the weight.
         keep: keep each value after its first use: 4 bytes a float beside the program's own copy.
     """
 
-    def __init__(self, wide: bool, keep: bool) -> None:
+    def __init__(self, convert: Callable[[Any], Any], wide: bool, keep: bool) -> None:
         self.keep = keep
+        self._convert = convert
         self._wide = wide
         self._kept: dict[Any, Any] = {}
         self._overrides: Mapping[Any, Any] = {}
@@ -39,13 +41,13 @@ class Constants:
     def value(self, var: Any) -> Any:
         """The value of a const, or of an output of a constexpr op."""
         if var in self._overrides:
-            return _as_compute(self._overrides[var])
+            return self._convert(self._overrides[var])
         if var in self._kept:
             return self._kept[var]
         if var.op.op_type == "const":
-            value = _as_compute(var.val)
+            value = self._convert(var.val)
         else:
-            value = _as_compute(self._decoded(var.op, {})[var.op_output_idx])
+            value = self._convert(self._decoded(var.op, {})[var.op_output_idx])
         if self.keep:
             self._kept[var] = value
         return value
@@ -72,15 +74,3 @@ class Constants:
             return array.astype(np.float32)
         # Drop the sub-byte marks that coremltools keeps in dtype metadata: NumPy warns when they meet.
         return array.view(array.dtype.str)
-
-
-def _as_compute(value: Any) -> Any:
-    """A constant as handlers see it: floats as float32 arrays, numbers as arrays, lists as lists."""
-    if hasattr(value, "ls"):  # coremltools' mil_list
-        return list(value.ls)
-    if isinstance(value, str):
-        return value
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.floating):
-        return np.asarray(array, np.float32)
-    return array

@@ -8,32 +8,18 @@ import numpy as np
 
 from milpasses.interpreter import ops  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from milpasses.interpreter.backend import Backend, BackendName
-from milpasses.interpreter.backend_choice import choose_backend
+from milpasses.interpreter.backend_choice import choose_backend, choose_values
 from milpasses.interpreter.constants import Constants
-from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed, fetch, numpy_type
+from milpasses.interpreter.io import Feature, State, compute_type, describe_function, feed, numpy_type
 from milpasses.interpreter.plan import Plan, Step, check_taken, plan_blocks, read_by
 from milpasses.interpreter.program import load
 from milpasses.interpreter.registry import Array, InterpreterError, rule
+from milpasses.interpreter.snapshots import Recorder, Snapshot
+from milpasses.interpreter.values import Values
 from milpasses.program.weights import is_constant
 
 Precision = Literal["declared", "float32"]
 Observer = Callable[[Any, Mapping[str, Any], Sequence[Any]], None]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What one run computed, by variable: its inputs, and all that the ops of the main block gave.
-
-    Made by ``Interpreter.record``, for ``Interpreter.resume`` of the same interpreter. Not to be changed.
-    """
-
-    function: Any
-    values: Mapping[Any, Any]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return sum(map(_nbytes, self.values.values()))
 
 
 class Interpreter:
@@ -51,6 +37,11 @@ class Interpreter:
         seed: seed of the random ops that have none of their own. Each ``run`` starts the sequences anew.
         keep_weights: decode each weight to float32 once, on first use, and keep it: 4 bytes a value beside
             the program's own copy. Without, weights are decoded for each use and dropped: slow but small.
+        device: ``cpu``, ``cuda`` or ``mps``: values stay torch tensors there between ops. What torch lacks
+            runs in NumPy.
+        gradients: outputs, and what observers see, are torch tensors that gradients pass back from, to
+            tensors that ``override`` put in the place of weights and to states. Rounding to float16 lets
+            them through. ``values.cuts`` names the ops of the last run at which a gradient ended.
 
     Attributes:
         function, function_name: the MIL function (coremltools'), and its name.
@@ -83,6 +74,8 @@ class Interpreter:
         backend: BackendName = "auto",
         seed: int = 0,
         keep_weights: bool = True,
+        device: str | None = None,
+        gradients: bool = False,
     ) -> None:
         if precision not in ("declared", "float32"):
             raise InterpreterError(f"precision must be 'declared' or 'float32', got {precision!r}")
@@ -90,19 +83,24 @@ class Interpreter:
         self.function: Any = self._loaded.function
         self.function_name: str = self._loaded.name
         self.precision: Precision = precision
-        self.backend: Backend = choose_backend(backend)
+        self.values: Values = choose_values(backend, precision == "declared", device, gradients)
+        self.backend: Backend = choose_backend("torch" if device is not None or gradients else backend)
         self.seed = seed
-        self.constants = Constants(wide=precision == "float32", keep=keep_weights)
+        self.constants = Constants(self.values.constant, wide=precision == "float32", keep=keep_weights)
         _check_ops(self.function)
         self._plans: dict[Any, Plan] = plan_blocks(self.function)
         self.changes: dict[tuple[str, str], Callable[[Array], Array]] = {}
         self.inputs: dict[str, Feature] = describe_function(self._loaded)
         self.output_names: list[str] = [var.name for var in self.function.outputs]
 
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(self.inputs), ", ".join(self.output_names)
+        return f"<{type(self).__name__}: {inputs} -> {outputs}; precision {self.precision}>"
+
     @property
     def operations(self) -> list[Any]:
         """The ops of the main block that run, in order: constants and compressed weights are none."""
-        return [step.op for step in self._main.steps]
+        return [step.op for step in self.main_plan.steps]
 
     @property
     def output_ops(self) -> dict[str, Any]:
@@ -161,7 +159,7 @@ class Interpreter:
                 "a run with states or random ops cannot be resumed: its values depend on more"
             )
         values = self._feed(inputs, None)
-        recorder = _Recorder(dict(values), set(self.operations), limit)
+        recorder = Recorder(dict(values), set(self.operations), limit)
         outputs = self._execute(values, 0, None, [recorder, *observers])
         return outputs, None if recorder.exceeded else Snapshot(self.function, recorder.values)
 
@@ -181,9 +179,9 @@ class Interpreter:
         """
         if snapshot.function is not self.function:
             raise InterpreterError("the snapshot is of another program")
-        if not 0 <= start <= len(self._main.steps):
+        if not 0 <= start <= len(self.main_plan.steps):
             raise InterpreterError(
-                f"start must be 0 to {len(self._main.steps)}, the number of ops, got {start}"
+                f"start must be 0 to {len(self.main_plan.steps)}, the number of ops, got {start}"
             )
         return self._execute(dict(snapshot.values), start, None, observers)
 
@@ -192,10 +190,10 @@ class Interpreter:
 
         An op reads what the blocks inside it read. The number of operations where none does.
         """
-        for place, step in enumerate(self._main.steps):
+        for place, step in enumerate(self.main_plan.steps):
             if any(var.name in names for var in read_by(step.op)):
                 return place
-        return len(self._main.steps)
+        return len(self.main_plan.steps)
 
     def override(self, values: Mapping[str, Any]) -> None:
         """Give constants and compressed weights other values for the runs to come.
@@ -230,41 +228,35 @@ class Interpreter:
         self.changes = dict(changes)
 
     def finish(self, value: Any, declared: Any, moves: bool) -> Any:
-        """Round a result once to its declared type (floats stay in float32 arrays)."""
-        if declared is None:
-            return value
-        array = np.asarray(value)
-        if declared == np.float16:
-            array = np.asarray(array, np.float32)
-            if moves or self.precision == "float32":
-                return array
-            from milpasses_kernels.half import round_to_half  # Numba: not before something runs
-
-            return round_to_half(array)
-        if declared == np.float32:
-            return np.asarray(array, np.float32)
-        return array.astype(declared, copy=False)
+        """A result, rounded once to its declared type (floats stay in float32)."""
+        return self.values.finish(value, declared, moves)
 
     def plan_of(self, block: Any) -> Plan:
         """The plan of a block."""
         return self._plans[block]
 
     @property
-    def _main(self) -> Plan:
+    def main_plan(self) -> Plan:
+        """The plan of the function itself."""
         return self._plans[self.function]
+
+    def feed(self, inputs: Mapping[str, Any], state: State | None = None) -> dict[str, Array]:
+        """The inputs that ``run`` takes, checked, as the arrays that it computes with."""
+        return feed(self.inputs, inputs, state, self.precision == "declared")
 
     def _feed(self, inputs: Mapping[str, Any], state: State | None) -> dict[Any, Any]:
         """The function's inputs by variable, checked; a state is its name."""
-        arrays = feed(self.inputs, inputs, state, self.precision == "declared")
-        return {var: arrays.get(var.name, var.name) for var in self._main.inputs}
+        arrays = self.feed(inputs, state)
+        return {var: arrays.get(var.name, var.name) for var in self.main_plan.inputs}
 
     def _execute(
         self, values: dict[Any, Any], start: int, state: State | None, observers: Sequence[Observer]
     ) -> dict[str, Any]:
-        execution = _Execution(self, state, list(observers), values)
-        with np.errstate(all="ignore"):
-            results = execution.run_plan(self._main, start)
-        return fetch(self._loaded, results, self.precision == "declared")
+        taken = {var: self.values.taken(value) for var, value in values.items()}
+        execution = Execution(self, state, list(observers), taken)
+        with self.values.running():
+            results = execution.run_plan(self.main_plan, start)
+        return self.values.fetch(self._loaded, results)
 
 
 def _check_ops(function: Any) -> None:
@@ -279,39 +271,14 @@ def _check_ops(function: Any) -> None:
         raise InterpreterError(f"the interpreter has no op {', '.join(sorted(missing))}")
 
 
-def _nbytes(value: Any) -> int:
-    if isinstance(value, list):
-        return sum(map(_nbytes, value))
-    return getattr(value, "nbytes", 0)
-
-
-class _Recorder:
-    """The observer that keeps what ``operations`` give, and drops all of it beyond ``limit`` bytes."""
-
-    def __init__(self, values: dict[Any, Any], operations: set[Any], limit: int | None) -> None:
-        self.values = values
-        self.exceeded = False
-        self._operations = operations
-        self._room = None if limit is None else limit - sum(map(_nbytes, values.values()))
-
-    def __call__(self, op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-        if self.exceeded or op not in self._operations:
-            return
-        self.values.update(zip(op.outputs, outputs, strict=True))
-        if self._room is not None:
-            self._room -= sum(map(_nbytes, outputs))
-            self.exceeded = self._room < 0
-        if self.exceeded:
-            self.values.clear()
-
-
-class _Execution:
+class Execution:
     """One run under way: the values that are still needed."""
 
     def __init__(
         self, owner: Interpreter, state: State | None, observers: list[Observer], values: dict[Any, Any]
     ) -> None:
         self.owner = owner
+        self.kind = owner.values
         self.state = state
         self.observers = observers
         self.values = values
@@ -329,7 +296,8 @@ class _Execution:
             self.values.pop(var, None)
         return results
 
-    def run_step(self, step: Step) -> None:
+    def run_step(self, step: Step) -> list[Any]:
+        """The outputs of one op."""
         fixed = step.fixed
         if fixed is None:
             fixed = {name: self.argument(argument) for name, argument in step.constant}
@@ -346,12 +314,18 @@ class _Execution:
         except Exception as error:
             raise InterpreterError(f"op {step.op.op_type} '{step.op.name}': {error}") from error
         results = result if isinstance(result, tuple) else (result,)
-        outputs = [self.owner.finish(r, t, step.moves) for r, t in zip(results, step.types, strict=True)]
+        outputs = [self.kind.finish(r, t, step.moves) for r, t in zip(results, step.types, strict=True)]
         self.values.update(zip(step.outputs, outputs, strict=True))
-        for observer in self.observers:
-            observer(step.op, arguments, outputs)
+        if self.kind.watches:
+            self.kind.stepped(step.op, arguments, outputs)
+        if self.observers:
+            seen = {name: self.kind.given(value) for name, value in arguments.items()}
+            given = [self.kind.given(value) for value in outputs]
+            for observer in self.observers:
+                observer(step.op, seen, given)
         for var in step.frees:
             self.values.pop(var, None)
+        return outputs
 
     def argument(self, argument: Any, op: Any = None) -> Any:
         if isinstance(argument, (list, tuple)):
@@ -360,14 +334,14 @@ class _Execution:
         value = self.value(argument)
         if change is None:
             return value
-        return self.owner.finish(change(value), numpy_type(argument.sym_type), False)
+        return self.owner.finish(change(self.kind.given(value)), numpy_type(argument.sym_type), False)
 
 
 @dataclass(frozen=True)
 class _Call:
     """``Context`` of one call."""
 
-    execution: _Execution
+    execution: Execution
     op: Any
 
     @property
@@ -388,8 +362,9 @@ class _Call:
 
     def read_state(self, name: str) -> Array:
         assert self.execution.state is not None
-        return self.execution.state.values[name]
+        return self.execution.kind.taken(self.execution.state.values[name])
 
     def write_state(self, name: str, value: Array) -> None:
         assert self.execution.state is not None
-        self.execution.state.values[name] = value
+        kind = self.execution.kind
+        self.execution.state.values[name] = value if kind.watches else kind.given(value)

@@ -7,7 +7,6 @@ import attrs
 import numpy as np
 
 from milpasses import _coremltools as host
-from milpasses.interpreter.backend import BackendName
 from milpasses.interpreter.engine import Interpreter, Observer, Precision
 from milpasses.interpreter.io import Feature, State
 from milpasses.interpreter.registry import InterpreterError
@@ -67,14 +66,18 @@ class PipelineInterpreter(Interpreter):
         function: str | None = None,
         precision: Precision = "declared",
         *,
-        backend: BackendName = "auto",
         seed: int = 0,
-        keep_weights: bool = True,
+        gradients: bool = False,
+        **options: Any,  # of each part's interpreter
     ) -> None:
         if function not in (None, "main"):
             raise InterpreterError(f"no function '{function}': a pipeline has none")
+        if gradients:
+            raise InterpreterError(
+                "gradients pass through one program: take the parts of a pipeline one by one"
+            )
         pipeline = open_pipeline(program_or_package)
-        options: dict[str, Any] = {"backend": backend, "seed": seed, "keep_weights": keep_weights}
+        options["seed"] = seed
         self.precision: Precision = precision
         self.seed = seed
         self.function: Any = None
@@ -206,7 +209,7 @@ class PipelineInterpreter(Interpreter):
         return self._refuse()
 
     @property
-    def _main(self) -> Any:
+    def main_plan(self) -> Any:
         return self._refuse()
 
     def _refuse(self) -> NoReturn:

@@ -46,7 +46,7 @@ def load(model: Any, function: str | None = None) -> Loaded:
     if isinstance(model, Program):
         return _from_program(model, function, None)
     if isinstance(model, SavedProgram):  # its specification is read already
-        check_package(model.package)
+        model.check()
         return _from_spec(model.spec, _weights(model.package), function, model.model)
     if isinstance(getattr(model, "program", None), Program):  # what a reader made of a model
         return _from_program(model.program, function, getattr(model, "description", None))

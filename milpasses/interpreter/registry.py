@@ -3,6 +3,9 @@
 A handler takes the op's inputs by their MIL names, as NumPy arrays (floats always as float32), strings or
 lists, and returns one array, or a tuple for several outputs. It never changes its inputs. A handler whose
 first parameter is called ``ctx`` also gets the ``Context`` of the call.
+
+Arrays may be ``TensorArray`` as well. NumPy's functions take those, its constructors (``np.array``,
+``np.empty``) do not, and a view that is kept and written to does not reach what it was taken from.
 """
 
 import inspect
@@ -52,6 +55,11 @@ class Context(Protocol):
     def write_state(self, name: str, value: Array) -> None:
         """Replace the content of a state."""
         ...
+
+
+def contiguous(x: Array) -> Array:
+    """NumPy's arrays in row-major order; tensors as they are, whose kernels take any."""
+    return np.ascontiguousarray(x) if isinstance(x, np.ndarray) else x  # pyright: ignore
 
 
 @dataclass(frozen=True)

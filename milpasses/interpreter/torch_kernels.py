@@ -1,15 +1,22 @@
-"""The heavy kernels through torch on the CPU, sharing memory with the NumPy arrays on both sides."""
+"""The heavy kernels through torch.
+
+NumPy arrays share their memory with the tensors on both sides, and no gradient is kept; of tensors the
+results are tensors, with gradients where asked.
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 
-from milpasses.interpreter.backend import Array, Pads, Windows
+from milpasses.interpreter.backend import Pads, Windows
 from milpasses.interpreter.numpy_kernels import NumpyBackend
+from milpasses.interpreter.tensor_functions import tensor_of
+from milpasses.interpreter.tensors import TensorArray
 
 _CONV: list[Any] = [functional.conv1d, functional.conv2d, functional.conv3d]
 _CONV_TRANSPOSE: list[Any] = [
@@ -17,17 +24,40 @@ _CONV_TRANSPOSE: list[Any] = [
     functional.conv_transpose2d,
     functional.conv_transpose3d,
 ]
+_MAX_POOL: list[Any] = [functional.max_pool1d, functional.max_pool2d, functional.max_pool3d]
 
 
-def _tensor(x: Array) -> Any:
+def _tensor(x: Any) -> Any:
     """A tensor on the memory of ``x``; torch knows no negative strides, so those are copied."""
+    if x is None:
+        return None
     if any(step < 0 for step in x.strides):
         x = np.ascontiguousarray(x)
     return torch.from_numpy(x)
 
 
+def _kernel(count: int) -> Callable[[Any], Any]:
+    """A method whose first ``count`` arguments are arrays, or None, written for tensors."""
+
+    def decorate(run: Any) -> Any:
+        @wraps(run)
+        def method(self: Any, *arguments: Any) -> Any:
+            arrays, others = arguments[:count], arguments[count:]
+            for array in arrays:
+                if isinstance(array, TensorArray):
+                    device = array.tensor.device
+                    tensors = [None if one is None else tensor_of(one, device) for one in arrays]
+                    return type(array)(run(self, *tensors, *others))
+            with torch.inference_mode():
+                return run(self, *map(_tensor, arrays), *others).numpy()
+
+        return method
+
+    return decorate
+
+
 class TorchBackend(NumpyBackend):
-    """``Backend`` through torch; what is not heavy stays with NumPy."""
+    """``Backend`` through torch; of NumPy's arrays, what is not heavy stays with NumPy."""
 
     name = "torch"
 
@@ -39,70 +69,84 @@ class TorchBackend(NumpyBackend):
             warnings.simplefilter("ignore")
             torch.from_numpy(sample)
 
-    def conv(self, x: Array, weight: Array, windows: Windows, groups: int) -> Array:
+    @_kernel(2)
+    def conv(self, x: Any, weight: Any, windows: Windows, groups: int) -> Any:
         """Cross-correlate; see ``Backend``."""
-        data, symmetric = self._pad(x, windows.pads)
+        data, symmetric = _padded(x, windows.pads)
         strides, dilations = tuple(windows.strides), tuple(windows.dilations)
-        with torch.inference_mode():
-            run = _CONV[len(strides) - 1]
-            return run(data, _tensor(weight), None, strides, symmetric, dilations, groups).numpy()
+        return _CONV[len(strides) - 1](data, weight, None, strides, symmetric, dilations, groups)
 
+    @_kernel(2)
     def conv_transpose(
-        self, x: Array, weight: Array, strides: Sequence[int], dilations: Sequence[int], groups: int
-    ) -> Array:
+        self, x: Any, weight: Any, strides: Sequence[int], dilations: Sequence[int], groups: int
+    ) -> Any:
         """Adjoint of convolution; see ``Backend``."""
         run = _CONV_TRANSPOSE[len(strides) - 1]
-        with torch.inference_mode():
-            return run(
-                _tensor(x), _tensor(weight), None, tuple(strides), groups=groups, dilation=tuple(dilations)
-            ).numpy()
+        return run(x, weight, None, tuple(strides), groups=groups, dilation=tuple(dilations))
 
-    def matmul(self, a: Array, b: Array) -> Array:
+    def max_pool(self, x: Any, kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Any:
+        """Maximum over windows; see ``Backend``."""
+        if isinstance(x, np.ndarray):
+            return super().max_pool(x, kernel, strides, pads)
+        data = functional.pad(x.tensor, _flat(pads), value=-torch.inf) if _any(pads) else x.tensor
+        return type(x)(_MAX_POOL[len(kernel) - 1](data, tuple(kernel), tuple(strides)))
+
+    def sum_pool(self, x: Any, kernel: Sequence[int], strides: Sequence[int], pads: Pads) -> Any:
+        """Sum over windows; see ``Backend``."""
+        if isinstance(x, np.ndarray):
+            return super().sum_pool(x, kernel, strides, pads)
+        data = functional.pad(x.tensor, _flat(pads)) if _any(pads) else x.tensor
+        if len(kernel) == 1:
+            pooled = functional.avg_pool2d(data[:, :, None], (1, *kernel), (1, *strides), divisor_override=1)[
+                :, :, 0
+            ]
+        else:
+            pool: Any = functional.avg_pool2d if len(kernel) == 2 else functional.avg_pool3d
+            pooled = pool(data, tuple(kernel), tuple(strides), divisor_override=1)
+        return type(x)(pooled)
+
+    @_kernel(2)
+    def matmul(self, a: Any, b: Any) -> Any:
         """Batched matrix product."""
-        with torch.inference_mode():
-            return torch.matmul(_tensor(a), _tensor(b)).numpy()
+        return torch.matmul(a, b)
 
-    def linear(self, x: Array, weight: Array, bias: Array | None) -> Array:
+    @_kernel(3)
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         """x @ weight.T + bias."""
-        with torch.inference_mode():
-            return functional.linear(
-                _tensor(x), _tensor(weight), None if bias is None else _tensor(bias)
-            ).numpy()
+        return functional.linear(x, weight, bias)
 
-    def softmax(self, x: Array, axis: int) -> Array:
+    @_kernel(1)
+    def softmax(self, x: Any, axis: int) -> Any:
         """Softmax along ``axis``."""
-        with torch.inference_mode():
-            return torch.softmax(_tensor(x), axis).numpy()
+        return torch.softmax(x, axis)
 
-    def erf(self, x: Array) -> Array:
+    @_kernel(1)
+    def erf(self, x: Any) -> Any:
         """Gauss error function."""
-        with torch.inference_mode():
-            return torch.erf(_tensor(x)).numpy()
+        return torch.erf(x)
 
-    def gelu(self, x: Array) -> Array:
+    @_kernel(1)
+    def gelu(self, x: Any) -> Any:
         """x * Phi(x)."""
-        with torch.inference_mode():
-            return functional.gelu(_tensor(x)).numpy()
+        return functional.gelu(x)
 
-    def layer_norm(
-        self, x: Array, gamma: Array | None, beta: Array | None, epsilon: float, rank: int
-    ) -> Array:
+    @_kernel(3)
+    def layer_norm(self, x: Any, gamma: Any, beta: Any, epsilon: float, rank: int) -> Any:
         """Normalise the last ``rank`` dimensions."""
-        with torch.inference_mode():
-            return functional.layer_norm(
-                _tensor(x),
-                x.shape[x.ndim - rank :],
-                None if gamma is None else _tensor(gamma),
-                None if beta is None else _tensor(beta),
-                epsilon,
-            ).numpy()
+        return functional.layer_norm(x, x.shape[x.ndim - rank :], gamma, beta, epsilon)
 
-    @staticmethod
-    def _pad(x: Array, pads: Pads) -> tuple[Any, Any]:
-        """The tensor, padded with zeros or as it is, and the symmetric padding left to the kernel."""
-        data = _tensor(x)
-        if all(before == after for before, after in pads):
-            return data, tuple(before for before, _ in pads)
-        flat = [amount for pair in reversed(pads) for amount in pair]
-        with torch.inference_mode():
-            return functional.pad(data, flat), (0,) * len(pads)
+
+def _any(pads: Pads) -> bool:
+    return any(before or after for before, after in pads)
+
+
+def _flat(pads: Pads) -> list[int]:
+    """As ``torch.nn.functional.pad`` takes it: the last dimension first."""
+    return [amount for pair in reversed(pads) for amount in pair]
+
+
+def _padded(data: Any, pads: Pads) -> tuple[Any, Any]:
+    """``data``, padded with zeros or as it is, and the symmetric padding left to the kernel."""
+    if all(before == after for before, after in pads):
+        return data, tuple(before for before, _ in pads)
+    return functional.pad(data, _flat(pads)), (0,) * len(pads)

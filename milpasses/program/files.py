@@ -31,18 +31,14 @@ def check_output(
     accepted = (suffix,) if isinstance(suffix, str) else suffix
     if accepted and output.suffix not in accepted:
         raise PackageError(f"{output}: the output must end in {' or '.join(accepted)}")
-    try:
-        check_no_input(output, inputs)
+    check_no_input(output, inputs)
+    with _possible_name(output):
         if output.exists() and not (output.is_file() or output.is_dir()):
             raise PackageError(f"{output}: is a device or a pipe; a file is needed")
         if os.path.lexists(output) and not force:
             raise _exists(output)
         if not output.absolute().parent.is_dir():
             raise PackageError(f"{output}: the folder {output.parent} does not exist")
-    except (OSError, ValueError, RuntimeError) as error:  # a name with NUL, too long, or of links in a circle
-        if isinstance(error, PackageError):
-            raise
-        raise PackageError(f"{str(output)[:200]!r}: cannot be written ({_reason(error)})") from None
 
 
 def check_files(outputs: Iterable[Path | None], force: bool = False, inputs: Iterable[Any] = ()) -> None:
@@ -71,7 +67,8 @@ def check_folder(output: Path, force: bool = False, inputs: Iterable[Any] = ()) 
 
 def check_no_input(output: Path, inputs: Iterable[Any]) -> None:
     """Raise ``PackageError`` where writing ``output`` would change one of ``inputs`` of ``check_output``."""
-    there = output.resolve()
+    with _possible_name(output):
+        there = output.resolve()
     for given in filter(None, map(_path_of, inputs)):
         with suppress(OSError, RuntimeError):
             if not given.exists():
@@ -96,6 +93,16 @@ def _path_of(given: Any) -> Path | None:
             return Path(found)
     package = getattr(given, "package", None)
     return None if package is None else _path_of(package)
+
+
+@contextmanager
+def _possible_name(path: Path) -> Generator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:  # a name with NUL, too long, or of links in a circle
+        if isinstance(error, PackageError):
+            raise
+        raise PackageError(f"{str(path)[:200]!r}: cannot be written ({_reason(error)})") from None
 
 
 def _exists(path: Path) -> PackageError:

@@ -10,7 +10,7 @@ from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
 from milpasses.program.package import Package, write_package
-from milpasses.report import Report
+from milpasses.report import Report, shortened
 
 
 class CompressedModel(MLModel):
@@ -20,6 +20,12 @@ class CompressedModel(MLModel):
         self._program: Any = None
         super().__init__(package_path, **options)
         self.report = report
+
+    def __repr__(self) -> str:
+        return f"<CompressedModel: {self.report.summary()}, by {shortened(self.report.recipe)}>"
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
 
     @property
     def _mil_program(self) -> Any:

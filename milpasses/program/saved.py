@@ -205,16 +205,22 @@ class SavedProgram:
     load_options: dict[str, Any] = attrs.field(factory=dict)
     model: Any = None
     notes: tuple[str, ...] = ()
+    _given: Package = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._given = self.package
         spec = with_unique_names(self.package.spec)
         if spec is not self.package.spec:
             self.package = attrs.evolve(self.package, spec=spec)
 
+    def check(self) -> None:
+        """Raise ``PackageError`` unless the program is whole."""
+        check_package(self._given)
+
     @cached_property
     def functions(self) -> list[SavedFunction]:
         """The functions, by name; ``PackageError`` where one is damaged."""
-        check_package(self.package)
+        self.check()
         found: list[SavedFunction] = []
         for name, function in sorted(self.package.spec.mlProgram.functions.items()):
             block = function.block_specializations[function.opset]

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import attrs
 
+from milpasses.errors import shown
 from milpasses.recipe.errors import RecipeError, check_names, wrong
 from milpasses.recipe.fields import dtype_of, glob, one_of, op_types
 from milpasses.recipe.names import OP_SUFFIX, matches_spelling
@@ -95,7 +96,7 @@ class ActivationRule:
 def activation_rules(value: Any) -> tuple[ActivationRule, ...]:
     """A list of rules, or of mappings of their fields; a converter."""
     if not isinstance(value, list | tuple):
-        raise RecipeError(f"activation_rules: expected a list of rules, not {value!r}")
+        raise RecipeError(f"activation_rules: expected a list of rules, not {shown(value)}")
     return tuple(
         rule if isinstance(rule, ActivationRule) else ActivationRule.from_fields(_mapping(rule))
         for rule in cast(list[Any], value)
@@ -104,7 +105,7 @@ def activation_rules(value: Any) -> tuple[ActivationRule, ...]:
 
 def _mapping(rule: Any) -> Mapping[str, Any]:
     if not isinstance(rule, Mapping):
-        raise RecipeError(f"activation_rules: expected a mapping with op_type or op_name, not {rule!r}")
+        raise RecipeError(f"activation_rules: expected a mapping with op_type or op_name, not {shown(rule)}")
     return cast(Mapping[str, Any], rule)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from milpasses import _coremltools as host
+from milpasses.errors import shown
 from milpasses.recipe.errors import RecipeError, at, check_names, comma
 from milpasses.recipe.names import literal
 from milpasses.recipe.rules import Rule
@@ -66,7 +67,7 @@ def read_op_config(config: Any, weight_threshold: int | None = None) -> Scheme:
 def read_config(config: Any) -> tuple[Scheme, list[Rule]]:
     """Default and rules of an ``OptimizationConfig``: the weight's name, the op's name, its type."""
     if any(not hasattr(config, key) for key in CONFIG_KEYS[1:]):
-        raise RecipeError(f"expected a coremltools OptimizationConfig, not {config!r}")
+        raise RecipeError(f"expected a coremltools OptimizationConfig, not {shown(config)}")
     unselected, threshold = _read_selector(config)
     rules = [] if unselected is None else [Rule(Keep(), where=unselected)]
 
@@ -96,7 +97,7 @@ def config_of(document: Mapping[str, Any]) -> Any:
         cause = getattr(error, "exceptions", [error])[0]
         fields = getattr(cause, "cl", None)
         accepted = f"; accepted: {comma(attrs.fields_dict(fields))}" if fields else ""
-        raise RecipeError(f"coremltools: {cause}{accepted}") from error
+        raise RecipeError(f"coremltools: {str(cause)[:500]}{accepted}") from error
 
 
 class _ConstOp:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, shown
 
 
 class RecipeError(MilpassesError):
@@ -12,7 +12,7 @@ class RecipeError(MilpassesError):
 
 def wrong(name: str, expected: str, given: object) -> RecipeError:
     """The error of a field whose value cannot be."""
-    return RecipeError(f"{name}: expected {expected}, not {given!r}")
+    return RecipeError(f"{name}: expected {expected}, not {shown(given)}")
 
 
 def check_names(what: str, given: Iterable[object], accepted: Iterable[str]) -> None:
@@ -20,7 +20,7 @@ def check_names(what: str, given: Iterable[object], accepted: Iterable[str]) -> 
     known = list(accepted)
     if unknown := [name for name in given if name not in known]:
         raise RecipeError(
-            f"{what}: unknown {comma(map(repr, unknown))}; accepted: {comma(known) or 'nothing'}"
+            f"{what}: unknown {comma(map(shown, unknown[:20]))}; accepted: {comma(known) or 'nothing'}"
         )
 
 

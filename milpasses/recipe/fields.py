@@ -26,8 +26,11 @@ def optional(convert: Callable[[object], T]) -> Callable[[object], T | None]:
     return read
 
 
-def one_of(name: str, *accepted: str) -> Callable[[object], str]:
-    """One of a few words, in any case; an enum's member counts as its name."""
+def one_of(name: str, *accepted: str) -> Callable[[Any], Any]:
+    """One of a few words, in any case; an enum's member counts as its name.
+
+    The field's annotation says which words: a type checker would widen them to ``str`` here.
+    """
 
     def read(value: object) -> str:
         word = value.name if isinstance(value, Enum) else value
@@ -38,7 +41,7 @@ def one_of(name: str, *accepted: str) -> Callable[[object], str]:
     return read
 
 
-def dtype_of(name: str, *accepted: str) -> Callable[[object], str]:
+def dtype_of(name: str, *accepted: str) -> Callable[[Any], Any]:
     """An integer type by its name, as a NumPy type or as a type of MIL."""
     word = one_of(name, *accepted)
 
@@ -57,7 +60,7 @@ def whole(name: str, least: int | None = None) -> Callable[[object], int]:
 
     def read(value: object) -> int:
         typed = value
-        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,18}\s*", value):
             typed = int(value)
         if isinstance(typed, bool) or not isinstance(typed, Integral) or int(typed) < floor:
             raise wrong(name, expected, value)

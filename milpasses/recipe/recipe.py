@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import attrs
 
-from milpasses.errors import Refusal, no_such_file
+from milpasses.errors import Refusal, no_such_file, shown
 from milpasses.recipe.activations import (
     ActivationRule,
     Activations,
@@ -33,18 +33,20 @@ from milpasses.recipe.rules import Decision, Rule
 from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
 from milpasses.recipe.weights import MatchableWeight
+from milpasses.recipe.yaml_text import read_yaml
+from milpasses.report import shortened
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
     if not isinstance(value, list | tuple):
-        raise RecipeError(f"rules: expected a list of rules, not {value!r}")
+        raise RecipeError(f"rules: expected a list of rules, not {shown(value)}")
     rules: list[Rule] = []
     for index, rule in enumerate(cast(Iterable[Any], value), 1):
         with at(f"rule {index}"):
             if isinstance(rule, Mapping):
                 rule = Rule.from_fields(cast(Mapping[str, Any], rule))
             if not isinstance(rule, Rule):
-                raise RecipeError(f"expected a Rule or a mapping of its fields, not {rule!r}")
+                raise RecipeError(f"expected a Rule or a mapping of its fields, not {shown(rule)}")
             rules.append(rule)
     return tuple(rules)
 
@@ -169,6 +171,9 @@ class Recipe:
                 lines.append(rule.to_text())
         return "; ".join([*lines, *self._rule_texts(), *self._rest_text()])
 
+    def __repr__(self) -> str:
+        return f"<Recipe: {shortened(str(self))}>"
+
     def __str__(self) -> str:
         default = self._default_text(scheme_words(self.default))
         rules = [*map(str, self.rules), *self._rule_texts()]
@@ -197,8 +202,6 @@ class Recipe:
         mapping (``{palettize: {nbits: 4}}``). A document with coremltools' own keys (``config_type``,
         ``global_config``, ...) is read as coremltools reads it.
         """
-        import yaml
-
         if isinstance(source, str) and (not _is_yaml(source) or "\n" in source.strip()):
             place, text = "recipe", source
         else:
@@ -207,13 +210,10 @@ class Recipe:
                 text = Path(place).read_text(encoding="utf-8")
             except FileNotFoundError:
                 raise RecipeError(no_such_file(Path(place), "no such recipe file")) from None
-            except (OSError, UnicodeDecodeError) as error:
-                raise RecipeError(f"cannot read the recipe {place}: {error}") from None
+            except (OSError, ValueError) as error:  # ValueError: no text, or a name with NUL
+                raise RecipeError(f"cannot read the recipe {shown(place)}: {error}") from None
         with at(place):
-            try:
-                document = yaml.safe_load(text)
-            except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-                raise RecipeError(f'not YAML (put patterns in quotes: "*.weight"): {error}') from None
+            document = read_yaml(text)
             if isinstance(document, str):
                 return cls.parse(document)
             return _from_mapping(document)
@@ -272,7 +272,7 @@ def _is_yaml(text: str) -> bool:
 
 def _from_mapping(document: Any) -> Recipe:
     if not isinstance(document, Mapping):
-        raise RecipeError(f"expected a mapping with default and rules, not {document!r}")
+        raise RecipeError(f"expected a mapping with default and rules, not {shown(document)}")
     fields = cast(Mapping[str, Any], document)
     if any(key in fields for key in CONFIG_KEYS):
         return Recipe.from_coremltools(config_of(fields))

@@ -1,7 +1,7 @@
 """Schemes: what a weight becomes. Frozen, checked when made, with a text form that reads back."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import attrs
 
@@ -102,15 +102,19 @@ class Quantize(Scheme):
 
     kind: ClassVar[str] = "quantize"
 
-    dtype: str = attrs.field(default="int8", converter=dtype_of("dtype", "int8", "uint8", "int4", "uint4"))
-    mode: str = attrs.field(
+    dtype: Literal["int8", "uint8", "int4", "uint4"] = attrs.field(
+        default="int8", converter=dtype_of("dtype", "int8", "uint8", "int4", "uint4")
+    )
+    mode: Literal["linear_symmetric", "linear"] = attrs.field(
         default="linear_symmetric", converter=one_of("mode", "linear_symmetric", "linear")
     )
-    granularity: str = attrs.field(
+    granularity: Literal["per_channel", "per_tensor", "per_block"] = attrs.field(
         default="per_channel", converter=one_of("granularity", "per_channel", "per_tensor", "per_block")
     )
     block_size: int | tuple[int, ...] = attrs.field(default=32, converter=block_sizes("block_size"))
-    method: str = attrs.field(default="search", converter=one_of("method", "search", "minmax", "gptq"))
+    method: Literal["search", "minmax", "gptq"] = attrs.field(
+        default="search", converter=one_of("method", "search", "minmax", "gptq")
+    )
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:
@@ -149,10 +153,10 @@ class Palettize(Scheme):
     kind: ClassVar[str] = "palettize"
 
     nbits: int | None = attrs.field(default=None, converter=optional(whole("nbits")))
-    mode: str = attrs.field(
+    mode: Literal["kmeans", "uniform", "unique", "custom"] = attrs.field(
         default="kmeans", converter=one_of("mode", "kmeans", "uniform", "unique", "custom")
     )
-    granularity: str = attrs.field(
+    granularity: Literal["per_tensor", "per_grouped_channel"] = attrs.field(
         default="per_tensor", converter=one_of("granularity", "per_tensor", "per_grouped_channel")
     )
     group_size: int = attrs.field(default=32, converter=whole("group_size", 1))
@@ -160,7 +164,9 @@ class Palettize(Scheme):
     cluster_dim: int = attrs.field(default=1, converter=whole("cluster_dim", 1))
     enable_per_channel_scale: bool = attrs.field(default=False, converter=flag("enable_per_channel_scale"))
     lut_function: Callable[..., Any] | None = attrs.field(default=None, converter=optional(_function))
-    method: str = attrs.field(default="plain", converter=one_of("method", "plain", "gptq"))
+    method: Literal["plain", "gptq"] = attrs.field(
+        default="plain", converter=one_of("method", "plain", "gptq")
+    )
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:
@@ -218,7 +224,9 @@ class Prune(Scheme):
     n_m_ratio: tuple[int, int] | None = attrs.field(default=None, converter=optional(ratio("n_m_ratio")))
     block_size: int | None = attrs.field(default=None, converter=optional(whole("block_size", 2)))
     dim: int | None = attrs.field(default=None, converter=optional(whole("dim")))
-    method: str = attrs.field(default="magnitude", converter=one_of("method", "magnitude", "obs"))
+    method: Literal["magnitude", "obs"] = attrs.field(
+        default="magnitude", converter=one_of("method", "magnitude", "obs")
+    )
     weight_threshold: int = _threshold()
 
     def __attrs_post_init__(self) -> None:

@@ -22,7 +22,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from milpasses.errors import did_you_mean
+from milpasses.errors import did_you_mean, shown
 from milpasses.recipe.errors import RecipeError, comma
 
 Fields = dict[str, object]
@@ -75,7 +75,7 @@ def _arguments(term: str, text: str) -> Fields:
     for part in _split(text, ",") if text.strip() else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name or not value:
-            raise RecipeError(f"{term}: expected field=value, not {part!r}")
+            raise RecipeError(f"{term}: expected field=value, not {shown(part)}")
         if name in fields:
             raise RecipeError(f"{term}: {name} given twice")
         quoted = re.fullmatch(r"(['\"])(.*)\1", value)
@@ -201,7 +201,7 @@ def read_rules(text: str) -> tuple[str, list[tuple[Fields, str]], dict[str, str]
         index = len(rules) + 1
         sides = _split_quoted(piece, "->")
         if len(sides) != 2:
-            raise RecipeError(f"rule {index}: expected 'conditions -> scheme', not {piece!r}")
+            raise RecipeError(f"rule {index}: expected 'conditions -> scheme', not {shown(piece)}")
         rules.append((_conditions(f"rule {index}", sides[0]), sides[1]))
     return pieces[0], rules, settings
 
@@ -222,7 +222,7 @@ def _conditions(where: str, text: str) -> Fields:
     while text:
         condition = re.match(rf'(\w+)=({_QUOTED}|[^\s";]+)(?:\s+|$)', text)
         if not condition:
-            raise RecipeError(f'{where}: expected condition=value or condition="value", not {text!r}')
+            raise RecipeError(f'{where}: expected condition=value or condition="value", not {shown(text)}')
         name, value = condition.groups()
         if name in fields:
             raise RecipeError(f"{where}: {name} given twice")

@@ -27,12 +27,13 @@ HALF_ATOL = 5e-3  # times the largest expected magnitude, at least 1
 
 _LOG = os.environ.get("MILPASSES_CONFORMANCE_LOG")
 _BACKEND: Any = os.environ.get("MILPASSES_CONFORMANCE_BACKEND", "auto")
+_DEVICE = os.environ.get("MILPASSES_CONFORMANCE_DEVICE")  # values are torch tensors there between ops
 
 
 def _interpreter(model: Any) -> Interpreter:
     cached = getattr(model, "_milpasses_interpreter", None)
     if cached is None:
-        cached = Interpreter(model, model.function_name or "main", backend=_BACKEND)
+        cached = Interpreter(model, model.function_name or "main", backend=_BACKEND, device=_DEVICE)
         model._milpasses_interpreter = cached
     return cached
 

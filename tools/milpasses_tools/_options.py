@@ -29,7 +29,7 @@ Data = Annotated[
 SampleCount = Annotated[
     int | None, typer.Option("--samples", metavar="N", min=1, help="Use the first N samples of DATA.")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="The seed of random data.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="The seed of random data.")]
 Scores = Annotated[
     str | None, typer.Option("--scores", metavar="OUTPUT", help="The output that holds class scores.")
 ]

@@ -7,7 +7,7 @@ from typing import Any
 from milpasses_tools._output import console, is_quiet
 
 Progress = Callable[[int, int, str], None]
-_MANY = 10_000  # from so many on, such as elements, their share says more than their number
+_COUNTED = 10_000  # from so many on, the share that is done says more than the numbers
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def progress(step: str, quiet: bool = False) -> Generator[Progress]:
     """Yields ``progress(done, total, name)``, which moves a bar on stderr if stderr is a terminal.
 
     ``step`` says what is done, from the start on: before the first call a model is read. A ``total`` of 0 is
-    not known: then only what is done is counted. What is left of the step is estimated by its own speed.
+    not known: then only what is done is counted. What the step will still take is estimated by its own speed.
     """
     err = console(stderr=True)
     if quiet or is_quiet() or not err.is_terminal:
@@ -34,7 +34,7 @@ def progress(step: str, quiet: bool = False) -> Generator[Progress]:
 
         def render(self, task: Any) -> Text:
             done = int(task.completed)
-            if task.total and task.total >= _MANY:
+            if task.total and task.total >= _COUNTED:
                 return Text(f"{done / task.total:.0%}")
             return Text(f"{done:,}/{int(task.total):,}" if task.total else f"{done:,}" if done else "")
 
@@ -51,8 +51,8 @@ def progress(step: str, quiet: bool = False) -> Generator[Progress]:
     with Bar(*columns, console=err, transient=True) as bar:
         task = bar.add_task("reading the model", total=None, step=step)
 
-        def report(done: int, total: int, name: str) -> None:
+        def moved(done: int, total: int, name: str) -> None:
             remaining.update(done, total)
             bar.update(task, completed=done, total=total or None, description=name)
 
-        yield report
+        yield moved

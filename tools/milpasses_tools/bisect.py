@@ -254,7 +254,7 @@ def command(
 def _conversion(path: Path) -> Any:
     """A folder of programs as it is; a script as a function that runs it."""
     from milpasses.errors import MilpassesError
-    from milpasses_tools.trace import run_script
+    from milpasses_tools._script import run_script
 
     if not path.exists():
         raise FileNotFoundError(2, "no such script, folder or model", str(path))

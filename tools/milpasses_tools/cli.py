@@ -5,6 +5,8 @@ docstring the help. It may import nothing heavy at the top, so that ``--help`` s
 the module and name it in ``SUBCOMMANDS``.
 """
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -19,6 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from milpasses_tools._output import quiet_coremltools, quieted, warnings_as_lines
+from milpasses_tools._script import ScriptError
 from milpasses_tools._words import in_options, of_parser, speak_for, words_of
 
 SUBCOMMANDS = (
@@ -41,6 +44,19 @@ SUBCOMMANDS = (
 _UsageError: Any = typer.BadParameter.__base__  # click's, or that of the click inside newer typers
 
 
+_NOT_FINISHED = "an output that was not finished was not written; the same command begins anew"
+_DEFECT = (
+    "milpasses: this is a defect of milpasses, not of what you gave it; please report it, with the lines "
+    "above, the command and the output of milpasses doctor"
+)
+_LONGEST = 2000  # characters of a message
+_DEFECT_STATUS = 70  # EX_SOFTWARE; 1 is an answer of compare, diff and others
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C; what was kept, and how to go on."""
+
+
 class _Group(TyperGroup):
     """Turns what people can put right into one line on stderr and status 2."""
 
@@ -54,7 +70,10 @@ class _Group(TyperGroup):
             )
 
     def invoke(self, ctx: Any) -> Any:
-        result = super().invoke(ctx)
+        try:
+            result = super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _InterruptedError(str(error)) from None
         sys.stdout.flush()  # here, where a closed pipe is dealt with, and not at exit
         return result
 
@@ -65,14 +84,24 @@ class _Group(TyperGroup):
             try:
                 status = super().main(*args, **{**options, "standalone_mode": False})
             except Exception as error:
-                message = _advice(error)
-                if message is None:
-                    raise
-                if self.traceback:
-                    traceback.print_exc()
-                print(f"milpasses: error: {message}", file=sys.stderr)
-                status = 2
+                status = self._report(error)
         sys.exit(status)
+
+    def _report(self, error: Exception) -> int:
+        """Say on stderr what went wrong; the status that the command ends with."""
+        if isinstance(error, _InterruptedError):
+            print(f"milpasses: interrupted: {in_options(str(error) or _NOT_FINISHED)}", file=sys.stderr)
+            return 130
+        message = _advice(error)
+        if isinstance(error, ScriptError):
+            sys.stderr.write(error.frames)
+        elif self.traceback or message is None:
+            traceback.print_exc()
+        if message is None:
+            print(_DEFECT, file=sys.stderr)
+            return _DEFECT_STATUS
+        print(f"milpasses: error: {message}", file=sys.stderr)
+        return 2
 
 
 def options_of(command: Any) -> frozenset[str]:
@@ -103,7 +132,10 @@ def _advice(error: Exception) -> str | None:
         where = f" (see {usage.ctx.command_path} --help)" if usage.ctx else ""
         return of_parser(_one_line(usage.format_message())).rstrip(".") + nearest + where
     if isinstance(error, OSError):
-        return _one_line(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        what = error.strerror or str(error)
+        return _one_line(f"{error.filename}: {what}" if error.filename else what)
+    if isinstance(error, MemoryError):
+        return _one_line(f"there is not enough memory: {error}".removesuffix(": "))
     # The exceptions that milpasses defines are written for people. Asked by name: nothing is imported here.
     packages = {base.__module__.partition(".")[0] for base in type(error).__mro__}
     return in_options(_one_line(str(error))) if packages & {"milpasses", "milpasses_tools"} else None
@@ -120,7 +152,9 @@ def _nearest_option(usage: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """``text`` on one line, which a terminal can show: what somebody gave may be of any length."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 def _show_version(wanted: bool) -> None:
@@ -193,7 +227,21 @@ for _name in SUBCOMMANDS:
     app.command(_name, cls=_Command)(import_module(f"milpasses_tools.{_name.replace('-', '_')}").command)
 
 
+class _Closed(io.TextIOBase):
+    """Standard output that is closed: only who writes to it gets an error."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, "is closed", "standard output")
+
+
 def main() -> None:
     """Run the command line of this process."""
+    if sys.stderr is None:  # closed by whoever started it
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process runs)
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    for stream in (sys.stdout, sys.stderr):  # names that the terminal cannot show are shown escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("TQDM_DISABLE", "1")  # coremltools' bars, one for each of its pipelines
     app(prog_name="milpasses")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 import typer
@@ -271,18 +271,52 @@ _CHECKS = (
 )
 
 
-def command(as_json: Json = False) -> None:
+def command(
+    as_json: Json = False,
+    core_ml: Annotated[
+        bool, typer.Option("--core-ml", help="On macOS: try every form on Core ML itself. Takes minutes.")
+    ] = False,
+) -> None:
     """Check that this machine can do what milpasses needs.
 
     Versions, native libraries, the compiler and its cache, memory, disk, and a small compression from end to
     end. Each line is ok, warn or fail; the last two say what to do. Ends with status 1 if something fails.
+
+    With --core-ml instead, on macOS: a small network in every form, for every target, compiled, loaded and
+    run by Core ML on every compute unit, and compared with milpasses' own interpreter. Not tried on macOS
+    yet: please send in what it says.
+
+      milpasses doctor --core-ml --json > core-ml.json
     """
+    if core_ml:
+        _core_ml(as_json)
+        return
     diagnosis = doctor()
     if as_json:
         print_json(diagnosis.to_dict())
     else:
         _print(diagnosis)
     if not diagnosis.healthy:
+        raise typer.Exit(1)
+
+
+def _core_ml(as_json: bool) -> None:
+    """Try every form on Core ML; status 1 unless all agree."""
+    from milpasses_tools._core_ml.text import print_report
+    from milpasses_tools._core_ml.trials import try_core_ml
+    from milpasses_tools._progress import progress
+
+    if sys.platform != "darwin":
+        from milpasses.errors import MilpassesError
+
+        raise MilpassesError(f"--core-ml needs macOS, where Core ML is; this is {platform.system()}")
+    with quiet_coremltools(), progress("trying forms") as show:
+        report = try_core_ml(show)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
+    if not report.agrees:
         raise typer.Exit(1)
 
 

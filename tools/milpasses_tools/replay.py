@@ -58,7 +58,7 @@ def replay(folder: "str | os.PathLike[str]") -> Replay:
     try:
         content = json.loads((path / "replay.json").read_text(encoding="utf-8"))
         name, problem = content["pass"], content["problem"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise MilpassesError(
             f"{path}: trace kept no failure here (replay.json is missing or damaged)"
         ) from None

@@ -154,9 +154,10 @@ def command(
     if csv_file is not None:
         write_text(csv_file, to_csv(table), force)
     if plot is not None:
-        from milpasses_tools._sensitivity.plot import page, picture
+        from milpasses_tools._sensitivity.page import page
+        from milpasses_tools._sensitivity.plot import picture
 
-        drawn = page(table, model.name) if plot.suffix == ".html" else picture(table)
+        drawn = page(table, model.name, _HOW[table.how]) if plot.suffix == ".html" else picture(table)
         write_text(plot, drawn, force)
     if as_json:
         print_json(table.to_dict())

@@ -121,7 +121,10 @@ def sweep(
         tuple(variants), samples, seed, calibration, tuple(named.items()), by, limit, function, part,
         minimum_deployment_target, runtime, scores, top_k, keep_models,
     )  # fmt: skip
-    return conduct(request, jobs, executor, resume, force, progress)
+    try:
+        return conduct(request, jobs, executor, resume, force, progress)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{output}: what is finished is kept; resume=True goes on with it") from error
 
 
 def _points(max_loss: float | None) -> float:
@@ -159,7 +162,8 @@ def command(
     ] = False,
     samples: SampleCount = None,
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", help="Of random data, of the split and of the bootstrap.")
+        int,
+        typer.Option("--seed", metavar="N", min=0, help="Of random data, of the split and of the bootstrap."),
     ] = 0,
     calibration: Annotated[
         float | None,

@@ -1,9 +1,8 @@
 """``milpasses trace``: what each graph pass of a conversion did."""
 
 import os
-import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from milpasses_tools._options import Force, Json
 from milpasses_tools._output import print_json
+from milpasses_tools._script import ScriptError, run_script
 from milpasses_tools._table import print_table
 from milpasses_tools._trace.record import KINDS, Failure, PassRecord, Trace
 
@@ -63,6 +63,8 @@ def trace(
                 raised = error
             finally:
                 watch.finish()
+    if isinstance(raised, KeyboardInterrupt) and dumps is not None:
+        raise KeyboardInterrupt(f"what was traced until then is in {dumps}") from raised
     if raised is not None:
         raise raised
 
@@ -103,7 +105,7 @@ def command(
     """
     if not script.is_file():
         raise FileNotFoundError(2, "no such script", str(script))
-    error: Exception | None = None
+    failed: ScriptError | None = None
     with trace(
         dump_after_change=dump_after_change,
         dump_after=dump_after or (),
@@ -114,35 +116,17 @@ def command(
     ) as found:
         try:
             run_script(script, arguments or [])
-        except Exception as raised:
-            error = raised
+        except ScriptError as raised:
+            failed = raised
     if as_json:
-        print_json(
-            {**found.to_dict(), "error": None if error is None else f"{type(error).__name__}: {error}"}
-        )
+        error = None if failed is None else f"{type(failed.error).__name__}: {failed.error}"
+        print_json({**found.to_dict(), "error": error})
     else:
         _print(found, every_pass)
-    if error is not None:
+    if failed is not None:
         if found.failure is None:
-            raise error
+            raise failed
         raise typer.Exit(1)
-
-
-def run_script(script: Path, arguments: list[str]) -> None:
-    """Run ``script`` as Python would; what it prints goes to stderr."""
-    import runpy
-
-    argv, path = sys.argv, sys.path[:]
-    sys.argv = [str(script), *arguments]
-    sys.path.insert(0, str(script.resolve().parent))
-    try:
-        with redirect_stdout(sys.stderr):
-            runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as ended:
-        if ended.code not in (None, 0):
-            raise RuntimeError(f"{script}: ended with status {ended.code}") from None
-    finally:
-        sys.argv, sys.path[:] = argv, path
 
 
 def _print(found: Trace, every_pass: bool) -> None:

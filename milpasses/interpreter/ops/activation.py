@@ -9,6 +9,8 @@ from milpasses.interpreter.registry import Array, Context, InterpreterError, op
 
 def sigmoid_of(x: Array) -> Array:
     """Logistic function; exp may overflow to infinity, which gives the right limit 0."""
+    if not isinstance(x, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]  # a tensor has its own: its gradient must not overflow
+        return x.sigmoid()
     out = np.negative(x)
     np.exp(out, out=out)
     out += 1.0
@@ -29,7 +31,7 @@ def clamped_relu(x: Array, alpha: Array, beta: Array) -> Array:
 @op("elu")
 def elu(x: Array, alpha: Array) -> Array:
     """x where positive, else alpha * (exp(x) - 1)."""
-    return np.where(x > 0, x, alpha * np.expm1(x))
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
 @op("gelu")

@@ -86,5 +86,5 @@ def dequantize(
     """scale * (input - zero_point)."""
     values = input.astype(np.float32)
     if zero_point is not None:
-        values -= _along(zero_point, axis, input.ndim).astype(np.float32)
+        values = values - _along(zero_point, axis, input.ndim).astype(np.float32)
     return _along(scale, axis, input.ndim) * values

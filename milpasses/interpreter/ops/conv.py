@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from milpasses.interpreter.backend import Windows
-from milpasses.interpreter.registry import Array, Context, InterpreterError, op
+from milpasses.interpreter.registry import Array, Context, InterpreterError, contiguous, op
 from milpasses.program.padding import explicit_pads, ints
 
 
@@ -89,7 +89,7 @@ def conv_transpose(
     if list(out.shape[2:]) != sizes:
         missing = [(0, size - got) for size, got in zip(sizes, out.shape[2:], strict=True)]
         out = np.pad(out, [(0, 0), (0, 0), *missing])
-    return _add_bias(np.ascontiguousarray(out), bias)
+    return _add_bias(contiguous(out), bias)
 
 
 def _crop(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from milpasses.interpreter.registry import Array, Context, op
+from milpasses.interpreter.registry import Array, Context, contiguous, op
 
 
 def _per_channel(parameter: Array, rank: int) -> Array:
@@ -63,7 +63,7 @@ def layer_norm(
         return ctx.backend.layer_norm(x, gamma, beta, float(epsilon), rank)
     kept = [axis for axis in range(x.ndim) if axis not in reduced]
     order = kept + reduced
-    moved = np.ascontiguousarray(x.transpose(order))
+    moved = contiguous(x.transpose(order))
     return ctx.backend.layer_norm(moved, gamma, beta, float(epsilon), rank).transpose(np.argsort(order))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from milpasses.interpreter.ops.activation import sigmoid_of
-from milpasses.interpreter.registry import Array, Context, InterpreterError, op
+from milpasses.interpreter.registry import Array, Context, InterpreterError, contiguous, op
 
 # Two have parameters, which recurrent ops cannot state. By coremltools' own tests Core ML takes 1 and 1 for
 # scaled_tanh here, which makes it tanh, and 0.2 and 0.5 for hard_sigmoid.
@@ -59,11 +59,11 @@ def rnn(
     """h = act(W x + R h + b)."""
     act = _activation(activation)
     inputs = _project(ctx, x, weight_ih, bias)
-    states, hidden = np.empty_like(inputs), initial_h
-    for count, step in enumerate(_order(len(x), direction)):
+    states, hidden = list[Array](), initial_h
+    for step in _order(len(x), direction):
         hidden = act(inputs[step] + hidden @ weight_hh.T)
-        states[count] = hidden
-    return _sequence(states, hidden, output_sequence), hidden
+        states.append(hidden)
+    return _sequence(np.stack(states), hidden, output_sequence), hidden
 
 
 @op("gru")
@@ -87,11 +87,11 @@ def gru(
     after = bool(reset_after)
     hidden_bias = np.zeros(3 * size, np.float32) if bias is None else bias
     inputs = _project(ctx, x, weight_ih, input_bias)
-    states, hidden = np.empty((*x.shape[:2], size), np.float32), initial_h
+    states, hidden = list[Array](), initial_h
     gates_rz = np.concatenate([weight_hh[:size], weight_hh[2 * size :]]).T
     bias_rz = np.concatenate([hidden_bias[:size], hidden_bias[2 * size :]])
     weight_o, bias_o = weight_hh[size : 2 * size].T, hidden_bias[size : 2 * size]
-    for count, step in enumerate(_order(len(x), direction)):
+    for step in _order(len(x), direction):
         share = inputs[step]
         recurrent = hidden @ gates_rz + bias_rz
         reset = gate(share[:, :size] + recurrent[:, :size])
@@ -99,8 +99,8 @@ def gru(
         new = reset * (hidden @ weight_o + bias_o) if after else (reset * hidden) @ weight_o + bias_o
         candidate = act(share[:, size : 2 * size] + new)
         hidden = (1 - update) * candidate + update * hidden
-        states[count] = hidden
-    return _sequence(states, hidden, output_sequence), hidden
+        states.append(hidden)
+    return _sequence(np.stack(states), hidden, output_sequence), hidden
 
 
 @op("lstm")
@@ -166,9 +166,9 @@ def _lstm_direction(
     gate, cell_act, act = acts
     size = weight_hh.shape[1]
     inputs = _project(ctx, x, weight_ih, bias)
-    states = np.empty((*x.shape[:2], size), np.float32)
-    recurrent = np.ascontiguousarray(weight_hh.T)
-    for count, step in enumerate(_order(len(x), direction)):
+    states: list[Array] = []
+    recurrent = contiguous(weight_hh.T)
+    for step in _order(len(x), direction):
         share = inputs[step] + hidden @ recurrent
         i, f, o, z = (share[:, k * size : (k + 1) * size] for k in range(4))
         if peephole is not None:
@@ -179,5 +179,5 @@ def _lstm_direction(
         if peephole is not None:
             o = o + peephole[2 * size :] * cell
         hidden = gate(o) * act(cell)
-        states[count] = hidden
-    return states, hidden, cell
+        states.append(hidden)
+    return np.stack(states), hidden, cell

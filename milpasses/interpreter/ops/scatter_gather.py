@@ -68,10 +68,11 @@ def gather_nd(x: Array, indices: Array, batch_dims: Any = 0, validate_indices: A
     return pick(x, indices) if int(batch_dims) == 0 else _batched(pick, x, indices, int(batch_dims))
 
 
-def _combine(target: Array, where: Any, updates: Array, mode: str) -> None:
-    """Combine ``updates`` into ``target`` in place; repeated indices count each time, the last ``update``
+def _combined(data: Array, where: Any, updates: Array, mode: str) -> Array:
+    """``data`` with ``updates`` combined into it; repeated indices count each time, the last ``update``
     wins.
     """
+    target = np.copy(data)
     if mode == "update":
         target[where] = updates
     elif mode in _UFUNCS:
@@ -80,6 +81,7 @@ def _combine(target: Array, where: Any, updates: Array, mode: str) -> None:
         _UFUNCS[mode].at(target, where, updates)
     else:
         raise InterpreterError(f"scatter has no mode {mode!r}")
+    return target
 
 
 @op("scatter")
@@ -92,12 +94,11 @@ def scatter(
     validate_indices: Any = False,
 ) -> Array:
     """``data`` with slices along ``axis`` updated."""
-    out = np.array(data)
     along = int(axis) % data.ndim
     _validate(indices, data.shape[along], validate_indices)
     flat = updates.reshape(*updates.shape[:along], -1, *updates.shape[along + indices.ndim :])
-    _combine(np.moveaxis(out, along, 0), indices.reshape(-1), np.moveaxis(flat, along, 0), mode)
-    return out
+    moved = np.moveaxis(data, along, 0), np.moveaxis(flat, along, 0)
+    return np.moveaxis(_combined(moved[0], indices.reshape(-1), moved[1], mode), 0, along)
 
 
 @op("scatter_along_axis")
@@ -111,11 +112,9 @@ def scatter_along_axis(
 ) -> Array:
     """``data`` with elements at ``indices`` along ``axis`` updated."""
     _validate(indices, data.shape[int(axis)], validate_indices)
-    out = np.array(data)
     where: list[Any] = list(np.ogrid[tuple(slice(0, n) for n in indices.shape)])
     where[int(axis)] = indices
-    _combine(out, tuple(where), updates, mode)
-    return out
+    return _combined(data, tuple(where), updates, mode)
 
 
 @op("scatter_nd")
@@ -124,6 +123,4 @@ def scatter_nd(
 ) -> Array:
     """``data`` with slices at the index vectors along the last axis of ``indices`` updated."""
     _validate(indices, data.shape[: indices.shape[-1]], validate_indices)
-    out = np.array(data)
-    _combine(out, tuple(np.moveaxis(indices, -1, 0)), updates, mode)
-    return out
+    return _combined(data, tuple(np.moveaxis(indices, -1, 0)), updates, mode)

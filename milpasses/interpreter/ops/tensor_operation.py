@@ -173,6 +173,7 @@ def non_maximum_suppression(
     same.
     """
     is_old = score_threshold is not None
+    boxes, scores = np.asarray(boxes), np.asarray(scores)  # which are selected has no gradient
     each_boxes, each_scores = (boxes, scores) if is_old else (boxes.swapaxes(1, 2), scores.swapaxes(1, 2))
     limit, count = int(max_boxes), len(boxes)
     out_boxes = np.zeros((count, limit, 4), np.float32)

@@ -130,12 +130,14 @@ def reverse(x: Array, axes: Array | None = None) -> Array:
 @op("reverse_sequence", moves=True)
 def reverse_sequence(x: Array, lengths: Array, seq_axis: Any = 0, batch_axis: Any = 0) -> Array:
     """Flip the first ``lengths[i]`` elements along ``seq_axis`` of each slice i of ``batch_axis``."""
-    out = np.array(x)
-    rows = np.moveaxis(out, (int(batch_axis), int(seq_axis)), (0, 1))
-    source = np.moveaxis(x, (int(batch_axis), int(seq_axis)), (0, 1))
-    for i, length in enumerate(int(n) for n in lengths):
-        rows[i, :length] = source[i, :length][::-1]
-    return out
+    count = x.shape[int(seq_axis)]
+    order = np.tile(np.arange(count), (len(lengths), 1))
+    for row, length in zip(order, (int(n) for n in lengths), strict=True):
+        row[:length] = row[:length][::-1]
+    shape = [1] * x.ndim
+    shape[int(batch_axis)], shape[int(seq_axis)] = len(lengths), count
+    aligned = order if int(batch_axis) % x.ndim < int(seq_axis) % x.ndim else order.T
+    return np.take_along_axis(x, aligned.reshape(shape), int(seq_axis))
 
 
 @op("transpose", moves=True)
@@ -193,9 +195,8 @@ def slice_by_index(x: Array, **bounds: Any) -> Array:
 @op("slice_update", moves=True)
 def slice_update(x: Array, update: Array, **bounds: Any) -> Array:
     """x with x[begin:end:stride] replaced."""
-    out = np.array(x)
-    target = out[slices(x.shape, **bounds)]
-    target[...] = update.reshape(target.shape)
+    out, index = np.copy(x), slices(x.shape, **bounds)
+    out[index] = update.reshape(x[index].shape)
     return out
 
 

@@ -15,5 +15,5 @@ def scaled_dot_product_attention(
     scores = ctx.backend.matmul(query * np.float32(1 / math.sqrt(query.shape[-1])), np.swapaxes(key, -1, -2))
     if attn_mask is not None:
         scores = np.where(attn_mask, scores, -np.inf) if attn_mask.dtype == np.bool_ else scores + attn_mask
-    weights = ctx.backend.softmax(np.asarray(scores, np.float32), -1)
+    weights = ctx.backend.softmax(scores.astype(np.float32, copy=False), -1)
     return ctx.backend.matmul(weights, value)

@@ -81,7 +81,7 @@ class Store:
                 number: np.load(self.folder / "constants" / f"{digest}.npy", allow_pickle=False)
                 for number, digest in enumerate(digests)
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise MilpassesError(f"{step.path}: no program that can be read ({error})") from None
         if problem:
             raise MilpassesError(f"only its text could be kept: {problem}")

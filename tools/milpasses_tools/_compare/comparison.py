@@ -164,6 +164,13 @@ class Miss:
         return f"{self.output}: {self.measure} {self.value:.6g} {sign} {self.limit:.6g}"
 
 
+def decibels_text(snr_db: float | None) -> str:
+    """``30.1 dB``, ``exact``; ``unknown`` where nothing finite was compared."""
+    if snr_db is None or math.isnan(snr_db):
+        return "unknown"
+    return "exact" if snr_db == math.inf else f"{snr_db:.1f} dB"
+
+
 @attrs.frozen
 class Comparison:
     """What ``compare`` found.
@@ -188,6 +195,24 @@ class Comparison:
     unmatched_a: tuple[str, ...] = ()
     unmatched_b: tuple[str, ...] = ()
     boxes: tuple[BoxError, ...] = ()
+
+    def __repr__(self) -> str:
+        errors = ", ".join(f"{one.name} {decibels_text(one.snr_db)}" for one in self.outputs)
+        return f"<Comparison: {self.b} with {self.a}, {self.samples:,} samples of {self.data}: {errors}>"
+
+    def _repr_html_(self) -> str:
+        from milpasses.report import html_table
+
+        rows = [
+            (
+                one.name, decibels_text(one.snr_db),
+                "" if one.max_error is None else f"{one.max_error:.3g}",
+                "" if one.agreement is None else f"{one.agreement:.2%}",
+            )
+            for one in self.outputs
+        ]  # fmt: skip
+        caption = f"{self.b} with {self.a}: {self.samples:,} samples of {self.data}"
+        return html_table(("output", "SNR", "largest error", "same class"), rows, caption)
 
     def __getitem__(self, name: str) -> OutputError:
         for output in self.outputs:

@@ -1,4 +1,4 @@
-"""A sensitivity table as a picture: a cell for each weight and candidate, darker where more is lost."""
+"""A sensitivity table as an SVG: a cell for each weight and candidate, darker where more is lost."""
 
 from html import escape
 from typing import TYPE_CHECKING
@@ -10,21 +10,6 @@ if TYPE_CHECKING:
 
 _ROW, _COLUMN, _LEFT, _TOP = 18, 58, 330, 84
 _BEST, _WORST = 60.0, 0.0  # dB: the ends of the colours
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body {{ font: 14px system-ui, sans-serif; margin: 1.5rem; }} svg {{ max-width: 100%; }}</style></head>
-<body><h1>{title}</h1>
-<p>Signal-to-noise ratio of the outputs in dB if one weight alone had the form: dark is bad, pale is good.
-Point at a cell for its bytes.</p>
-{picture}
-</body></html>
-"""
-
-
-def page(table: "Sensitivity", title: str) -> str:
-    """The picture in one HTML page that loads nothing from anywhere."""
-    return _PAGE.format(title=escape(f"Sensitivity of {title}"), picture=picture(table))
 
 
 def picture(table: "Sensitivity") -> str:

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, shown
 
 SHARES = ("accuracy", "agreement")
 DRAWS = 2000
@@ -72,9 +72,9 @@ def read_size(text: str) -> int:
     unit = found[2].lower() if found else "?"
     if found is None or unit not in _UNITS:
         raise MilpassesError(
-            f"--max-size takes bytes, or a number with KB, MB, GB, KiB, MiB, GiB; got {text!r}"
+            f"--max-size takes bytes, or a number with KB, MB, GB, KiB, MiB, GiB; got {shown(text)}"
         )
-    return int(float(found[1].replace(",", "").replace("_", "")) * _UNITS[unit])
+    return int(min(float(found[1].replace(",", "").replace("_", "")) * _UNITS[unit], 2.0**62))
 
 
 def choose(

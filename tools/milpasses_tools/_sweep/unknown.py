@@ -93,7 +93,9 @@ def rank(rows: Sequence[dict[str, Any]], limit: Limit) -> Choice | None:
             0, f"no variant keeps {limit}: the smallest is {measured[at]['name']}, {sizes[at]:,} bytes"
         )
     else:
-        words.append("nothing is chosen: real samples (data=) can show a loss, max_size= chooses by the SNR")
+        words.append(
+            "nothing is chosen: real samples can show a loss, a limit on the size takes the best SNR"
+        )
     chosen = None if best is None else measured[best]["name"]
     return Choice(OUTPUT_SNR, limit, chosen, front, {}, (), samples, tuple(words))
 

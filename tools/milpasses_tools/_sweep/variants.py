@@ -3,12 +3,13 @@
 import itertools
 import re
 from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
-from milpasses.errors import MilpassesError
+from milpasses.errors import MilpassesError, shown
 
 if TYPE_CHECKING:
     from milpasses_tools._sweep.tuning import Calibration
@@ -20,7 +21,7 @@ CLASSIC_BITS = (16, 8, 7, 6, 5, 4, 3, 2, 1)
 _MOST_VARIANTS = 1000
 _FIT = re.compile(r"fit\((.+)\)")
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 
 
 @attrs.frozen(eq=False)
@@ -200,23 +201,22 @@ def expand(pattern: str) -> list[str]:
     choices = [_choices(inside) for inside in _BRACES.findall(pattern)]
     fixed = _BRACES.split(pattern)[::2]
     if any(sign in part for part in fixed for sign in "{}"):
-        raise MilpassesError(f"--grid {pattern!r}: braces that do not match, or stand in one another")
-    total = 1
-    for one in choices:
-        total *= len(one)
-    if total > _MOST_VARIANTS:
-        raise MilpassesError(f"--grid {pattern!r}: stands for {total:,} recipes; {_MOST_VARIANTS:,} at most")
+        raise MilpassesError(f"--grid {shown(pattern)}: braces that do not match, or stand in one another")
+    if prod(map(len, choices)) > _MOST_VARIANTS:
+        raise MilpassesError(f"--grid {shown(pattern)}: stands for more than {_MOST_VARIANTS:,} recipes")
     return [
         "".join(itertools.chain.from_iterable(zip(fixed, (*chosen, ""), strict=True)))
         for chosen in itertools.product(*choices)
     ]
 
 
-def _choices(inside: str) -> list[str]:
+def _choices(inside: str) -> Sequence[str]:
+    """What braces stand for; of a range no more than is too many."""
     counted = _RANGE.fullmatch(inside.strip())
     if counted is None:
         return [one.strip() for one in inside.split(",")]
     first, last = map(int, counted.groups())
+    last = min(last, first + _MOST_VARIANTS)
     return [str(number) for number in range(first, last + 1)] or [str(first)]
 
 

@@ -15,6 +15,7 @@ from coremltools.converters.mil.mil import types
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from milpasses import _coremltools as host
+from milpasses.data.npz import read_npz
 from milpasses.errors import MilpassesError
 from milpasses.program.files import whole_file, write_text
 from milpasses_tools._view.graph import GraphView
@@ -165,11 +166,14 @@ def build(folder: Path) -> Any:
     """The program that was kept in ``folder``; raises ``MilpassesError`` if there is none."""
     try:
         functions = json.loads((folder / "program.json").read_text(encoding="utf-8"))
-        with np.load(folder / "constants.npz", allow_pickle=False) as file:
-            arrays = {int(name): file[name] for name in file.files}
-    except (OSError, ValueError, KeyError) as error:
+        arrays = {int(name): array for name, array in read_npz(folder / "constants.npz").items()}
+    except (OSError, ValueError, RecursionError) as error:
         raise MilpassesError(f"{folder}: no program that can be read is kept here ({error})") from None
-    return rebuild(functions, arrays)
+    try:
+        return rebuild(functions, arrays)
+    except Exception as error:  # coremltools' builder raises what it likes for what is no program
+        problem = f"{type(error).__name__}: {error}"
+        raise MilpassesError(f"{folder}: the program cannot be built again: {problem}") from error
 
 
 def rebuild(functions: list[dict[str, Any]], arrays: dict[int, Any]) -> Any:

@@ -1,0 +1,1 @@
+"""Every form tried on Core ML itself, for ``milpasses doctor --core-ml``."""

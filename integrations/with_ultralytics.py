@@ -2,8 +2,8 @@
 
 YOLO11n is built from the configuration that the package ships, with random weights: nothing is downloaded.
 A detector is exported with non-maximum suppression, so its package is a pipeline. Its boxes are compared as
-they go into suppression, anchor by anchor: with random weights many overlap and have like scores, and which of
-them is left says nothing of how far any has moved.
+they go into suppression, anchor by anchor: with random weights many overlap and have like scores, and which
+of them is left says nothing of how far any has moved.
 """
 
 import contextlib

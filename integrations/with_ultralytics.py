@@ -1,9 +1,9 @@
 """Ultralytics: its own 8-bit export (``quantize=8``, once ``int8=True``) with milpasses' drop-in.
 
 YOLO11n is built from the configuration that the package ships, with random weights: nothing is downloaded.
-A detector is exported with non-maximum suppression, so its package is a pipeline; the boxes before and after
-are matched by their overlap. With random weights many boxes overlap and have like scores, so a match need not
-be the same box: pairs more than a pixel apart are counted, not explained.
+A detector is exported with non-maximum suppression, so its package is a pipeline. Its boxes are compared as
+they go into suppression, anchor by anchor: with random weights many overlap and have like scores, and which
+of them is left says nothing of how far any has moved.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from ultralytics import YOLO
 
 import milpasses as mp
 from milpasses.data.samples import Samples
-from milpasses.interpreter import Interpreter
+from milpasses.interpreter import PipelineInterpreter
 
 SIZE = 320
 DETECTOR = {"nms": True, "conf": 0.3}
@@ -65,50 +65,52 @@ def export(make: Callable[[], YOLO], path: Path, **options: Any) -> Path:
     return path
 
 
-def boxes(package: Path, samples: Samples) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each sample the boxes in pixels, corner to corner (N x 4), and their class confidences (N x C)."""
-    runner = Interpreter(package)
+def raw_boxes(package: Path, samples: Samples) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each sample what goes into non-maximum suppression, a row an anchor.
+
+    Boxes in pixels, corner to corner (anchors x 4), and the confidences of classes (anchors x classes).
+    """
+    runner = PipelineInterpreter(package)
+    [(name, suppression)] = [
+        (name, part.suppression) for name, part in runner.leaf_runners.items() if part.suppression is not None
+    ]
+    names = suppression.parameters
     found = []
     for sample in samples:
-        outputs = runner.run(sample.inputs)
-        x, y, width, height = np.asarray(outputs["coordinates"], np.float64).reshape(-1, 4).T * SIZE
+        [given] = [made.inputs for made in runner.leaf_steps(sample.inputs) if made.name == name]
+        x, y, width, height = (
+            np.asarray(given[names.coordinatesInputFeatureName], np.float64).reshape(-1, 4).T * SIZE
+        )
         corners = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
-        found.append((corners, np.asarray(outputs["confidence"], np.float64)))
-    if not any(len(corners) for corners, _ in found):
-        raise SystemExit(f"{package.name}: no box in any sample, so nothing could be compared")
+        scores = np.asarray(given[names.confidenceInputFeatureName], np.float64)
+        found.append((corners, scores.reshape(len(corners), -1)))
     return found
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The intersection over union of each box of ``a`` with each of ``b``."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    """The intersection over union of each box of ``a`` with that of ``b`` in the same row."""
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=1)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (a, b)]
-    return shared / np.maximum(areas[0][:, None] + areas[1][None] - shared, 1e-9)
+    return shared / np.maximum(areas[0] + areas[1] - shared, 1e-9)
 
 
 def box_errors(dense: Path, small: Path) -> str:
-    """Boxes that found one another (overlap over one half), how far corners and confidences are apart."""
+    """How far boxes and confidences of the anchors are apart that either model is confident of."""
     samples = Samples.of("random", str(dense), limit=4)
-    matched = lost = 0
-    pixels, confidence, union = [0.0], [0.0], [1.0]
-    for (a, scores_a), (b, scores_b) in zip(boxes(dense, samples), boxes(small, samples), strict=True):
-        if not len(a) or not len(b):
-            lost += len(a)
-            continue
-        overlap = overlaps(a, b)
-        best = overlap.argmax(axis=1)
-        good = overlap.max(axis=1) > 0.5
-        matched, lost = matched + int(good.sum()), lost + int((~good).sum())
-        pixels.extend(np.abs(a - b[best]).max(axis=1)[good])
-        confidence.extend(np.abs(scores_a - scores_b[best]).max(axis=1)[good])
-        union.extend(overlap.max(axis=1)[good])
-    far = sum(error > 1 for error in pixels)
+    pixels, confidence, union = [], [], []
+    for (a, scores_a), (b, scores_b) in zip(
+        raw_boxes(dense, samples), raw_boxes(small, samples), strict=True
+    ):
+        kept = np.maximum(scores_a, scores_b).max(axis=1) >= DETECTOR["conf"]
+        pixels.extend(np.abs(a - b).max(axis=1)[kept])
+        confidence.extend(np.abs(scores_a - scores_b).max(axis=1)[kept])
+        union.extend(overlaps(a, b)[kept])
+    if not pixels:
+        raise SystemExit(f"{dense.name}: no confident box in any sample, so nothing could be compared")
     return (
-        f"{matched} boxes matched, {far} of them over a pixel away, {lost} not; "
-        f"worst overlap {min(union):.3f}, "
-        f"corner {max(pixels):.2f} pixels, confidence {max(confidence):.4f}"
+        f"{len(pixels)} anchors, {sum(error > 1 for error in pixels)} of them over a pixel away; "
+        f"worst overlap {min(union):.3f}, corner {max(pixels):.2f} pixels, confidence {max(confidence):.4f}"
     )
 
 

@@ -31,6 +31,7 @@ from milpasses.recipe import (
     Rule,
 )
 from milpasses.report import ActivationRecord, Record, Report
+from milpasses.tuning import tune
 
 __version__ = version("milpasses")
 
@@ -66,6 +67,7 @@ __all__ = [
     "pipeline",
     "register_pass",
     "statistics",
+    "tune",
 ]
 
 

@@ -42,7 +42,8 @@ class Rewriter:
     ``Encoder``, and ``separate_scales``. ``only_if_smaller``: keep a weight dense where its new form would
     not save a byte; this holds for per-channel scales in any case.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
-    ``strict``: a rule that decides no weight is an error, not a warning.
+    ``strict``: a rule that decides no weight is an error, not a warning. ``tunes``: what recipes with
+    ``method="tune"`` ask for is done to what comes of this.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Rewriter:
     separate_scales: bool = False
     calibration: StatisticsSource | None = None
     strict: bool = False
+    tunes: bool = False
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -64,6 +66,11 @@ class Rewriter:
             if needs_inputs and self.unwanted(site, decision) is None:
                 needed = Refusal("needs-calibration", scheme=decision.scheme)
                 raise MilpassesError(f"{site.weight.name}: {needed}")
+        if self.recipe.wants_tuning and not self.tunes:
+            raise MilpassesError(
+                f"{self.recipe}: a converted model is tuned, on the samples themselves: leave -tune out "
+                "here, or give the recipe to milpasses.compress with calibration=data"
+            )
 
     def check_target(self, sites: Sequence[Site]) -> None:
         """Raise ``TargetError`` for the first of ``sites`` of which the recipe asks what the target lacks."""
@@ -231,12 +238,13 @@ def rewriter_for(
     function: str | None = None,
     progress: Progress | None = None,
     prepare: Prepare | None = None,
+    tunes: bool = False,
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``.
 
-    ``prepare``: as for ``OnlineStatistics``.
+    ``prepare``: as for ``OnlineStatistics``; ``tunes``: as for ``Rewriter``.
     """
-    rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
+    rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict, tunes=tunes)
     source = source_for(
         program, rewriter.calibrates, statistics, calibration, sequential, function, progress, prepare
     )

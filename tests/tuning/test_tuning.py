@@ -53,7 +53,7 @@ def test_held_out_outputs_come_nearer_in_the_same_forms_and_bytes(
     before, after = (decibels(one, model, held_out) for one in (start, tuned))
     assert after > before + 0.1
     notes = [note for note in tuned.report.notes if note.startswith("tuned ")]
-    assert [note.split(":")[0] for note in notes] == ["tuned tables", "tuned codes"]
+    assert [note.split(":")[0] for note in notes] == ["tuned 3 blocks", "tuned tables", "tuned codes"]
     assert f"-> {after:.2f} dB on 16 held-out samples" in notes[-1]  # as the written model gives it
     assert start.report.records == tuned.report.records
 
@@ -70,7 +70,8 @@ def test_the_same_seed_gives_the_same_bytes_and_a_recipe_is_calibrated_first(
     one, two = (next((tmp_path / f"{n}.mlpackage").rglob("weight.bin")) for n in ("first", "second"))
     assert one.read_bytes() == two.read_bytes()
     assert {name.split(":")[0] for _, _, name in told} == {
-        "calibrating", "reading the outputs of the float model", "tables", "codes"
+        "calibrating", "reading the outputs of the float model", "tables", "codes",
+        *(f"block {i} of 3" for i in (1, 2, 3)),
     }  # fmt: skip
     first = [done for done, _, _ in told[: len(told) // 2]]
     assert first == sorted(first)

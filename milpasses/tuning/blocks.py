@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import torch
 
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.batch import BatchRun
@@ -19,6 +20,9 @@ from milpasses.tuning.targets import outputs_of
 from milpasses.tuning.training import Trainer
 
 _MOST = 12  # blocks
+_ROOM, _COPIES = 1 << 30, 3  # bytes for what flows between blocks: what is seen, its float values, the next
+_LEAST = 8  # samples
+_CODE_RATE = 0.01  # a step, in steps between codes
 _TABLES = 0.35  # of the time and steps of a block, before its codes move as well
 
 
@@ -35,6 +39,7 @@ def reconstruct(whole: Trainer, floats: Interpreter, steps: int, clock: Clock, u
     cuts = find_cuts(whole.run.steps, whole.run.variables, weights, _MOST)
     if not cuts:
         return 1
+    whole = _fewer_samples(whole, BatchRun(whole.interpreter, cuts))
     theirs = {var.name: var for step in floats.main_plan.steps for var in step.outputs}
     theirs |= {var.name: var for var in floats.main_plan.inputs}
     seen, float_seen = dict(whole.inputs), dict(whole.inputs)
@@ -61,11 +66,21 @@ def reconstruct(whole: Trainer, floats: Interpreter, steps: int, clock: Clock, u
     return count
 
 
+def _fewer_samples(whole: Trainer, run: BatchRun) -> Trainer:
+    """With as many of the samples as there is room for what the widest cut of ``run`` makes of them."""
+    with torch.no_grad():
+        widest = max(cut.numel() for cut in run({name: rows[:1] for name, rows in whole.inputs.items()}))
+    most = max(_LEAST, _ROOM // (_COPIES * widest * 4))
+    inputs = {name: rows[:most] for name, rows in whole.inputs.items()}
+    fit, held_out = ([i for i in places if i < most] for places in (whole.fit, whole.held_out))
+    return attrs.evolve(whole, inputs=inputs, fit=fit, held_out=held_out)
+
+
 def _learn_block(trainer: Trainer, name: str, steps: int, clock: Clock, end: float) -> None:
     begin, start = clock.spent, trainer.score()
     few = max(1, round(_TABLES * steps))
-    trainer.learn(start, clock.stage(name, few, begin + _TABLES * (end - begin)), codes=False)
-    trainer.learn(start, clock.stage(name, max(1, steps - few), end), codes=True)
+    trainer.learn(start, clock.stage(name, few, begin + _TABLES * (end - begin)))
+    trainer.learn(start, clock.stage(name, max(1, steps - few), end), _CODE_RATE)
     trainer.apply()
 
 

@@ -16,18 +16,19 @@ from milpasses.interpreter.tensors import round_half
 
 _RATE, _SCALE_RATE = 0.01, 0.003  # of values and of scales, a step, in their own size
 _INSIDE = 0.05  # how far from the edges of its cell a latent code starts
-_FLOOR = 0.1  # of the mean size: what is nearly zero is to move, too
+_FLOOR = 0.1  # of the mean size: a bias that is nearly zero is to move, too
 
 
 def _stored(values: Any, half: bool) -> Any:
     return round_half(values) if half else values
 
 
-def _sizes(array: Any, axes: Any = None) -> Any:
-    """The size of each element, or of each row: its magnitude, and a little for what is nearly zero."""
+def _sizes(array: Any, axes: tuple[int, ...] = (), floor: float = 0.0) -> Any:
+    """The size of each element, the mean magnitude over ``axes``; ``floor``: that share of all is added."""
     magnitudes = np.abs(np.asarray(array, np.float32))
-    own = magnitudes if axes is None else np.broadcast_to(magnitudes.mean(axes, keepdims=True), array.shape)
-    return own + (_FLOOR * magnitudes.mean() or 1e-3)
+    everywhere = float(magnitudes.mean()) or 1e-3
+    own = np.broadcast_to(magnitudes.mean(axes, keepdims=True), magnitudes.shape) + floor * everywhere
+    return np.where(own > 0, own, _FLOOR * everywhere)
 
 
 class Learned:
@@ -73,7 +74,7 @@ class LearnedVector(Learned):
     def __init__(self, values: Any, device: Any) -> None:
         super().__init__()
         self._dtype = values.dtype
-        self._values = _Values(self, values, _sizes(values), device, _RATE)
+        self._values = _Values(self, values, _sizes(values, floor=_FLOOR), device, _RATE)
 
     def value(self) -> Any:
         """The values in their type."""

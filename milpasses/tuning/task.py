@@ -23,6 +23,7 @@ from milpasses.tuning.training import Trainer
 
 APART = 4  # every so many-th sample is held out
 _VECTORS = ("bias", "beta", "gamma")
+_CODE_RATE = 0.005  # as that of blocks; outputs alone say less of each code
 _SHARES = {"blocks": 0.45, "tables": 0.75, "codes": 1.0}  # of the time, by when each stage ends
 
 
@@ -73,7 +74,7 @@ class Task:
     def _stages(
         self, trainer: Trainer, floats: Interpreter, report: Report, steps: int, clock: Clock, until: float
     ) -> None:
-        """Blocks, then all tables together, then codes as well; each is kept where held-out outputs gain."""
+        """Blocks, then all tables together, then codes as well; no held-out output becomes worse."""
         names = [var.name for var in trainer.run.variables]
         start, kept, begin = trainer.score(), trainer.snapshot(), clock.spent
         if not all(map(math.isfinite, start.losses)):
@@ -86,14 +87,19 @@ class Task:
                 if count == 1:
                     continue
                 now = trainer.score()
-                if not now.total < best.total or now.worse_than(start):
+                if not sum(now.losses) < sum(best.losses):
                     trainer.restore(kept)
                     now = best
                 name = f"{count} blocks"
             else:
-                now = trainer.learn(start, clock.stage(name, steps, end), codes=name == "codes")
+                now = trainer.learn(
+                    start, clock.stage(name, steps, end), _CODE_RATE if name == "codes" else 0.0
+                )
             report.notes.append(_gain(name, names, best, now, len(trainer.held_out)))
             best = now
+        if best.rank(start)[0]:
+            trainer.restore(kept)
+            report.notes.append("nothing is tuned: some output would be worse on the held-out samples")
 
     def _learners(self, function: str) -> tuple[dict[Any, Any], dict[Site, Any]]:
         """What learns, by site and the variables that it is; and the float weights."""

@@ -16,7 +16,7 @@ from milpasses.tuning.objective import loss
 
 _CHECK = 25  # steps between looks at held-out samples
 _FAILURES = 6  # times that a stage begins again, at half its rates, from the best it has found
-_CODE_RATE, _SLOWER = 0.005, 0.3  # of codes, in steps between them; of the rest beside them
+_SLOWER = 0.5  # what learns beside codes
 
 
 @attrs.frozen
@@ -26,14 +26,11 @@ class Score:
     losses: tuple[float, ...]
     decibels: tuple[float, ...]
 
-    @property
-    def total(self) -> float:
-        """Sum of the losses."""
-        return sum(self.losses)
-
-    def worse_than(self, other: "Score") -> bool:
-        """Some output loses more."""
-        return any(not a <= b for a, b in zip(self.losses, other.losses, strict=True))
+    def rank(self, start: "Score") -> tuple[bool, float]:
+        """Less is better: no output loses more than at the ``start``, then the sum of the losses."""
+        worse = any(not a <= b for a, b in zip(self.losses, start.losses, strict=True))
+        total = sum(self.losses)
+        return worse, total if math.isfinite(total) else math.inf
 
 
 @attrs.define(eq=False)
@@ -118,20 +115,21 @@ class Trainer:
         gradients: Any = torch.autograd.grad(total, firsts, allow_unused=True)
         return [names[0] for names, g in zip(self.learned, gradients, strict=True) if g is None]
 
-    def _optimizer(self, codes: bool, factor: float) -> tuple[Any, list[float]]:
-        """Adam for what learns, and its rates."""
+    def _optimizer(self, codes: float, factor: float) -> tuple[Any, list[float]]:
+        """Adam for what learns, and its rates; ``codes``: theirs, in steps between codes."""
         groups: list[dict[str, Any]] = []
         for one in self.learned.values():
             slower = _SLOWER if codes else 1.0
             groups += [{"params": [p], "lr": factor * slower * rate} for p, rate in one.parameters]
             if codes and one.latent is not None:
-                groups.append({"params": [one.latent], "lr": factor * _CODE_RATE})
+                groups.append({"params": [one.latent], "lr": factor * codes})
         return torch.optim.Adam(groups, betas=(0.9, 0.95)), [group["lr"] for group in groups]
 
-    def learn(self, start: Score, stage: Stage, codes: bool) -> Score:
-        """Learn while ``stage`` lasts, with or without ``codes``; keep the best, no worse than ``start``.
+    def learn(self, start: Score, stage: Stage, codes: float = 0.0) -> Score:
+        """Learn while ``stage`` lasts; keep the best, no output of which is worse than ``start``.
 
-        A loss that is not finite takes back what was learned since the best; it goes on at half the rates.
+        ``codes``: the rate at which they move, in steps between them; 0 leaves them. A loss that is not
+        finite takes back what was learned since the best; it goes on at half the rates.
         """
         draw = torch.Generator().manual_seed(self.seed)
         best, kept, failures, since = self.score(), self.snapshot(), 0, 0
@@ -161,7 +159,7 @@ class Trainer:
             if (done + 1) % _CHECK and done + 1 < stage.steps:
                 continue
             now = self.score()
-            if now.total < best.total and not now.worse_than(start):
+            if now.rank(start) < best.rank(start):
                 best, kept = now, self.snapshot()
         stage.done(stage.steps)
         self.restore(kept)

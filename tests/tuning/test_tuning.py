@@ -11,7 +11,7 @@ from milpasses_tools import digits
 import milpasses as mp
 from milpasses.interpreter import Interpreter
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +120,40 @@ def test_bad_input_is_one_line(
     missing = importlib.util.find_spec("no_such_module_of_anyone")
     monkeypatch.setattr("milpasses.tuning.tuner.find_spec", lambda name: missing)
     refused(r"tuning needs torch: pip install 'milpasses\[torch\]'", model, "pal2-g16", samples)
+
+
+def test_channels_of_very_unequal_ranges_learn_at_one_rate(samples: list[dict[str, Any]]) -> None:
+    """One group's table is 200 times as large as another's: a step for the one is none for the other."""
+    from milpasses.encoding.encodings import Palettized
+    from milpasses.tuning.learned import LearnedTable
+
+    rng = np.random.default_rng(0)
+    sizes = np.array([1.0, 200.0], np.float32)
+    lut = (sizes[:, None] * np.array([-1, -0.3, 0.3, 1], np.float32)).reshape(2, 1, 4, 1).astype(np.float16)
+    form = Palettized(rng.integers(0, 4, (32, 8)).astype(np.uint8), lut, None)
+    one = LearnedTable(form, None, "cpu")
+    before = one.value().detach().numpy()
+    assert np.array_equal(before, form.decode().astype(np.float32))
+    ((moved, rate),) = one.parameters
+    with torch.no_grad():
+        moved += rate
+    change = np.abs(one.value().detach().numpy() - before).reshape(2, 16, 8).mean((1, 2)) / sizes
+    assert change[0] == pytest.approx(change[1], rel=0.5)
+
+
+def test_tables_move_under_codes_and_codes_follow_their_gradient() -> None:
+    from milpasses.encoding.encodings import Palettized
+    from milpasses.tuning.learned import LearnedTable
+
+    lut = np.array([0.5, -1, 1, -0.5], np.float16).reshape(1, 1, 4, 1)  # in no order
+    codes = np.array([[0, 1, 2, 3]], np.uint8)
+    one = LearnedTable(Palettized(codes, lut, None), None, "cpu")
+    one.free(np.array([[0.2, -0.9, 2.0, -0.6]], np.float32))
+    assert np.array_equal(one.value().detach().numpy(), [[0.5, -1, 1, -0.5]])
+    one.value().sum().backward()
+    assert np.allclose(one.latent.grad, [[1.0, 0.5, 0.5, 0.5]])  # steps between the entries around each
+    ((moved, _),) = one.parameters
+    with torch.no_grad():
+        one.latent -= one.latent.grad  # towards smaller values
+        moved += 0.1
+    assert one.encoding().codes.tolist() == [[3, 1, 2, 1]]  # 2.0 lay beyond the last entry

@@ -25,6 +25,7 @@ from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
+from milpasses.recipe.nothing import require_compressed
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.recipe.unmatched import find_unmatched
@@ -42,7 +43,7 @@ class Rewriter:
     ``Encoder``, and ``separate_scales``. ``only_if_smaller``: keep a weight dense where its new form would
     not save a byte; this holds for per-channel scales in any case.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
-    ``strict``: a rule that decides no weight is an error, not a warning.
+    ``strict``: a rule that decides no weight is an error, not a warning; so is that nothing was compressed.
     """
 
     recipe: Recipe
@@ -273,6 +274,8 @@ def write_rewritten(
         rewrite_program(copy, rewriter, report, progress)
         if finish is not None:
             finish(copy.spec, report)
+        if rewriter.strict:
+            require_compressed(report)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
 
@@ -316,6 +319,8 @@ def write_parts(
         spec = pipeline.write(folder, rewrite_part, part)
         if finish is not None:
             finish(spec)
+        if any(rewriter.strict for rewriter in (rewriters or {}).values()):
+            require_compressed(report)
         metadata = spec.description.metadata.userDefined
         if rewriters is None:
             metadata.pop(METADATA_KEY, None)

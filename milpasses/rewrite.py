@@ -25,6 +25,7 @@ from milpasses.program.protocol import WeightProgram
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
+from milpasses.recipe.nothing import require_compressed
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.recipe.unmatched import find_unmatched
@@ -42,8 +43,8 @@ class Rewriter:
     ``Encoder``, and ``separate_scales``. ``only_if_smaller``: keep a weight dense where its new form would
     not save a byte; this holds for per-channel scales in any case.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
-    ``strict``: a rule that decides no weight is an error, not a warning. ``tunes``: what recipes with
-    ``method="tune"`` ask for is done to what comes of this.
+    ``strict``: a rule that decides no weight is an error, not a warning; so is that nothing was compressed.
+    ``tunes``: what recipes with ``method="tune"`` ask for is done to what comes of this.
     """
 
     recipe: Recipe
@@ -281,6 +282,8 @@ def write_rewritten(
         rewrite_program(copy, rewriter, report, progress)
         if finish is not None:
             finish(copy.spec, report)
+        if rewriter.strict:
+            require_compressed(report)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
 
@@ -324,6 +327,8 @@ def write_parts(
         spec = pipeline.write(folder, rewrite_part, part)
         if finish is not None:
             finish(spec)
+        if any(rewriter.strict for rewriter in (rewriters or {}).values()):
+            require_compressed(report)
         metadata = spec.description.metadata.userDefined
         if rewriters is None:
             metadata.pop(METADATA_KEY, None)

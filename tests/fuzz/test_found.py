@@ -54,3 +54,18 @@ def test_a_manifest_without_what_core_ml_wants_is_refused_before_anything_is_wri
     assert status == 2
     assert err.endswith("not an .mlpackage (its Manifest.json is missing or damaged)\n")
     assert not out.exists()
+
+
+def test_an_item_of_the_manifest_that_is_not_there(tmp_path: Path) -> None:
+    path = damaged(tmp_path, lambda spec: None)
+    manifest = json.loads((path / "Manifest.json").read_text())
+    weights = next(item for item in manifest["itemInfoEntries"].values() if item["name"] == "weights")
+    weights["path"] = "x"
+    (path / "Manifest.json").write_text(json.dumps(manifest))
+    for arguments in (
+        ["compress", str(path), "-r", "pal4", "-o", str(tmp_path / "o.mlpackage")],
+        ["dump", str(path)],
+    ):
+        status, err = run_command(arguments)
+        assert status == 2
+        assert err.endswith("its Manifest.json names 'x', which is not in the package\n")

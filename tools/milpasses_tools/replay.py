@@ -88,7 +88,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a pass that failed again, on the program that it failed on.
+    """Run a pass that failed again, on the same program.
 
     Ends with status 1 if it fails again, and shows where; 0 if it runs now.
     """

@@ -33,3 +33,9 @@ def njit_sums(function: F) -> F:
     """Compile ``function`` like ``njit``, but let the compiler contract and reorder float sums."""
     policy = {"reassoc", "contract", "arcp", "nsz"}
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=policy)(function))
+
+
+def njit_fused(function: F) -> F:
+    """Compile ``function`` like ``njit``, but let a product and a sum be rounded once, where a machine can."""
+    policy = {"contract", "nsz"}
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=policy)(function))

@@ -107,9 +107,10 @@ def _fit_short(
     step = max(1, BLOCK // max(groups.shape[1], 1))
 
     def fit(start: int, stop: int) -> None:
+        scratch = np.empty((step, groups.shape[1]), np.float32)  # one for all blocks: new memory costs more
         for first in range(start * step, min(stop * step, len(groups)), step):
             rows = slice(first, first + step)
-            floats = float32_block(groups[rows])
+            floats = float32_block(groups[rows], scratch)
             bad = _affine_rows.fit_rows(
                 form, floats, importance, first, scales[rows], zeros[rows], codes[rows]
             )

@@ -106,9 +106,9 @@ def _smallest_normal(half: bool) -> float:
 
 
 @njit
-def stored_scale(scale: float, half: bool) -> np.float32:
+def stored_scale(scale: float, half: bool) -> float:
     """Return the nearest stored scale, positive and finite."""
-    return np.float32(_neighbour(scale, 0, half))
+    return _neighbour(scale, 0, half)
 
 
 @njit

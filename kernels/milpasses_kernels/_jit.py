@@ -50,7 +50,7 @@ def has_half_casts() -> bool:
 
     x86 has them beside AVX (F16C, 2012), 64-bit ARM always. One that the environment names may lack them.
     """
-    config: Any = numba.config
+    config = cast(Any, numba).config
     if config.DISABLE_JIT or config.CPU_NAME or config.CPU_FEATURES:
         return False
     if platform.machine() in ("arm64", "aarch64"):
@@ -58,21 +58,20 @@ def has_half_casts() -> bool:
     return bool(config.ENABLE_AVX) and bool(llvmlite.binding.get_host_cpu_features().get("f16c"))
 
 
-@intrinsic
-def cast_half_to_float(_: Any, half: Any) -> Any:
-    """The float32 of a float16 bit pattern, by one instruction: for kernels, where ``has_half_casts``."""
-
+def _half_to_float(_: Any, __: Any) -> Any:
     def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
         return builder.fpext(builder.bitcast(values[0], ir.HalfType()), ir.FloatType())
 
     return numba.types.float32(numba.types.uint16), generate
 
 
-@intrinsic
-def cast_float_to_half(_: Any, value: Any) -> Any:
-    """The float16 bit pattern nearest to a float32: for kernels, where ``has_half_casts``."""
-
+def _float_to_half(_: Any, __: Any) -> Any:
     def generate(_: Any, builder: Any, __: Any, values: Any) -> Any:
         return builder.bitcast(builder.fptrunc(values[0], ir.HalfType()), ir.IntType(16))
 
     return numba.types.uint16(numba.types.float32), generate
+
+
+# One instruction each, between float32 and float16 bit patterns: for kernels, where ``has_half_casts``.
+cast_half_to_float: Any = intrinsic(_half_to_float)
+cast_float_to_half: Any = intrinsic(_float_to_half)

@@ -95,6 +95,8 @@ def _from_spec(spec: Any, weights: str, function: str | None, model: Any = None)
         mil = None if model is None else host.program_of(model)
         if mil is None or function not in mil.functions:
             raise InterpreterError(f"coremltools cannot read this package: {error}") from error
+    except host.MissingInternalError:
+        raise
     except Exception as error:  # whatever its builder says of ops that are none, or do not fit together
         text = f"{type(error).__name__}: {error}"
         raise InterpreterError(f"coremltools cannot read this package: {text}") from error

@@ -14,7 +14,8 @@ Scope = dict[str, str]  # a name as it is -> the name that it gets
 def with_unique_names(spec: Any) -> Any:
     """``spec`` (``Model_pb2.Model``), or a copy in which no function of an ML Program makes a name twice.
 
-    The outputs of functions keep their names. Names of ops stay: they need not differ.
+    The outputs of functions keep their names. Names of ops stay: they need not differ. The blocks of one op
+    may share names of their inputs, as the condition and the body of a loop do: these are its variables.
     """
     if not any(_repeats(block) for _, block in _bodies(spec)):
         return spec
@@ -22,7 +23,7 @@ def with_unique_names(spec: Any) -> Any:
     renamed.CopyFrom(spec)
     for function, block in _bodies(renamed):
         given = {value.name for value in function.inputs}
-        _Names({*_made(block), *given}, {*block.outputs, *given}).rename(block, [], True)
+        _Names({*_made(block), *given}, {*block.outputs, *given}).rename(block, [], {}, True)
     return renamed
 
 
@@ -35,8 +36,8 @@ def _bodies(spec: Any) -> list[tuple[Any, Any]]:
 def _made(block: Any) -> Iterator[str]:
     """Every name that is made in a block, those of the blocks inside it included."""
     for op in block.operations:
+        yield from {value.name: None for nested in op.blocks for value in nested.inputs}
         for nested in op.blocks:
-            yield from (value.name for value in nested.inputs)
             yield from _made(nested)
         yield from (output.name for output in op.outputs)
 
@@ -52,20 +53,27 @@ class _Names:
     def __init__(self, taken: set[str], used: set[str]) -> None:
         self.taken, self.used = taken, used
 
-    def rename(self, block: Any, scopes: list[Scope], outermost: bool) -> None:
-        """Rename what ``block`` makes where that is there already, and where it is taken."""
+    def rename(self, block: Any, scopes: list[Scope], variables: Scope, outermost: bool) -> None:
+        """Rename what ``block`` makes where that is there already, and where it is taken.
+
+        ``variables``: the inputs of blocks beside it in the same op, which it may share.
+        """
         scope: Scope = {}
         scopes = [*scopes, scope]
         kept = set(block.outputs) if outermost else set[str]()
         for value in block.inputs:
-            value.name = self._define(value.name, scope, kept)
+            if value.name not in variables:
+                variables[value.name] = self._define(value.name, scope, kept)
+            scope[value.name] = variables[value.name]
+            value.name = scope[value.name]
         for op in block.operations:
             for argument in op.inputs.values():
                 for binding in argument.arguments:
                     if binding.WhichOneof("binding") == "name":
                         binding.name = _found(binding.name, scopes)
+            shared: Scope = {}
             for nested in op.blocks:
-                self.rename(nested, scopes, False)
+                self.rename(nested, scopes, shared, False)
             for output in op.outputs:
                 output.name = self._define(output.name, scope, kept)
         block.outputs[:] = [_found(name, scopes) for name in block.outputs]

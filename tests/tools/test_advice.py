@@ -124,14 +124,16 @@ class TestWeights:
         target = "iOS16" if advice.id.endswith("ios16") else "iOS18"
         assert name not in planned(digits_packages[target], advice.recipe)
 
-    def test_a_scaled_table_is_coremltools_own(self, digits_packages: dict[str, Path]):
+    def test_a_scaled_table_is_coremltools_own_and_the_drop_in_s(self, digits_packages: dict[str, Path]):
         model = ct.models.MLModel(str(digits_packages["iOS18"]), skip_model_load=True)
         config = cto.OptimizationConfig(
             cto.OpPalettizerConfig(nbits=6, mode="uniform", enable_per_channel_scale=True)
         )
         scaled = cto.palettize_weights(model, config)
         assert found(scaled) == {"scaled-table-neural-engine"}
-        assert found(milpasses.coreml.palettize_weights(model, config)) == set()
+        assert found(milpasses.coreml.palettize_weights(model, config)) == {"scaled-table-neural-engine"}
+        ours = milpasses.Recipe.of(config)
+        assert found(milpasses.compress(digits_packages["iOS18"], ours)) == set()
 
     def test_only_the_units_asked_for(self, digits_packages: dict[str, Path]):
         model = milpasses.compress(digits_packages["iOS18"], "int4-b32")

@@ -331,5 +331,5 @@ class TestCoreML:
         assert [(n.model, n.value, n.output, n.op) for n in found.nonfinite] == [("b", "nan", "out", "")]
         assert str(found.nonfinite[0]) == "model b: first nan in out, sample random[0]"
         made = iter([np.zeros(1)] * 2)
-        with pytest.raises(MilpassesError, match="per_op needs runtime reference"):
+        with pytest.raises(MilpassesError, match="per_op=True needs runtime=reference"):
             compare("a", "b", runtime="coreml", per_op=True)

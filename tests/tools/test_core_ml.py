@@ -1,6 +1,7 @@
 """``milpasses doctor --core-ml``, with stand-ins for Core ML: nothing here can tell what Core ML does."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,20 @@ def test_a_model_that_does_not_compile(case: Case) -> None:
 
 
 def test_a_unit_that_hangs(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "SECONDS", 25)
+    def run(command: list[str], *, timeout: float, env: dict[str, str], **_: Any) -> Any:
+        """As ``subprocess.run``, with the time over as soon as the unit that hangs has begun."""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:
+            assert process.stdout is not None
+            lines: list[bytes] = []
+            while not lines or not {UNITS[1], "started"} <= set(json.loads(lines[-1]).values()):
+                lines.append(process.stdout.readline())
+            process.kill()
+        raise subprocess.TimeoutExpired(command, timeout, b"".join(lines))
+
+    monkeypatch.setattr(trials.subprocess, "run", run)
     found = try_case(case, UNITS[:2], standing_in("Hangs"))
     assert [trial.verdict for trial in found] == ["agrees", "fails"]
-    assert found[1].error == "no answer in 25 seconds"
+    assert found[1].error == "no answer in 300 seconds"
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is here")

@@ -206,11 +206,10 @@ class TestCommand:
         assert milpasses_command("dump", packages["small"], "--json").out == dump(packages["small"], "json")
 
     def test_writes_a_file(self, milpasses_command: Run, packages: dict[str, Path], tmp_path: Path):
-        outcome = milpasses_command(
-            "dump", packages["small"], "--format", "html", "-o", tmp_path / "page.html"
-        )
-        assert (outcome.status, outcome.out) == (0, "")
-        assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+        page = tmp_path / "page.html"
+        outcome = milpasses_command("dump", packages["small"], "--format", "html", "-o", page)
+        assert (outcome.status, outcome.out) == (0, f"written: {page}\n")
+        assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
     @pytest.mark.parametrize(
         ("content", "expected"),

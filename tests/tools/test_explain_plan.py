@@ -231,7 +231,10 @@ class TestCommand:
             (["-r", "int5"], "int5"),
             (["--target", "iOS18"], "--target goes with --recipe"),
             (["-r", "int8", "--target", "iOS99"], "there is no target iOS99"),
-            (["--for", "npu"], "there is no compute unit 'npu'; there are neural-engine, gpu, cpu"),
+            (
+                ["--for", "npu"],
+                "there is no compute unit 'npu'; did you mean gpu?; there are neural-engine, gpu, cpu",
+            ),
         ):
             outcome = milpasses_command("explain", path, *arguments)
             assert (outcome.status, outcome.out) == (2, "")

@@ -77,7 +77,9 @@ def test_nested_blocks_are_layers():
 
 def test_the_command_writes_node_data_beside_the_graph(milpasses_command: Run, small: Path, tmp_path: Path):
     outcome = milpasses_command("dump", small, "--format", "model-explorer", "-o", tmp_path / "g.json")
-    assert (outcome.status, outcome.out) == (0, "")
+    written = ("g.json", "g.bits.json", "g.bytes.json", "g.sqnr.json")
+    assert outcome.status == 0
+    assert outcome.out.splitlines() == [f"written: {tmp_path / name}" for name in written]
     graph = json.loads((tmp_path / "g.json").read_text(encoding="utf-8"))
     ids = {node["id"] for node in graph["graphs"][0]["nodes"]}
     for measure, count in (("bits", 4), ("bytes", 4), ("sqnr", 2)):
@@ -89,7 +91,7 @@ def test_the_command_writes_node_data_beside_the_graph(milpasses_command: Run, s
 def test_original_is_for_html(milpasses_command: Run, small: Path):
     outcome = milpasses_command("dump", small, "--format", "model-explorer", "--original", small)
     assert outcome.status == 2
-    assert "--original (original=) is for --format html, not model-explorer" in outcome.err
+    assert "--original MODEL is for the format html, not model-explorer" in outcome.err
 
 
 def test_original_must_have_the_weights(small: Path):

@@ -63,7 +63,9 @@ def test_compare(packages: tuple[Path, Path]) -> None:
     assert names == ["detector/raw_confidence", "detector/raw_coordinates"]
     assert "not compared" not in found.note
     assert all(output.snr_db is not None and output.snr_db > 30 for output in found.outputs)
-    with pytest.raises(mp.MilpassesError, match="per_op is for one program: name a part, one of detector"):
+    with pytest.raises(
+        mp.MilpassesError, match="per_op=True is for one program: name a part of detector with part="
+    ):
         compare(*packages, samples=1, per_op=True)
 
 

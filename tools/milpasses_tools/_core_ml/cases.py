@@ -153,7 +153,7 @@ def _save(form: str, target: str, path: Path) -> None:
 
 def _save_scaled(dense: Any, path: Path) -> None:
     """One table, and a scale a channel in an op of its own, which is said to fail on the Neural Engine."""
-    from coremltools.optimize import coreml as optimize
+    import coremltools.optimize.coreml as optimize
 
     from milpasses import coreml
 

@@ -17,12 +17,12 @@ from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
-from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.pipelines import SavedPipeline
 from milpasses.program.protocol import WeightProgram
-from milpasses.program.saved import SavedProgram
+from milpasses.program.saved import SavedProgram, check_functions
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
 from milpasses.recipe.nothing import require_compressed
@@ -250,15 +250,6 @@ def rewriter_for(
         program, rewriter.calibrates, statistics, calibration, sequential, function, progress, prepare
     )
     return attrs.evolve(rewriter, calibration=source)
-
-
-def check_functions(program: SavedProgram) -> None:
-    """Raise ``TargetError`` where functions of ``program`` take compressed weights in different forms."""
-    if len({function.target.constexpr for function in program.functions}) > 1:
-        raise TargetError(
-            f"{program.package.path}: its functions target both sides of iOS18; "
-            "pass minimum_deployment_target=ct.target.iOS18"
-        )
 
 
 def write_rewritten(

@@ -69,3 +69,15 @@ def test_an_item_of_the_manifest_that_is_not_there(tmp_path: Path) -> None:
         status, err = run_command(arguments)
         assert status == 2
         assert err.endswith("its Manifest.json names 'x', which is not in the package\n")
+
+
+@pytest.mark.parametrize("change", [{"options": 3}, {"error": None}, {"pass": []}, {"options": {"x": [1]}}])
+def test_what_trace_kept_is_damaged(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    shutil.copytree(sound_models()["kept"], path)
+    assert run_command(["replay", str(path)]) == (0, "")
+    content = json.loads((path / "replay.json").read_text())
+    (path / "replay.json").write_text(json.dumps(content | change))
+    status, err = run_command(["replay", str(path)])
+    assert status == 2
+    assert err.endswith("kept: trace kept no failure here (replay.json is missing or damaged)\n")

@@ -32,6 +32,7 @@ from milpasses.recipe.fields import one_of
 from milpasses.recipe.rules import Decision, Rule
 from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
+from milpasses.recipe.tuned import tuned, tunes
 from milpasses.recipe.weights import MatchableWeight
 from milpasses.recipe.yaml_text import read_yaml
 from milpasses.report import abridged
@@ -106,6 +107,16 @@ class Recipe:
     def wants_activations(self) -> bool:
         """Whether some activation may become 8-bit."""
         return self.activations is not None or any(rule.a8 is not None for rule in self.activation_rules)
+
+    @property
+    def wants_tuning(self) -> bool:
+        """Whether some scheme has ``method="tune"``."""
+        return any(map(tunes, [self.default, *(rule.scheme for rule in self.rules)]))
+
+    def tuned(self) -> "Recipe":
+        """The recipe with ``method="tune"`` wherever a scheme has its default method."""
+        rules = tuple(attrs.evolve(rule, scheme=tuned(rule.scheme)) for rule in self.rules)
+        return attrs.evolve(self, default=tuned(self.default), rules=rules)
 
     def activations_of(self, op_type: str, op_name: str) -> tuple[Activations | None, bool]:
         """What the activations of an op become, and whether a rule says so."""

@@ -31,10 +31,13 @@ COMMANDS = {
     "trace --on-failure": ["trace", "SCRIPT", "--on-failure", "OUT"],
     "quantize-nn": ["quantize-nn", "MODEL", "--bits", "8", "-o", "OUT"],
     "upgrade": ["upgrade", "MODEL", "-o", "OUT"],
+    "tune -o": ["tune", "MODEL", "-r", "pal2", "--data", "DATA", "-o", "OUT"],
+    "tune --report": ["tune", "MODEL", "-r", "pal2", "--data", "DATA", "-o", "new.mlpackage",
+                      "--report", "OUT"],
 }  # fmt: skip
 FOLDERS = ("trace", "trace --on-failure")
 SUFFIX = {"sensitivity --plot": ".html"} | dict.fromkeys(
-    ("compress -o", "quantize-nn", "upgrade"), ".mlpackage"
+    ("compress -o", "quantize-nn", "upgrade", "tune -o"), ".mlpackage"
 )
 
 

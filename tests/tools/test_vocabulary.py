@@ -18,16 +18,16 @@ RUN = frozenset({"compare", "bisect", "sweep", "sensitivity"})  # run a model on
 REPORT = frozenset(
     {"explain", "diff", "compare", "bisect", "sensitivity", "dump"}
 )  # a text, or with -o a file
-WRITE = frozenset({"compress", "upgrade", "quantize-nn", "sweep"})  # write a model
-COMPRESS = frozenset({"compress", "explain", "sweep", "sensitivity", "upgrade"})  # take recipes
+WRITE = frozenset({"compress", "tune", "upgrade", "quantize-nn", "sweep"})  # write a model
+COMPRESS = frozenset({"compress", "tune", "explain", "sweep", "sensitivity", "upgrade"})  # take recipes
 HAVE = {
     "--json": ALL,
     "--quiet": ALL,
     "--traceback": ALL,
     "--part": ALL - NO_MODEL,
     "--function": ALL - NO_MODEL - {"upgrade", "quantize-nn"},  # legacy networks have no functions
-    "--data": RUN | {"compress", "upgrade"},
-    "--samples": RUN,
+    "--data": RUN | {"compress", "tune", "upgrade"},
+    "--samples": RUN | {"tune"},
     "--seed": RUN,
     "--target": COMPRESS | {"bisect"},
     "--recipe": COMPRESS,

@@ -83,7 +83,8 @@ def compress(
     go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
 
     A rule that decides no weight is said in the report (``report.unmatched``) and as an
-    ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
+    ``UnmatchedRuleWarning``. Where no weight was compressed, the records say why. With ``strict`` either is a
+    ``RecipeError``, unless the recipe keeps every weight, and nothing is written.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first; one for a target without compressed weights (iOS15) is raised to iOS16, and the report's

@@ -35,7 +35,7 @@ from milpasses.recipe.text import read_rules
 from milpasses.recipe.tuned import tuned, tunes
 from milpasses.recipe.weights import MatchableWeight
 from milpasses.recipe.yaml_text import read_yaml
-from milpasses.report import shortened
+from milpasses.report import abridged
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
@@ -183,7 +183,7 @@ class Recipe:
         return "; ".join([*lines, *self._rule_texts(), *self._rest_text()])
 
     def __repr__(self) -> str:
-        return f"<Recipe: {shortened(str(self))}>"
+        return f"<Recipe: {abridged(str(self))}>"
 
     def __str__(self) -> str:
         default = self._default_text(scheme_words(self.default))

@@ -87,7 +87,8 @@ MEANINGS: Mapping[str, str] = {
     "Joint.second": "What the non-zeros become, or the entries of the table.",
     "Joint.weight_threshold": "The larger of the two.",
     "Activations.dtype": "Type of the stored integers.",
-    "Activations.mode": "`linear_symmetric`: a scale alone. `linear`: a zero point too (`-asym`).",
+    "Activations.mode": "`auto`: for each tensor the finer of `linear_symmetric`, a scale alone (`-sym`), "
+    "and `linear`, a zero point too (`-asym`).",
     "ActivationRule.a8": "What the activations of these ops become; `keep` leaves them float.",
     "ActivationRule.op_type": "Types of the ops that take them.",
     "ActivationRule.op_name": "Pattern of the op's name.",

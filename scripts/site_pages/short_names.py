@@ -29,7 +29,7 @@ A short name is a kind, its size, and suffixes, joined by `+` where two kinds sh
 | `sparse50` `sparse2of4` | 50 % zeros, or 2 of each 4 | `-obs` fitted to data |
 | `half` | float32 stored as float16 | |
 | `keep` | as it is | |
-| `a8` | 8-bit activations, behind a name or alone | `-asym`, `-uint8` |
+| `a8` | 8-bit activations, behind a name or alone | `-sym`, `-asym`, `-uint8` |
 
 The report, `explain` and the pages name the **form** that came of it: what is stored in the model, in coremltools'
 words. This table was made when the site was built, by compressing the digits network of `milpasses demo` with each name; bits a

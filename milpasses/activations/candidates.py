@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from milpasses.activations.grid import LEVELS, ActivationRange, Grid, grid_of
+from milpasses.activations.grid import LEVELS, ActivationRange, Grid, finer_mode, grid_of
 from milpasses.data.histograms import Histogram
 from milpasses.report import decibels
 
@@ -88,7 +88,8 @@ class Candidates:
     def _least(self, cost: Callable[[float, float], float]) -> tuple[float, float]:
         """The clip of the range that costs least; with a zero point each end by itself."""
         low, high = self.histogram.low, self.histogram.high
-        if self.mode == "linear_symmetric":
+        mode = finer_mode(low, high) if self.mode == "auto" else self.mode
+        if mode == "linear_symmetric":
             largest = max(abs(low), abs(high))
             clips = [(max(low, -largest * share), min(high, largest * share)) for share in _shares()]
             return _cheapest([clip for clip in clips if clip[0] < clip[1]] or [(low, high)], cost)

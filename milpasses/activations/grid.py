@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from milpasses.errors import MilpassesError
 
 LEVELS = {"int8": (-128, 127), "uint8": (0, 255)}
+_CLEARLY = 0.9  # of a step: a zero point must be worth it
 
 
 @attrs.frozen
@@ -53,7 +54,8 @@ def grid_of(
 ) -> Grid:
     """The grid of a range.
 
-    ``mode``: ``"linear_symmetric"`` covers -R..R with R = max(|low|, |high|), ``"linear"`` the range and 0.
+    ``mode``: ``"linear_symmetric"`` covers -R..R with R = max(|low|, |high|), ``"linear"`` the range and 0,
+    ``"auto"`` is what ``finer_mode`` says.
     The arithmetic is coremltools': in float16, where that overflows in float64. ``half``: the scale is stored
     as float16, so it cannot be smaller than that type's smallest normal number. A range of 0 alone gets the
     scale 1. Raises ``MilpassesError`` for a range that is not finite or empty, a mode or type that is none.
@@ -61,10 +63,12 @@ def grid_of(
     dtype = np.dtype(dtype).name
     if dtype not in LEVELS:
         raise MilpassesError(f"activations are int8 or uint8, not {dtype}")
-    if mode not in ("linear_symmetric", "linear"):
-        raise MilpassesError(f"mode must be linear_symmetric or linear, not {mode!r}")
+    if mode not in ("auto", "linear_symmetric", "linear"):
+        raise MilpassesError(f"mode must be auto, linear_symmetric or linear, not {mode!r}")
     if not (np.isfinite(low) and np.isfinite(high) and low <= high):
         raise MilpassesError(f"a range must be finite and not empty, not {low:g} to {high:g}")
+    if mode == "auto":
+        mode = finer_mode(low, high)
     with np.errstate(all="ignore"):
         scale, zero_point = _computed(np.array([low, high], np.float16), mode, dtype)
         if not (np.isfinite(scale) and np.isfinite(zero_point)):
@@ -76,6 +80,12 @@ def grid_of(
     scale = min(max(float(scale), smallest), largest)
     stored = np.float16(scale) if half else np.float32(scale)
     return Grid(float(stored), int(zero_point) if np.isfinite(zero_point) else 0, dtype)
+
+
+def finer_mode(low: float, high: float) -> str:
+    """``"linear"`` where its step is clearly the smaller one, else ``"linear_symmetric"``: no zero point."""
+    symmetric, linear = 2 * max(abs(low), abs(high)), max(high, 0.0) - min(low, 0.0)
+    return "linear" if linear < _CLEARLY * symmetric else "linear_symmetric"
 
 
 def _computed(span: NDArray[Any], mode: str, dtype: str) -> tuple[Any, Any]:

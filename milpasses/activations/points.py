@@ -18,6 +18,9 @@ CORE = (*UNARY, "add")
 FUSED = ("leaky_relu", "tanh", "scaled_tanh", "sigmoid", "hard_sigmoid", "relu", "relu6")
 ON_REQUEST = ("matmul",)  # coremltools leaves it float
 FLOATS = ("float16", "float32")
+# What these return holds values of ``x``, and no others.
+MOVES = ("max_pool", "reshape", "transpose", "squeeze", "expand_dims", "flatten2d", "slice_by_index",
+         "slice_by_size", "upsample_nearest_neighbor", "tile", "identity")  # fmt: skip
 
 Wanted = Callable[[str, str], bool]
 
@@ -38,7 +41,8 @@ class Point:
     ``name``: the variable; ``tensors``: all that share its range, sorted, itself among them. ``uses``: inputs
     that get a dequantized copy each. ``after``: the op behind which the pair stands where one quantizes an
     op's output, and then every other use takes its dequantized copy too. ``core``: the op whose
-    output that is, before the fused activation. ``dtype``: the float type.
+    output that is, before the fused activation. ``dtype``: the float type. ``follows``: the quantized tensor
+    whose values it holds: on the same grid it loses nothing more.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Point:
     after: str = ""
     dtype: str = "float16"
     core: str = ""
+    follows: str = ""
 
 
 def every_op(op_type: str, op_name: str) -> bool:
@@ -97,9 +102,22 @@ class _Search:
                 self.behind.get(name, ""),
                 self.dtypes[name],
                 self.cores.get(name, ""),
+                self._source(name),
             )
             for name in order
         ]
+
+    def _source(self, name: str) -> str:
+        """The nearest quantized tensor of whose values ``name`` is made, if only ``MOVES`` are between."""
+        op = self.made.get(name)
+        while op is not None and self._kind(op) in MOVES:
+            source = dict(self.graph.operands(op)).get("x", "")
+            if source in self.behind or Use(self.graph.op_name(op), "x", self._kind(op)) in self.before.get(
+                source, ()
+            ):
+                return source
+            op = self.made.get(source)
+        return ""
 
     def _order(self) -> Iterable[str]:
         names: dict[str, None] = {}

@@ -1,9 +1,10 @@
 """The range of each 8-bit tensor that costs the outputs least, on samples that did not suggest it.
 
 Samples are counted into histograms, in one run each. From three of four follow a range by each method of
-``candidates.METHODS``; the others, held out, decide: first one method for all tensors, then for each of at
-most ``GROUPS`` stretches of the program another, where the outputs clearly gain. The methods chosen then give
-the ranges of all samples. The number of held-out runs does not depend on the number of tensors.
+``candidates.METHODS``; the others, held out, decide: first one method for all tensors, then another for one
+after the other, with the rest as they are by then, where the outputs gain. Beyond ``_STRETCHES`` tensors
+stretches of the program change at a time, so the number of held-out runs has a limit. The methods chosen then
+give the ranges of all samples.
 """
 
 import functools
@@ -25,9 +26,10 @@ from milpasses.recipe.activations import Activations
 from milpasses.report import decibels
 
 GROUPS = 8
-_CLEARLY = 0.98  # of the error: few samples differ by chance
+_STRETCHES = 24
+_CLEARLY, _ONE = 0.98, 0.995  # of the error: few samples differ by chance; one tensor matters less than all
 _ALTERNATIVES = 2
-_RUNS = len(METHODS) + GROUPS * _ALTERNATIVES  # of each held-out sample
+_RUNS = len(METHODS) + _STRETCHES * _ALTERNATIVES  # of each held-out sample
 Points = Sequence[tuple[Point, Activations]]
 
 
@@ -35,6 +37,7 @@ Points = Sequence[tuple[Point, Activations]]
 class Unit:
     """Points that share one range, the tensors that have it, and what the recipe asks.
 
+    They must, or ops between them make no new values: then a second rounding on the same grid loses nothing.
     ``parts``: the histogram of each tensor; ``histogram``: all counted together.
     """
 
@@ -51,7 +54,7 @@ class Unit:
     @property
     def tensors(self) -> tuple[str, ...]:
         """The tensors that share the range."""
-        return self.points[0].tensors
+        return tuple(dict.fromkeys(name for point in self.points for name in point.tensors))
 
     @property
     def candidates(self) -> Candidates:
@@ -113,11 +116,15 @@ def least_ranges(
 
 def units_of(points: Points, ranges: Mapping[str, Range], histograms: Mapping[str, Histogram]) -> list[Unit]:
     """Points by the tensors that share their range; none where that is a point, or not all are finite."""
-    by_tensors: dict[tuple[str, ...], list[tuple[Point, Activations]]] = {}
+    groups: dict[str, list[tuple[Point, Activations]]] = {}  # by each tensor
     for point, settings in points:
-        by_tensors.setdefault(point.tensors, []).append((point, settings))
+        followed = groups.get(point.follows, []) if len(point.tensors) == 1 else []
+        group = groups.get(point.name) or (followed if followed and followed[0][1] == settings else [])
+        group.append((point, settings))
+        groups.update(dict.fromkeys(point.tensors, group))
     units: list[Unit] = []
-    for tensors, members in by_tensors.items():
+    for members in {id(group): group for group in groups.values()}.values():
+        tensors = dict.fromkeys(name for point, _ in members for name in point.tensors)
         parts = {name: histograms[name] for name in tensors if name in histograms}
         spans = [ranges[name] for name in tensors if name in ranges]
         if not parts or any(span.nonfinite for span in spans):
@@ -146,11 +153,11 @@ class _Search:
         # of those that are as good as the best the first: clipping must be worth it
         order = sorted(METHODS, key=lambda method: max(self.families[method], least / _CLEARLY))
         methods, self.best = [order[0]] * len(self._units), self.families[order[0]]
-        for group in stretches(len(self._units)):
+        for group in stretches(len(self._units), _STRETCHES):
             for method in order[1 : 1 + _ALTERNATIVES]:
                 tried = [method if index in group else known for index, known in enumerate(methods)]
                 error = self._error(tried)
-                if error < _CLEARLY * self.best:
+                if error < _ONE * self.best:
                     methods, self.best = tried, error
         return methods
 
@@ -167,7 +174,7 @@ def _least(ranges: Mapping[str, ActivationRange]) -> str:
     return max(known, key=known.__getitem__)
 
 
-def stretches(count: int) -> list[range]:
-    """``count`` things in order as at most ``GROUPS`` stretches."""
-    parts = min(GROUPS, count)
+def stretches(count: int, most: int = GROUPS) -> list[range]:
+    """``count`` things in order as at most ``most`` stretches."""
+    parts = min(most, count)
     return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]

@@ -27,6 +27,7 @@ from milpasses.report import decibels
 
 Array = NDArray[Any]
 _DAMPING = 0.01
+_FEEDBACK = ("gptq", "obs", "tune")  # tuning begins with what gptq gives
 _TRIED = 256  # outputs
 _ROWS = 256  # of a second moment that are looked at together
 _CLEARLY = 0.95  # of the error: means of few samples differ by chance, and biases of all layers add up
@@ -49,9 +50,9 @@ class Calibrated:
 
 
 def feedback_method(scheme: Scheme) -> str:
-    """``gptq``, ``obs``, or both: what the scheme needs a second moment for; empty where it needs none."""
+    """``gptq``, ``obs``, ``tune``, or two: what a second moment is needed for; empty where it is not."""
     parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
-    return " + ".join(part.method for part in parts if getattr(part, "method", "") in ("gptq", "obs"))  # pyright: ignore
+    return " + ".join(part.method for part in parts if getattr(part, "method", "") in _FEEDBACK)  # pyright: ignore
 
 
 def plain_method(scheme: Scheme) -> str:

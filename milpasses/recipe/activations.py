@@ -12,7 +12,8 @@ from milpasses.recipe.fields import dtype_of, glob, one_of, op_types
 from milpasses.recipe.names import OP_SUFFIX, matches_spelling
 from milpasses.recipe.text import condition_text
 
-_TEXT = re.compile(r"a8(-uint8)?(-asym)?")
+_TEXT = re.compile(r"a8(-uint8)?(-sym|-asym)?")
+_MODES = {None: "auto", "-sym": "linear_symmetric", "-asym": "linear"}
 _BEHIND = re.compile(r"(?:^|\s*\+\s*)(a8[\w-]*)\s*$")
 
 
@@ -20,14 +21,15 @@ _BEHIND = re.compile(r"(?:^|\s*\+\s*)(a8[\w-]*)\s*$")
 class Activations:
     """8-bit activations: ``quantize`` and ``dequantize`` pairs around the ops that Core ML fuses them into.
 
-    Text: ``a8``, with ``-uint8`` for unsigned codes and ``-asym`` for ``mode="linear"``, which has a zero
-    point. Raises RecipeError.
+    ``mode``: ``"linear_symmetric"`` has no zero point, ``"linear"`` has one, and ``"auto"`` takes for each
+    tensor the one with the clearly finer step: a zero point behind a relu, none where both signs occur alike.
+
+    Text: ``a8``, with ``-uint8`` for unsigned codes, and ``-sym`` or ``-asym`` for the two modes. Raises
+    RecipeError.
     """
 
     dtype: str = attrs.field(default="int8", converter=dtype_of("dtype", "int8", "uint8"))
-    mode: str = attrs.field(
-        default="linear_symmetric", converter=one_of("mode", "linear_symmetric", "linear")
-    )
+    mode: str = attrs.field(default="auto", converter=one_of("mode", "auto", "linear_symmetric", "linear"))
 
     @classmethod
     def of(cls, value: Any) -> "Activations | None":
@@ -42,12 +44,15 @@ class Activations:
             return None
         found = _TEXT.fullmatch(value.strip().lower()) if isinstance(value, str) else None
         if found is None:
-            raise wrong("activations", "a8, a8-uint8, a8-asym, a8-uint8-asym or keep", value)
-        return cls("uint8" if found[1] else "int8", "linear" if found[2] else "linear_symmetric")
+            raise wrong(
+                "activations", "a8, a8-sym, a8-asym, a8-uint8 (with -sym or -asym too) or keep", value
+            )
+        return cls("uint8" if found[1] else "int8", _MODES[found[2]])
 
     def __str__(self) -> str:
         unsigned = "-uint8" if self.dtype == "uint8" else ""
-        return f"a8{unsigned}{'-asym' if self.mode == 'linear' else ''}"
+        suffix = next(suffix for suffix, mode in _MODES.items() if mode == self.mode)
+        return f"a8{unsigned}{suffix or ''}"
 
 
 def optional_activations(value: Any) -> Activations | None:

@@ -1,8 +1,7 @@
 """Adam on what learns, in stages; samples held out decide what is kept."""
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,6 +10,7 @@ import torch
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.batch import BatchRun
+from milpasses.tuning.clock import Stage
 from milpasses.tuning.learned import Learned
 from milpasses.tuning.objective import loss
 
@@ -110,8 +110,8 @@ class Trainer:
         gradients: Any = torch.autograd.grad(total, firsts, allow_unused=True)
         return [names[0] for names, g in zip(self.learned, gradients, strict=True) if g is None]
 
-    def stage(self, steps: int, seconds: float, start: Score, step: Callable[[int], None]) -> Score:
-        """Learn for ``steps`` or ``seconds``; keep the best, no output of which is worse than ``start``."""
+    def stage(self, start: Score, stage: Stage) -> Score:
+        """Learn while ``stage`` lasts; keep the best, no output of which is worse than ``start``."""
         groups: list[dict[str, Any]] = [
             {"params": [p], "lr": lr} for one in self.learned.values() for p, lr in one.parameters
         ]
@@ -119,9 +119,8 @@ class Trainer:
         adam: Any = torch.optim.Adam(groups, betas=(0.9, 0.95))
         draw = torch.Generator().manual_seed(self.seed)
         best, kept, since = self.score(), self._snapshot(), 0
-        began = time.monotonic()
-        for done in range(steps):
-            spent = max(done / steps, (time.monotonic() - began) / max(seconds, 1e-9))
+        for done in range(stage.steps):
+            spent = stage.done(done)
             if spent >= 1:
                 break
             for group, rate in zip(adam.param_groups, rates, strict=True):
@@ -140,8 +139,7 @@ class Trainer:
             adam.zero_grad()
             total.backward()
             adam.step()
-            step(done + 1)
-            if (done + 1) % _CHECK and done + 1 < steps:
+            if (done + 1) % _CHECK and done + 1 < stage.steps:
                 continue
             now = self.score()
             if now.total < best.total and not now.worse_than(start):
@@ -150,5 +148,6 @@ class Trainer:
                 since += 1
                 if since == _PATIENCE:
                     break
+        stage.done(stage.steps)
         self._restore(kept)
         return best

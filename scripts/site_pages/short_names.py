@@ -22,14 +22,14 @@ A short name is a kind, its size, and suffixes, joined by `+` where two kinds sh
 | piece | says | pieces |
 | --- | --- | --- |
 | `int8` `uint8` `int4` `uint4` | integers with a scale | `-tensor` one scale in all, `-b32` one for 32 input channels, \
-`-asym` a zero point too, `-minmax` coremltools' scales, `-gptq` fitted to data |
+`-asym` a zero point too, `-minmax` coremltools' scales, `-gptq` fitted to data, `-tune` then learned |
 | `pal4` | a look-up table (LUT) of 2^4 entries | `-g16` a table for each 16 channels, `-v2` entries of two weights, \
-`-uniform` even steps, `-gptq` fitted to data |
+`-uniform` even steps, `-gptq` fitted to data, `-tune` then learned |
 | `unique` | a table of exactly the values that are there | `-g16`, `-v2` as above |
 | `sparse50` `sparse2of4` | 50 % zeros, or 2 of each 4 | `-obs` fitted to data |
 | `half` | float32 stored as float16 | |
 | `keep` | as it is | |
-| `a8` | 8-bit activations, behind a name or alone | `-asym`, `-uint8` |
+| `a8` | 8-bit activations, behind a name or alone | `-sym`, `-asym`, `-uint8` |
 
 The report, `explain` and the pages name the **form** that came of it: what is stored in the model, in coremltools'
 words. This table was made when the site was built, by compressing the digits network of `milpasses demo` with each name; bits a

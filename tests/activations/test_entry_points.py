@@ -59,7 +59,8 @@ def test_rules_leave_ops_float_and_ask_for_more() -> None:
 
 
 TEXTS = [
-    "a8", "int8+a8", "pal4+int8+a8", "int8+a8-asym", "a8-uint8-asym", "int8+a8; op_type=linear -> a8=keep",
+    "a8", "int8+a8", "pal4+int8+a8", "int8+a8-asym", "a8-uint8-asym", "int8+a8-sym", "a8-uint8",
+    "int8+a8; op_type=linear -> a8=keep",
     "int8+a8; op_type=conv -> pal4; op_name=head* -> a8=keep; op_type=matmul -> a8=a8-uint8; rest=half",
 ]  # fmt: skip
 

@@ -165,7 +165,7 @@ def theirs(program: Any, ranges: Any, config: Any) -> Any:
     return program
 
 
-@pytest.mark.parametrize("text", ["a8", "a8-asym", "a8-uint8", "a8-uint8-asym"])
+@pytest.mark.parametrize("text", ["a8-sym", "a8-asym", "a8-uint8-sym", "a8-uint8-asym"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_op_for_op_as_coremltools(name: str, text: str) -> None:
     model = saved_model(NETWORKS[name])
@@ -215,6 +215,22 @@ def test_grids_are_those_of_coremltools(mode: str, dtype: str) -> None:
         grid = grid_of(low, high, mode, dtype)
         assert grid.scale == float(np.float16(scale))
         assert grid.zero_point == (0 if zero is None else int(zero))
+
+
+def test_the_mode_of_each_tensor_is_the_one_with_the_finer_step() -> None:
+    for low, high in ((0, 6), (-0.2, 4), (-7, 0), (-1, 3)):
+        assert grid_of(low, high, "auto") == grid_of(low, high, "linear")
+        assert grid_of(low, high, "auto").scale < 0.8 * grid_of(low, high).scale
+    for low, high in ((-6, 6), (-5.5, 6), (-6, 5), (0, 0)):
+        assert grid_of(low, high, "auto") == grid_of(low, high)
+    made = mp.compress(saved_model(residual), "a8", calibration=samples())
+    records = {record.low: record for record in made.report.activations}
+    assert len({record.zero_point == 0 for record in records.values()}) == 2  # both occur here
+    for record in records.values():
+        assert record.low is not None
+        assert record.high is not None
+        smaller, larger = sorted((abs(record.low), abs(record.high)))
+        assert (record.zero_point != 0) == (smaller < 0.8 * larger)
 
 
 def test_a_wide_range_keeps_its_negatives() -> None:

@@ -78,6 +78,20 @@ def test_a_few_distinct_values_stay_representable() -> None:
                 assert np.isfinite([span.low, span.high]).all()
 
 
+def compared(model: Any, sample: dict[str, Any]) -> Any:
+    """The output, or what its softmax takes, less the mean."""
+    scores: list[Any] = []
+
+    def watch(op: Any, inputs: Any, outputs: Any) -> None:
+        if op.op_type == "softmax":
+            scores.append(inputs["x"].astype(np.float64))
+
+    (result,) = Interpreter(model).run(sample, observers=[watch]).values()
+    if not scores or scores[-1].shape != result.shape:
+        return result.astype(np.float64)
+    return scores[-1] - scores[-1].mean(axis=-1, keepdims=True)
+
+
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 @pytest.mark.parametrize("text", ["a8", "a8-uint8-asym"])
 def test_altered_runs_equal_real_pairs(name: str, text: str) -> None:
@@ -96,13 +110,8 @@ def test_altered_runs_equal_real_pairs(name: str, text: str) -> None:
         placed.append(Placed.of(point, ActivationRange(low, high), asked))
     errors = []
     for sample in data:
-        exact, given = Interpreter(model).run(sample), Interpreter(made).run(sample)
-        each = [
-            ((exact[key].astype(np.float64) - given[key]) ** 2).sum()
-            / (exact[key].astype(np.float64) ** 2).sum()
-            for key in exact
-        ]
-        errors.append(np.mean(each))
+        exact, given = compared(model, sample), compared(made, sample)
+        errors.append(((exact - given) ** 2).sum() / (exact**2).sum())
     assert runs.error(placed) == pytest.approx(np.mean(errors), rel=1e-12)
     assert runs.error([]) == 0
     assert np.mean(errors) > 0
@@ -185,12 +194,23 @@ def test_the_runs_grow_with_samples_not_with_tensors(monkeypatch: pytest.MonkeyP
         return run(self, *arguments, **options)
 
     monkeypatch.setattr(Interpreter, "run", counting)
-    for depth in (10, 40):
+    for depth in (30, 60):
         counts.append(0)
         model = chain(depth)
         rows = np.random.default_rng(0).normal(size=(16, 1, 16)).astype(np.float16)
         chosen_of(model, [{"x": row} for row in rows])
-    assert counts[0] == counts[1] <= 16 + 4 * (1 + len(METHODS) + 8 * 2)
+    assert counts[0] == counts[1] <= 16 + 4 * (1 + len(METHODS) + 24 * 2)
+
+
+def test_what_only_moves_values_shares_their_grid() -> None:
+    model = saved_model(NETWORKS["convnet"])
+    made = mp.compress(model, "a8", calibration=samples(12))
+    grids = {record.name: (record.scale, record.zero_point) for record in made.report.activations}
+    points = [point for point, _ in wanted_points(Recipe.of("a8"), open_program(model).functions[0])]
+    following = [point for point in points if point.follows]
+    assert len(following) == 2  # behind a max_pool, and behind a reshape
+    for point in following:
+        assert grids[point.name] == grids[point.follows]
 
 
 def chain(depth: int) -> Any:

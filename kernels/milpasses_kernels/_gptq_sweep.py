@@ -12,6 +12,7 @@ from ._float16 import round_to_half
 from ._jit import njit
 
 Floats = NDArray[np.float32]
+_VECTORS = 32  # float32
 
 
 @njit
@@ -125,6 +126,9 @@ def sweep_vectors(
 def _spread(error: np.float32, r: int, j: int, targets: Floats, errors: Floats, feedback: Floats) -> None:
     change = np.float32(error - errors[r, j])
     errors[r, j] = error
-    # By index: a view of each row would take longer than the sum.
-    for c in range(j + 1, targets.shape[1]):
-        targets[r, c] += change * feedback[j, c]
+    # By unsigned indices, which may not count from the end: then it is a vector operation. From a multiple of
+    # some vectors on, so that none is left over: targets up to j are not read again.
+    first = np.uint64((j + 1) // _VECTORS * _VECTORS)
+    for c in range(np.uint64(targets.shape[1]) - first):
+        place = first + np.uint64(c)
+        targets[r, place] += change * feedback[j, place]

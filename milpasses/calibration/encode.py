@@ -1,9 +1,9 @@
 """One weight, one scheme and what flows into the weight: the encoding whose outputs are nearest.
 
 Candidates, in order: the plain encoding; the same with each weight's error counted by E[x^2] of its input;
-for a scheme that asks for it, error feedback into that; and each of these with the op's bias corrected. The
-one whose outputs change least on held-out inputs wins, so that no step is kept that only suits the samples
-it was fitted to.
+for a scheme or for inputs that ask for it, error feedback into that; and each of these with the op's bias
+corrected. The one whose outputs change least on held-out inputs wins, so that no step is kept that only suits
+the samples it was fitted to.
 """
 
 import math
@@ -29,6 +29,7 @@ Array = NDArray[Any]
 _DAMPING = 0.01
 _FEEDBACK = ("gptq", "obs", "tune")  # tuning begins with what gptq gives
 _TRIED = 256  # outputs
+_ROWS = 256  # of a second moment that are looked at together
 _CLEARLY = 0.95  # of the error: means of few samples differ by chance, and biases of all layers add up
 _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 
@@ -106,8 +107,9 @@ def encode_calibrated(
     weighing = attrs.evolve(encoder, importance=importance, notes=[])
     weighted = weighing.encode(value, scheme)
     candidates.append((f"weighted {method}", weighted))
-    if feedback_method(scheme):
-        feeding = _Feeding(weighing, value, scheme, layout, notes)
+    asked = feedback_method(scheme)
+    if asked or (inputs.feedback and not isinstance(weighted, Sparse)):
+        feeding = _Feeding(weighing, value, scheme, layout, notes if asked else [])
         candidates += feeding.encodings(weighted, inputs)
     correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal) else bias
     validation = inputs.validation
@@ -187,7 +189,7 @@ class _Feeding:
                 self.notes.append(refusal)
                 break
             damped = "" if used == _DAMPING else f", damping {used:g}"
-            encodings.append((feedback_method(self.scheme) + note + damped, encoding))
+            encodings.append(((feedback_method(self.scheme) or "gptq") + note + damped, encoding))
         return encodings
 
     def _grams(
@@ -245,10 +247,12 @@ def _shrunk(gram: Array, held_out: Array) -> tuple[float, Array]:
         scale = np.sqrt(np.maximum(np.diagonal(first), np.finfo(np.float64).tiny))
         inverse = np.where(np.diagonal(first) > 0, 1 / scale, 0)
         ratio = np.trace(first) / max(np.trace(second), np.finfo(np.float64).tiny)
-        a, b = (inverse[:, None] * part * inverse for part in (first, second))
-        np.fill_diagonal(a, 0)
-        own += float(np.vdot(a, a))
-        both += float(np.vdot(a, b)) * ratio
+        for start in range(0, len(first), _ROWS):  # some rows at a time: no second matrix is made
+            rows = slice(start, start + _ROWS)
+            a, b = (inverse[rows, None] * part[rows] * inverse for part in (first, second))
+            a[np.arange(len(a)), np.arange(start, start + len(a))] = 0
+            own += float(np.vdot(a, a))
+            both += float(np.vdot(a, b)) * ratio
     share = min(max(both / own, 0.0), 1.0) if own > 0 else 1.0
     shrunk = share * gram
     diagonal = np.arange(gram.shape[-1])

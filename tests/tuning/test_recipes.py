@@ -7,7 +7,6 @@ import coremltools as ct
 import numpy as np
 import pytest
 from milpasses_tools import digits
-from PIL import Image
 from pipeline_models import SIZE, detector, detector_pipeline
 
 import milpasses as mp
@@ -15,6 +14,7 @@ from milpasses.budget import fit
 from milpasses.interpreter import PipelineInterpreter
 
 pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
 
 
 @pytest.fixture(scope="module")

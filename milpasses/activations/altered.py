@@ -8,24 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses.activations.pairs import Placed
+from milpasses.data.scores import Comparable, Outputs
 from milpasses.interpreter import Interpreter
 
 Array = NDArray[Any]
 Takers = Mapping[str, set[str]]
-_SHAPES = ("cast", "reshape", "squeeze", "expand_dims", "transpose", "identity", "classify")
 
 
 class AlteredRuns:
     """Runs ``interpreter`` over samples, and says how far its outputs are from those without 8-bit tensors.
 
-    ``samples``: inputs; each runs once as it is. Outputs of a softmax are compared by the scores that it
-    takes, less their mean, which it does not see: probabilities say of most samples next to nothing.
+    ``samples``: inputs; each runs once as it is. What is compared is as in ``data.scores``.
     """
 
     def __init__(self, interpreter: Interpreter, samples: Sequence[Mapping[str, Any]]) -> None:
         self._interpreter, self._samples = interpreter, samples
         self._takes = takers(interpreter)
-        self._softmax = _softmax_of(interpreter)
+        self._comparable = Comparable(interpreter)
         self._exact = [self._outputs(sample) for sample in samples]
 
     @property
@@ -46,17 +45,10 @@ class AlteredRuns:
             self._interpreter.alter({})
         return math.fsum(errors) / len(errors)  # the same in whatever order samples come
 
-    def _outputs(self, sample: Mapping[str, Any]) -> dict[str, Array]:
-        scores: dict[str, Array] = {}
-        names = frozenset(self._softmax.values())
-
-        def watch(op: Any, inputs: Mapping[str, Any], _: Sequence[Any]) -> None:
-            if op.name in names:
-                x, axis = np.asarray(inputs["x"], np.float64), int(inputs["axis"])
-                scores[op.name] = x - x.mean(axis=axis, keepdims=True)
-
-        found = _numbers(self._interpreter.run(sample, observers=[watch] if names else []))
-        return {name: scores.get(self._softmax.get(name, ""), array) for name, array in found.items()}
+    def _outputs(self, sample: Mapping[str, Any]) -> Outputs:
+        scores: Outputs = {}
+        outputs = self._interpreter.run(sample, observers=[self._comparable.observer(scores)])
+        return self._comparable.read(outputs, scores)
 
 
 def changes(takes: Takers, placed: Iterable[Placed]) -> dict[tuple[str, str], Callable[[Array], Array]]:
@@ -81,27 +73,6 @@ def takers(interpreter: Interpreter) -> Takers:
                 for var in bound if isinstance(bound, list | tuple) else [bound]:
                     if var is not None:
                         found.setdefault(var.name, set()).add(op.name)
-    return found
-
-
-def _softmax_of(interpreter: Interpreter) -> dict[str, str]:
-    """Of each output that a softmax makes, but for its shape and type, the name of that op."""
-    found: dict[str, str] = {}
-    for name, op in interpreter.output_ops.items():
-        while op is not None and op.op_type in _SHAPES:
-            op = (op.probabilities if op.op_type == "classify" else op.x).op
-        if op is not None and op.op_type == "softmax":
-            found[name] = op.name
-    return found
-
-
-def _numbers(outputs: Mapping[str, Any]) -> dict[str, Array]:
-    """The outputs that are numbers, in float64: of a classifier the probabilities."""
-    found: dict[str, Array] = {}
-    for name, value in outputs.items():
-        array = np.asarray(list(value.values()) if isinstance(value, dict) else value)
-        if array.dtype.kind in "fiu" and array.size:
-            found[name] = array.astype(np.float64)
     return found
 
 

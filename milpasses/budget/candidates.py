@@ -19,6 +19,7 @@ from milpasses.errors import MilpassesError
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import Site
+from milpasses.recipe.activations import split_activations
 from milpasses.recipe.recipe import Recipe, Rule
 from milpasses.recipe.schemes import Keep, Scheme, short_name
 from milpasses.recipe.tuned import tunes
@@ -57,6 +58,11 @@ def read_candidates(candidates: Any, target: Opset) -> dict[str, Scheme]:
         candidates = [candidates]
     schemes: dict[str, Scheme] = {}
     for candidate in candidates:
+        if isinstance(candidate, str) and split_activations(candidate)[1] is not None:
+            raise MilpassesError(
+                f"candidates: {candidate}: bytes are of weights, and a8 is of activations: leave it out, then "
+                "put + a8 behind the default of the recipe that is found"
+            )
         scheme = Scheme.of(candidate)
         if not isinstance(scheme, Keep):  # every weight may stay as it is
             check_target(scheme, target, "candidates")

@@ -1,20 +1,16 @@
 """Runs a model with some of its weights changed, and measures what that does to its outputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
 from milpasses.data.samples import Sample
+from milpasses.data.scores import SCORES, Comparable, Outputs
 from milpasses.errors import MilpassesError
-from milpasses.interpreter import Interpreter, Observer, Snapshot
+from milpasses.interpreter import Interpreter, Snapshot
 
-Outputs = dict[str, NDArray[np.float64]]
-# Ops between a softmax and the output that it makes, which keep its values.
-_PASSING = ("classify", "identity", "cast", "reshape", "squeeze", "expand_dims", "transpose")
-_SCORES = "scores of "
 _MOST = 1e6  # what is worse cannot be told apart, and sums must stay finite
 
 
@@ -22,8 +18,7 @@ _MOST = 1e6  # what is worse cannot be told apart, and sums must stay finite
 class Probe:
     """A loaded model, samples, and its outputs on them as they should be. The interpreter is the probe's own.
 
-    Where an output is made by a softmax, what is measured are the scores that softmax takes, less their mean:
-    probabilities near 0 and 1 hide what is lost, and small changes near a tie look like large ones.
+    Outputs are measured by what ``data.scores`` compares: of a softmax the scores that it takes.
 
     ``room``: bytes of activations to keep, with which a changed model runs from the changed weight on.
     ``executions`` counts the runs over all samples, the first included. Raises ``MilpassesError`` for a
@@ -35,12 +30,11 @@ class Probe:
     room: int = 1 << 28
     executions: int = 0
     reference: list[Outputs] = attrs.field(init=False)
-    _softmaxes: dict[str, Any] = attrs.field(init=False)  # output -> the op that makes it
+    _comparable: Comparable = attrs.field(init=False)
     _snapshots: list[Snapshot | None] = attrs.field(factory=list)  # of each sample, where there was room
 
     def __attrs_post_init__(self) -> None:
-        softmaxes = {name: _softmax_at(op) for name, op in self.interpreter.output_ops.items()}
-        self._softmaxes = {name: op for name, op in softmaxes.items() if op is not None}
+        self._comparable = Comparable(self.interpreter)
         self.interpreter.override({})
         self.reference = [self._run_reference(sample) for sample in self.samples]
         self.executions += 1
@@ -61,7 +55,7 @@ class Probe:
     def _run_reference(self, sample: Sample) -> Outputs:
         """Run a sample; what every op gave is kept while there is room: later runs start in the middle."""
         scores: Outputs = {}
-        observers = [self._scores_into(scores)]
+        observers = [self._comparable.observer(scores)]
         snapshot = None
         if self.interpreter.resumable and self.room > 0:
             outputs, snapshot = self.interpreter.record(sample.inputs, observers, limit=self.room)
@@ -70,7 +64,7 @@ class Probe:
         if snapshot is not None:
             self.room -= snapshot.nbytes
         self._snapshots.append(snapshot)
-        return self._measured(outputs, scores)
+        return self._comparable.read(outputs, scores)
 
     def _run_changed(self, index: int, start: int) -> Outputs:
         """Run a sample from an op on, with what those before gave in the reference; whole without."""
@@ -78,40 +72,12 @@ class Probe:
         if snapshot is None:
             scores: Outputs = {}
             outputs = self.interpreter.run(
-                self.samples[index].inputs, self.interpreter.make_state(), [self._scores_into(scores)]
+                self.samples[index].inputs, self.interpreter.make_state(), [self._comparable.observer(scores)]
             )
         else:  # a softmax that does not run again took the scores that it took in the reference
-            scores = {name: reference[name] for name in reference if name.startswith(_SCORES)}
-            outputs = self.interpreter.resume(snapshot, start, [self._scores_into(scores)])
-        return self._measured(outputs, scores)
-
-    def _scores_into(self, scores: Outputs) -> Observer:
-        """An observer that puts what the softmaxes at the outputs take into ``scores``."""
-        wanted = set(self._softmaxes.values())
-
-        def see(op: Any, inputs: Mapping[str, Any], outputs: Sequence[Any]) -> None:
-            if op in wanted:
-                values = np.asarray(inputs["x"], np.float64)
-                axis = int(inputs.get("axis", -1))
-                scores[f"{_SCORES}{op.name}"] = values - values.mean(axis=axis, keepdims=True)
-
-        return see
-
-    def _measured(self, outputs: Mapping[str, Any], scores: Outputs) -> Outputs:
-        """``scores`` with the outputs that are numbers, but for those that a softmax makes."""
-        for name, value in outputs.items():
-            array = np.asarray(list(value.values()) if isinstance(value, Mapping) else value)
-            if name not in self._softmaxes and array.dtype.kind in "fiu" and array.size:
-                scores[name] = array.astype(np.float64)
-        return scores
-
-
-def _softmax_at(op: Any) -> Any:
-    """The softmax that makes what ``op``, an output's, gives; or None."""
-    while op is not None and op.op_type in _PASSING:
-        source = op.inputs["probabilities" if op.op_type == "classify" else "x"]
-        op = source.op
-    return op if op is not None and op.op_type == "softmax" else None
+            scores = {name: reference[name] for name in reference if name.startswith(SCORES)}
+            outputs = self.interpreter.resume(snapshot, start, [self._comparable.observer(scores)])
+        return self._comparable.read(outputs, scores)
 
 
 def noise_share(reference: Iterable[Outputs], changed: Iterable[Outputs]) -> float:

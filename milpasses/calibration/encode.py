@@ -1,9 +1,9 @@
 """One weight, one scheme and what flows into the weight: the encoding whose outputs are nearest.
 
 Candidates, in order: the plain encoding; the same with each weight's error counted by E[x^2] of its input;
-for a scheme that asks for it, error feedback into that; and each of these with the op's bias corrected. The
-one whose outputs change least on held-out inputs wins, so that no step is kept that only suits the samples
-it was fitted to.
+for a scheme or for inputs that ask for it, error feedback into that; and each of these with the op's bias
+corrected. The one whose outputs change least on held-out inputs wins, so that no step is kept that only suits
+the samples it was fitted to.
 """
 
 import math
@@ -107,8 +107,9 @@ def encode_calibrated(
     weighing = attrs.evolve(encoder, importance=importance, notes=[])
     weighted = weighing.encode(value, scheme)
     candidates.append((f"weighted {method}", weighted))
-    if feedback_method(scheme):
-        feeding = _Feeding(weighing, value, scheme, layout, notes)
+    asked = feedback_method(scheme)
+    if asked or (inputs.feedback and not isinstance(weighted, Sparse)):
+        feeding = _Feeding(weighing, value, scheme, layout, notes if asked else [])
         candidates += feeding.encodings(weighted, inputs)
     correctable = np.zeros(layout.outputs, np.float32) if isinstance(bias, Refusal) else bias
     validation = inputs.validation
@@ -188,7 +189,7 @@ class _Feeding:
                 self.notes.append(refusal)
                 break
             damped = "" if used == _DAMPING else f", damping {used:g}"
-            encodings.append((feedback_method(self.scheme) + note + damped, encoding))
+            encodings.append(((feedback_method(self.scheme) or "gptq") + note + damped, encoding))
         return encodings
 
     def _grams(

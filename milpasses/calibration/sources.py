@@ -40,10 +40,14 @@ Prepare = Callable[[Interpreter], None]
 
 @attrs.frozen(eq=False)
 class Inputs:
-    """What flows into one weight: to fit to, and in the samples held out (None: there are none)."""
+    """What flows into one weight: to fit to, and in the samples held out (None: there are none).
+
+    ``feedback``: error feedback is a candidate, though the scheme does not ask for it.
+    """
 
     fit: Moments
     held_out: Moments | None = None
+    feedback: bool = False
 
     @property
     def validation(self) -> Moments:
@@ -182,7 +186,8 @@ class OnlineStatistics:
         """``weights``: those to calibrate, in the order of the program, with the variables they are.
 
         ``biases``: constants that may be corrected for them. ``function``: the one that runs. ``prepare``
-        is called with the interpreter first: weights are fitted to the inputs that they will have.
+        is called with the interpreter first: weights are fitted to the inputs that they will have, and error
+        feedback is among the candidates.
         """
         self._interpreter = Interpreter(model, function)
         self._prepare = prepare
@@ -204,7 +209,9 @@ class OnlineStatistics:
             if batch is None:
                 return Refusal("not-selected")
             self._run(batch)
-        return _look_up(self._statistics, weight, weight.name)
+        found = _look_up(self._statistics, weight, weight.name)
+        fed = self._prepare is not None and isinstance(found, Inputs)
+        return attrs.evolve(found, feedback=True) if fed else found
 
     def done(self, weight: Weight, decoded: Array) -> None:
         """Later batches of a sequential calibration see ``decoded``."""

@@ -10,6 +10,7 @@ import attrs
 import coremltools as ct
 
 from milpasses import _coremltools as host
+from milpasses.activations.fallback import Fallback
 from milpasses.activations.measure import activations_of, repeatable
 from milpasses.activations.parts import PartActivations, activations_of_parts
 from milpasses.neuralnetwork.reader.model import Precision, Reading, read
@@ -49,6 +50,8 @@ def upgrade(
     statistics: Any = None,
     calibration: Any = None,
     sequential: bool = False,
+    equalize: bool = True,
+    fallback: Any = None,
     output: "str | os.PathLike[str] | None" = None,
     force: bool = False,
     skip_model_load: bool = True,
@@ -71,7 +74,8 @@ def upgrade(
             well becomes an ML Program, and those stay as they are; of networks alone one program is made,
             unless ``part`` is given. A recipe is for what was upgraded.
         strict: a rule of the recipe that decides no weight is an error; nothing is written then.
-        statistics, calibration, sequential: as in ``milpasses.compress``, of the upgraded program.
+        statistics, calibration, sequential, equalize, fallback: as in ``milpasses.compress``, of the
+            upgraded program.
         output: the ``.mlpackage`` to write, all of it or nothing (``force`` replaces what is there);
             otherwise the model is in a temporary folder, and ``save`` keeps it.
         skip_model_load: ``MLModel``'s.
@@ -97,6 +101,7 @@ def upgrade(
         "statistics": statistics, "calibration": calibration, "sequential": sequential, "strict": strict,
         "progress": progress,
     }  # fmt: skip
+    asked: dict[str, Any] = {"equalize": equalize, "fallback": Fallback.of(fallback)}
     if part is not None or _is_mixed(model):
         if input_shapes is not None:
             raise NeuralNetworkError("input_shapes=: of a part of a pipeline the shapes are its own")
@@ -104,7 +109,9 @@ def upgrade(
             upgraded, notes = _upgraded_parts(model, part, target, precision, Path(folder))
             place = Path(folder) / "activations"
             place.mkdir()
-            return _write_parts(upgraded, notes, wanted, options, output, force, skip_model_load, place)
+            return _write_parts(
+                upgraded, notes, wanted, options, asked, output, force, skip_model_load, place
+            )
     reading = read(model, target, input_shapes=input_shapes, precision=precision)
 
     def make(path: str, report: Report, **options: Any) -> UpgradedModel:
@@ -120,7 +127,7 @@ def upgrade(
             return write_model(
                 package, lambda folder: copy_weights(package, folder), make, output, force, **loading
             )
-        plan = activations_of(program, wanted, statistics, calibration, Path(folder), strict=strict)
+        plan = activations_of(program, wanted, statistics, calibration, Path(folder), strict=strict, **asked)
         rewriter = rewriter_for(plan.program, wanted, prepare=plan.prepare, **options)
         return write_rewritten(plan.program, rewriter, make, output, force, progress, plan.finish)
 
@@ -191,6 +198,7 @@ def _write_parts(
     notes: list[str],
     recipe: Recipe | None,
     options: dict[str, Any],
+    asked: dict[str, Any],
     output: "str | os.PathLike[str] | None",
     force: bool,
     skip_model_load: bool,
@@ -202,7 +210,7 @@ def _write_parts(
     activations = PartActivations(pipeline)
     if recipe is not None:
         activations = activations_of_parts(
-            pipeline, pipeline.raised, recipe, options["statistics"], options["calibration"], folder
+            pipeline, pipeline.raised, recipe, options["statistics"], options["calibration"], folder, **asked
         )
         pipeline = activations.pipeline
         report.notes += activations.notes

@@ -1,5 +1,6 @@
 """One program to tune: what learns, from what, in which stages, and the ops that hold what was learned."""
 
+import math
 from typing import Any
 
 import attrs
@@ -13,6 +14,7 @@ from milpasses.interpreter.batch import BatchRun
 from milpasses.program.saved import SavedProgram
 from milpasses.program.weights import FLOATS, Site
 from milpasses.report import Report
+from milpasses.tuning.blocks import reconstruct
 from milpasses.tuning.clock import Clock
 from milpasses.tuning.learned import LearnedVector, learned
 from milpasses.tuning.objective import are_probabilities, compared
@@ -21,7 +23,8 @@ from milpasses.tuning.training import Trainer
 
 APART = 4  # every so many-th sample is held out
 _VECTORS = ("bias", "beta", "gamma")
-_SHARES = {"tables": 0.4, "codes": 1.0}  # of the time, by when each stage ends
+_CODE_RATE = 0.005  # as that of blocks; outputs alone say less of each code
+_SHARES = {"blocks": 0.45, "tables": 0.75, "codes": 1.0}  # of the time, by when each stage ends
 
 
 @attrs.define(eq=False)
@@ -62,18 +65,41 @@ class Task:
         unreached = trainer.check_gradients()
         if unreached:
             report.notes.append(f"not tuned, no gradient reaches them: {', '.join(unreached)}")
-        start = best = trainer.score()
-        begin = clock.spent
-        for name, share in _SHARES.items():
-            if name == "codes":
-                for (site, _), one in sites.items():
-                    if site.existing is not None:
-                        one.free(originals[site])
-            stage = clock.stage(name, steps, begin + share * (until - begin))
-            before, best = best, trainer.stage(start, stage)
-            names = [var.name for var in outputs]
-            report.notes.append(_gain(name, names, before, best, len(trainer.held_out)))
+        for (site, _), one in sites.items():
+            if site.existing is not None:
+                one.free(originals[site])
+        self._stages(trainer, floats, report, steps, clock, until)
         return {site: self._specs(site, one) for (site, _), one in sites.items()}
+
+    def _stages(
+        self, trainer: Trainer, floats: Interpreter, report: Report, steps: int, clock: Clock, until: float
+    ) -> None:
+        """Blocks, then all tables together, then codes as well; no held-out output becomes worse."""
+        names = [var.name for var in trainer.run.variables]
+        start, kept, begin = trainer.score(), trainer.snapshot(), clock.spent
+        if not all(map(math.isfinite, start.losses)):
+            raise MilpassesError("the loss is not finite: an output overflows float16, or a sample holds NaN")
+        best = start
+        for name, share in _SHARES.items():
+            end = begin + share * (until - begin)
+            if name == "blocks":
+                count = reconstruct(trainer, floats, steps, clock, end)
+                if count == 1:
+                    continue
+                now = trainer.score()
+                if not sum(now.losses) < sum(best.losses):
+                    trainer.restore(kept)
+                    now = best
+                name = f"{count} blocks"
+            else:
+                now = trainer.learn(
+                    start, clock.stage(name, steps, end), _CODE_RATE if name == "codes" else 0.0
+                )
+            report.notes.append(_gain(name, names, best, now, len(trainer.held_out)))
+            best = now
+        if best.rank(start)[0]:
+            trainer.restore(kept)
+            report.notes.append("nothing is tuned: some output would be worse on the held-out samples")
 
     def _learners(self, function: str) -> tuple[dict[Any, Any], dict[Site, Any]]:
         """What learns, by site and the variables that it is; and the float weights."""

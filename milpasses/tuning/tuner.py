@@ -53,9 +53,11 @@ def tune(
 ) -> CompressedModel:
     """Learn what a compressed model stores, so that its outputs come nearer to those of ``model``.
 
-    Two stages: tables, scales, biases and gains of normalizations; then codes as well, from latent weights
-    with a straight-through gradient. Every fourth sample is held out, and decides: what is returned is never
-    worse on them, in any output, than what tuning began with. Forms, bytes, masks and ops stay.
+    Three stages. The program is cut where one tensor flows: each block learns its tables, scales, codes,
+    biases and gains of normalizations, so that it makes of what really reaches it what the float program has
+    there. Then all blocks together learn from the outputs, without codes and with them. Every fourth sample
+    is held out, and decides: what is returned is never worse on them, in any output, than what tuning began
+    with. Forms, bytes, masks and ops stay.
 
     Args:
         model: the float model, a path or ``MLModel``: its outputs are learned from. Of a pipeline every ML
@@ -66,7 +68,7 @@ def tune(
         output, minimum_deployment_target, requantize, sequential, strict, force, skip_model_load: as
             ``compress`` takes them.
         minutes: most time, calibration included; a run that ends by it may differ from the next one.
-        steps: most steps of each stage.
+        steps: most steps of each stage, and of each block.
         batch: samples a step.
         device: torch's: ``cpu``, ``cuda``, ``mps``.
         seed: of the order of the samples.

@@ -225,6 +225,11 @@ def test_a_legacy_network_is_upgraded_with_activations() -> None:
     assert made.report.count("compressed") == 2
     with pytest.raises(mp.MilpassesError, match="8-bit activations need data"):
         upgrade(legacy_network(), "int8+a8")
+    more = [{"x": draw(64).astype(np.float32)} for _ in range(12)]
+    partly = upgrade(legacy_network(), "a8", calibration=more, equalize=False, fallback=1)
+    floats = [record for record in partly.report.activations if record.status == "float"]
+    assert len(floats) == 1
+    assert "outputs" in str(floats[0].reason)
 
 
 def test_sweep_and_explain_know_of_activations(tmp_path: Path) -> None:

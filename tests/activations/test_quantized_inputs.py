@@ -34,6 +34,17 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("text", ["int8", "int8 + a8"])
+def test_error_feedback_is_a_candidate_for_8_bit_inputs(text: str) -> None:
+    """Inputs of few directions: what one weight loses others make up for, and held-out rows bear that out."""
+    rng = np.random.default_rng(2)
+    directions = rng.normal(size=(4, 32))
+    data = [{"x": (row @ directions)[None].astype(np.float16)} for row in rng.normal(size=(96, 4))]
+    found = mp.compress(model(), f"{text}; min_elements=0 -> int8", calibration=data)
+    (record,) = (record for record in found.report if record.status == "compressed")
+    assert ("gptq" in record.method) == ("a8" in text)
+
+
+@pytest.mark.parametrize("text", ["int8", "int8 + a8"])
 def test_statistics_are_of_what_ops_take(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Statistics] = []
     collect = sources.collect

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from milpasses_tools import compare, diff
+import pytest
+from milpasses_tools import bisect, compare, diff
 from test_form import convnet, program_in, samples, saved_model
 
 import milpasses as mp
+from milpasses import budget
 
 
 def scales(model: Any) -> list[Any]:
@@ -26,6 +28,20 @@ def test_compare_and_diff_see_them() -> None:
     names = [change.name for change in added]
     assert any(name.endswith("_quantized") for name in names)
     assert any(name.endswith("_dequantized") for name in names)
+
+
+def test_bisect_finds_the_weight_and_not_the_pairs() -> None:
+    model = saved_model(convnet)
+    weights = [record.name for record in mp.compress(model, "keep").report if len(record.shape) == 4]
+    recipe = f"int8 + a8; name={weights[1]} min_elements=0 -> pal1; min_elements=0 -> int8"
+    small = mp.compress(model, recipe, statistics=mp.statistics(model, samples(4)))
+    found = bisect(model, small, samples(2), tolerance=25)
+    assert found.weights == (weights[1],)
+
+
+def test_a_budget_is_of_weights() -> None:
+    with pytest.raises(mp.MilpassesError, match=r"int8\+a8: bytes are of weights, .* put \+ a8 behind"):
+        budget.fit(saved_model(convnet), "50 %", candidates=["int8", "int8+a8"])
 
 
 def test_pairs_that_are_there_stay_while_weights_change() -> None:

@@ -34,6 +34,15 @@ Scores = Annotated[
     str | None, typer.Option("--scores", metavar="OUTPUT", help="The output that holds class scores.")
 ]
 TopK = Annotated[int, typer.Option("--top-k", metavar="K", min=1, help="The k of top-k.")]
+Fallback = Annotated[
+    str | None,
+    typer.Option(
+        "--fallback",
+        metavar="LOSS",
+        help="For a8: activations that cost outputs most stay float, as few as keep '35 dB' or '1 %', "
+        "or so many ('3').",
+    ),
+]
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from milpasses_tools._options import (
+    Fallback,
     Force,
     Function,
     Json,
@@ -72,14 +73,7 @@ def command(
         bool,
         typer.Option("--sequential", help="With DATA: each layer sees what those before it became; slower."),
     ] = False,
-    fallback: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LOSS",
-            help="For a8: activations that cost outputs most stay float, as few as keep '35 dB' or '1 %', "
-            "or so many ('3').",
-        ),
-    ] = None,
+    fallback: Fallback = None,
     sensitivity: Annotated[
         Path | None, typer.Option(metavar="FILE", help="For a budget: the JSON that sensitivity printed.")
     ] = None,

@@ -48,7 +48,9 @@ def command(
     minutes: Annotated[
         float, typer.Option(metavar="N", min=0, help="Most time to take, calibration included.")
     ] = 20.0,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Most steps of each stage.")] = 400,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most steps of each stage, and of each block.")
+    ] = 400,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="Where torch computes: cpu, cuda, mps.")
     ] = "cpu",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Force, Json, Output, Part, Recipe, Strict, Verbose, read_target
+from milpasses_tools._options import Fallback, Force, Json, Output, Part, Recipe, Strict, Verbose, read_target
 from milpasses_tools._output import folder_bytes, print_json, sizes_line
 from milpasses_tools._progress import progress
 
@@ -22,6 +22,7 @@ def command(
             metavar="DATA", help="For a recipe: what the model is used on, as in milpasses compress."
         ),
     ] = None,
+    fallback: Fallback = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -64,6 +65,7 @@ def command(
             part=part,
             strict=strict,
             calibration=data,
+            fallback=fallback,
             output=output,
             force=force,
             progress=step,

@@ -50,7 +50,7 @@ bench: $(VENV)/.test ## speed, size and error against coremltools in the same ru
 	$(BIN)/python -m bench
 
 bench-quality: $(VENV)/.test ## error and accuracy of calibrated and mixed compression, against coremltools'
-	$(BIN)/python -m bench --only quality calibrated budget tasks activations -o out/bench-quality
+	$(BIN)/python -m bench --only quality calibrated budget tasks activations tuning -o out/bench-quality
 
 SECONDS ?= 600
 FIRST ?=

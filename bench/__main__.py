@@ -28,6 +28,7 @@ from bench import (
     quality,
     quality_calibrated,
     tasks,
+    tuning,
     vectors,
 )
 from bench.table import Table, write
@@ -54,6 +55,7 @@ SECTIONS: dict[str, list[Callable[[bool], Table]]] = {
     ],
     "activations": [lambda _, make=make: make() for make in activations.SECTIONS.values()],
     "tasks": [lambda _: tasks.digits(), lambda _: tasks.transformer(), lambda _: tasks.food()],
+    "tuning": [lambda _, make=make: make() for make in tuning.SECTIONS.values()],
     "budget": [
         *(lambda _, name=name: budget.cost(name) for name in budget.COSTED),
         *(lambda _, name=name: budget.cost_calibrated(name) for name in budget.CALIBRATED),

@@ -30,6 +30,7 @@ from milpasses.rewrite import (
     write_parts,
     write_rewritten,
 )
+from milpasses.tuning import tune
 
 
 def compress(
@@ -60,12 +61,12 @@ def compress(
     ``save`` keeps it.
 
     ``calibration`` (whatever ``Samples.of`` takes: an ``.npz`` file, a folder of images, a callable) chooses
-    each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``
-    and ``"obs"``; biases of conv and linear take up what their weights lose on average. Then the whole model
-    runs on the held-out samples: where an output is worse than without data, the weights that cause it go
-    back (``report.outputs`` has both figures). Without data,
-    ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers see
-    what those before became, at up to 8 times the runs.
+    each encoding by what it does to the op's outputs on held-out samples, and is needed by ``method="gptq"``,
+    ``"obs"`` and ``"tune"`` (which goes on as ``milpasses.tune``); biases of conv and linear take up what
+    their weights lose on average. Then the whole model runs on the held-out samples: where an output is
+    worse than without data, the weights that cause it go back (``report.outputs`` has both figures). Without
+    data, ``"norms"`` goes by the scales of the normalizations before the weights. ``sequential`` lets layers
+    see what those before became, at up to 8 times the runs.
     ``statistics`` instead takes ``milpasses.statistics(model, data, full=True, held_out=4)``, the file it
     was saved to, or second moments by weight name.
 
@@ -82,7 +83,8 @@ def compress(
     go into one file. ``calibration`` takes inputs of the pipeline; ``statistics`` needs ``part``.
 
     A rule that decides no weight is said in the report (``report.unmatched``) and as an
-    ``UnmatchedRuleWarning``; with ``strict`` it is a ``RecipeError``, and nothing is written.
+    ``UnmatchedRuleWarning``. Where no weight was compressed, the records say why. With ``strict`` either is a
+    ``RecipeError``, unless the recipe keeps every weight, and nothing is written.
 
     ``requantize`` compresses anew what is compressed already. ``minimum_deployment_target`` raises an older
     model first; one for a target without compressed weights (iOS15) is raised to iOS16, and the report's
@@ -105,6 +107,14 @@ def compress(
     }
     if output is not None:
         check_output(Path(output), force, inputs)
+    if recipe.wants_tuning and (calibration is None or is_norms(calibration)):
+        raise MilpassesError(f"{recipe}: tuning runs the model on samples: pass calibration=data")
+    if recipe.wants_tuning:
+        return tune(
+            model, recipe, calibration, output=output, part=part, function=function, force=force,
+            minimum_deployment_target=minimum_deployment_target, requantize=requantize,
+            sequential=sequential, strict=strict, skip_model_load=skip_model_load, progress=progress,
+        )  # fmt: skip
     with opened_parts(model, minimum_deployment_target, part, skip_model_load) as (pipeline, programs):
         check_one_function(pipeline, function)
         if function is not None:

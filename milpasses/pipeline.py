@@ -7,7 +7,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline
 from milpasses import _coremltools as host
 from milpasses.errors import MilpassesError
 from milpasses.recipe.recipe import Recipe
-from milpasses.report import Report, shortened
+from milpasses.report import Report, abridged
 
 PASS = "milpasses::compress_weights"
 ACTIVATIONS = "milpasses::quantize_activations"
@@ -40,7 +40,7 @@ class Pipeline(PassPipeline):
 
     def __repr__(self) -> str:
         done = f"; {self.report.summary()}" if len(self.report) else ""
-        return f"<Pipeline: {len(self.passes):,} passes, then {shortened(str(self.recipe))}{done}>"
+        return f"<Pipeline: {len(self.passes):,} passes, then {abridged(str(self.recipe))}{done}>"
 
     def set_options(self, pass_name: str, options: dict[str, Any], override: bool = True) -> None:
         """As coremltools', but options of milpasses' own passes are checked here, not when the pass runs."""

@@ -215,7 +215,7 @@ class Report:
             )
             for one in self.records
         ]  # fmt: skip
-        return html_table(columns, rows, f"{self.summary()}, by {shortened(self.recipe)}")
+        return html_table(columns, rows, f"{self.summary()}, by {abridged(self.recipe)}")
 
     def __getitem__(self, name: "str | int") -> Record:
         """The record of the weight of that name, or at that place in the order of the program.
@@ -359,7 +359,7 @@ class Report:
         return "\n".join([*lines, *self.unmatched, *(f"note: {note}" for note in self.notes)])
 
 
-def shortened(text: str, most: int = 100) -> str:
+def abridged(text: str, most: int = 100) -> str:
     """``text`` in one line of at most so many characters, the end left out."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -17,14 +17,15 @@ from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
 from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
-from milpasses.errors import MilpassesError, Refusal, TargetError
+from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
 from milpasses.program.pipelines import SavedPipeline
 from milpasses.program.protocol import WeightProgram
-from milpasses.program.saved import SavedProgram
+from milpasses.program.saved import SavedProgram, check_functions
 from milpasses.program.weights import FLOATS, Site, Weight
 from milpasses.program.writer import SavedCopy
+from milpasses.recipe.nothing import require_compressed
 from milpasses.recipe.recipe import Decision, Recipe
 from milpasses.recipe.schemes import Keep, Scheme
 from milpasses.recipe.unmatched import find_unmatched
@@ -42,7 +43,8 @@ class Rewriter:
     ``Encoder``, and ``separate_scales``. ``only_if_smaller``: keep a weight dense where its new form would
     not save a byte; this holds for per-channel scales in any case.
     ``calibration``: where to ask what flows into a weight; the encoding is then chosen by its outputs.
-    ``strict``: a rule that decides no weight is an error, not a warning.
+    ``strict``: a rule that decides no weight is an error, not a warning; so is that nothing was compressed.
+    ``tunes``: what recipes with ``method="tune"`` ask for is done to what comes of this.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Rewriter:
     separate_scales: bool = False
     calibration: StatisticsSource | None = None
     strict: bool = False
+    tunes: bool = False
 
     def check(self, sites: Sequence[Site]) -> None:
         """Refuse, before anything is rewritten, a recipe that asks of some weight what the target lacks."""
@@ -64,6 +67,11 @@ class Rewriter:
             if needs_inputs and self.unwanted(site, decision) is None:
                 needed = Refusal("needs-calibration", scheme=decision.scheme)
                 raise MilpassesError(f"{site.weight.name}: {needed}")
+        if self.recipe.wants_tuning and not self.tunes:
+            raise MilpassesError(
+                f"{self.recipe}: a converted model is tuned, on the samples themselves: leave -tune out "
+                "here, or give the recipe to milpasses.compress with calibration=data"
+            )
 
     def check_target(self, sites: Sequence[Site]) -> None:
         """Raise ``TargetError`` for the first of ``sites`` of which the recipe asks what the target lacks."""
@@ -231,25 +239,17 @@ def rewriter_for(
     function: str | None = None,
     progress: Progress | None = None,
     prepare: Prepare | None = None,
+    tunes: bool = False,
 ) -> Rewriter:
     """What applies ``recipe`` to ``program``, with the statistics or data of ``milpasses.compress``.
 
-    ``prepare``: as for ``OnlineStatistics``.
+    ``prepare``: as for ``OnlineStatistics``; ``tunes``: as for ``Rewriter``.
     """
-    rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict)
+    rewriter = Rewriter(recipe, program.target, requantize=requantize, strict=strict, tunes=tunes)
     source = source_for(
         program, rewriter.calibrates, statistics, calibration, sequential, function, progress, prepare
     )
     return attrs.evolve(rewriter, calibration=source)
-
-
-def check_functions(program: SavedProgram) -> None:
-    """Raise ``TargetError`` where functions of ``program`` take compressed weights in different forms."""
-    if len({function.target.constexpr for function in program.functions}) > 1:
-        raise TargetError(
-            f"{program.package.path}: its functions target both sides of iOS18; "
-            "pass minimum_deployment_target=ct.target.iOS18"
-        )
 
 
 def write_rewritten(
@@ -273,6 +273,8 @@ def write_rewritten(
         rewrite_program(copy, rewriter, report, progress)
         if finish is not None:
             finish(copy.spec, report)
+        if rewriter.strict:
+            require_compressed(report)
         copy.spec.description.metadata.userDefined[METADATA_KEY] = report.to_metadata()
         return copy.spec
 
@@ -316,6 +318,8 @@ def write_parts(
         spec = pipeline.write(folder, rewrite_part, part)
         if finish is not None:
             finish(spec)
+        if any(rewriter.strict for rewriter in (rewriters or {}).values()):
+            require_compressed(report)
         metadata = spec.description.metadata.userDefined
         if rewriters is None:
             metadata.pop(METADATA_KEY, None)

@@ -1,6 +1,8 @@
 """What a release rests on: one version, a changelog that names it, workflows that call what is there."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,14 @@ def test_workflows_call_what_is_there() -> None:
     others = {entry["session"] for entry in tests["others"]["strategy"]["matrix"]["include"]}
     assert others | {"newest"} == sessions
     assert tests["newest"]["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
+
+
+EXTRAS = ("torch", "PIL", "matplotlib", "distributed", "sklearn", "playwright", "model_explorer")
+
+
+def test_the_suite_is_collected_without_any_extra() -> None:
+    """What ``nox -s no_extras`` needs first: tests of an extra skip, and no module fails where it is not."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS})); import pytest; sys.exit(pytest.main())"
+    command = [sys.executable, "-c", code, "--collect-only", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -163,7 +163,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("guide", GUIDES)
 def test_guides_run(guide: str, begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(begun / "milpasses-demo", tmp_path / "milpasses-demo")
-    shutil.copy(begun / "digits.npz", tmp_path)
     said = run_page(DOCS / "guides" / f"{guide}.md", tmp_path, monkeypatch)
     assert said or guide in ("index", "ecosystem")
 
@@ -171,3 +170,29 @@ def test_guides_run(guide: str, begun: Path, tmp_path: Path, monkeypatch: pytest
 def test_the_first_page_runs(begun: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(begun / "milpasses-demo", tmp_path / "milpasses-demo")
     assert "lut4 per_grouped_channel(16)" in run_page(DOCS / "index.md", tmp_path, monkeypatch)
+
+
+# Of a line or a block: what it writes, and whether it may replace that.
+WRITES = re.compile(
+    r"(?:\s-o |\boutput=\"|\.save\(\"|Path\(\"|savez\(\"|--(?:plot|csv|save-recipe) )([\w./-]+)"
+)
+REPLACES = re.compile(r"--force|force=True|\.save\(|write_text|savez")
+
+
+def test_pages_do_not_stumble_over_one_another() -> None:
+    """Somebody reads the site in one folder: nothing that exists is written again without ``force``."""
+    written: set[str] = set()
+    for page in [DOCS / "index.md", DOCS / "start.md", *(DOCS / "guides" / f"{name}.md" for name in GUIDES)]:
+        for language, block in FENCE.findall(page.read_text(encoding="utf-8")):
+            for line in block.splitlines() if language in ("sh", "python") else ():
+                for name in WRITES.findall(line):
+                    assert name not in written or REPLACES.search(line), f"{page.name}: {line}"
+                    written.add(name)
+    assert {"small.mlpackage", "recipe.yaml", "four.yaml", "int8.mlpackage"} <= written
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_a_page_that_needs_torch_says_so(guide: str) -> None:
+    text = (DOCS / "guides" / f"{guide}.md").read_text(encoding="utf-8")
+    if any("import torch" in block for language, block in FENCE.findall(text) if language == "python"):
+        assert 'pip install "milpasses[torch]"' in text.partition("import torch")[0]

@@ -69,16 +69,14 @@ def _neighbour(scale: float, step: int, half: bool) -> float:
 
 
 @njit
-def add_grids(best: NDArray[np.float64], half: bool, grids: NDArray[np.float64]) -> int:
-    """Store the scale of ``best`` as the first of ``grids`` and return how many of them were filled.
+def add_grids(scale: float, low: float, high: float, half: bool, grids: NDArray[np.float64]) -> int:
+    """Store the grid as the first of ``grids`` and return how many of them were filled.
 
     One, but three in two cases in which only measuring tells which scale is best. Where the nearest stored
     scale is subnormal (coarse): its neighbours. Where it draws in low or high: the next below, and the
     largest that draws in neither.
     """
-    scale, low, high = best[4], best[2], best[3]
-    # The largest float32 that decodes to a finite weight: what is below 65,520 rounds to a finite float16.
-    limit = 65519.996 if half else 3.4028234663852886e38
+    limit = _limit(half)
     subnormal = False
     for i in range(3):
         step = (0, -1, 1)[i]
@@ -90,30 +88,50 @@ def add_grids(best: NDArray[np.float64], half: bool, grids: NDArray[np.float64])
         grids[i, 1] = max(low, -reach)
         grids[i, 2] = min(high, reach)
         if i == 0:
-            subnormal = stored < (2.0**-14 if half else 2.0**-126)
-            if not subnormal and reach >= max(-low, high):
+            if is_plain(stored, low, high, half):
                 return 1
+            subnormal = stored < _smallest_normal(half)
     return 3
 
 
 @njit
-def range_grid(form: Form, lowest: float, highest: float, best: NDArray[np.float64]) -> None:
-    """Start ``best`` (score, inverse, low, high, scale) with the range's own grid, as in coremltools."""
-    best[0] = 0
-    if form.symmetric:
-        best[3] = form.codes // 2 - 1
-        best[2] = -best[3]
-        best[4] = max(-lowest, highest) / best[3]
-    else:
-        first, last = float(form.first), float(form.first + form.codes - 1)
-        zero = np.rint((first * highest - last * lowest) / (highest - lowest))
-        best[2] = first - min(max(zero, first), last)
-        best[3] = best[2] + last - first
-        best[4] = (highest - lowest) / (last - first)
+def _limit(half: bool) -> float:
+    # The largest float32 that decodes to a finite weight: what is below 65,520 rounds to a finite float16.
+    return 65519.996 if half else 3.4028234663852886e38
 
 
 @njit
-def _nearest(value: np.float32, scale: np.float32, low: np.float32, high: np.float32) -> np.float32:
+def _smallest_normal(half: bool) -> float:
+    return 2.0**-14 if half else 2.0**-126
+
+
+@njit
+def stored_scale(scale: float, half: bool) -> float:
+    """Return the nearest stored scale, positive and finite."""
+    return _neighbour(scale, 0, half)
+
+
+@njit
+def is_plain(stored: float, low: float, high: float, half: bool) -> bool:
+    """Whether a stored scale is normal, and decodes low and high to finite weights."""
+    return stored >= _smallest_normal(half) and stored * max(-low, high) <= _limit(half)
+
+
+@njit
+def range_grid(form: Form, lowest: float, highest: float) -> tuple[float, float, float]:
+    """Return the range's own grid, as in coremltools, its scale not stored yet."""
+    if form.symmetric:
+        high = float(form.codes // 2 - 1)
+        return max(-lowest, highest) / high, -high, high
+    first, last = float(form.first), float(form.first + form.codes - 1)
+    zero = np.rint((first * highest - last * lowest) / (highest - lowest))
+    low = first - min(max(zero, first), last)
+    return (highest - lowest) / (last - first), low, low + last - first
+
+
+@njit
+def nearest_code(value: np.float32, scale: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """Return the k of a weight on a stored grid: half to even."""
     return min(max(np.rint(value / scale), low), high)
 
 
@@ -123,7 +141,7 @@ def _differences(
 ) -> None:
     # Apart from the sum of their squares: what is measured are the weights that will be decoded, to the bit.
     for j in range(row.size):
-        differences[j] = _nearest(row[j], scale, low, high) * scale
+        differences[j] = nearest_code(row[j], scale, low, high) * scale
     if half:
         for j in range(row.size):
             differences[j] = round_to_half(differences[j])
@@ -168,4 +186,4 @@ def encode(row: Row, grid: NDArray[np.float64], zero: int, codes: NDArray[np.uin
     """Write the codes of a row, as bytes: round half to even with the scale as stored."""
     scale, low, high = np.float32(grid[0]), np.float32(grid[1]), np.float32(grid[2])
     for j in range(row.size):
-        codes[j] = np.uint8((np.int32(_nearest(row[j], scale, low, high)) + zero) & 0xFF)
+        codes[j] = np.uint8((np.int32(nearest_code(row[j], scale, low, high)) + zero) & 0xFF)

@@ -46,11 +46,14 @@ def bits(values: NDArray[Any]) -> NDArray[Any]:
     return frozen(values.view(_BITS[values.dtype.itemsize]))
 
 
-def float32_block(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return a contiguous float16 or float32 block as float32, read-only: converted, or the block itself."""
+def float32_block(values: NDArray[Any], scratch: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return a contiguous float16 or float32 block as float32, read-only: converted, or the block itself.
+
+    ``scratch``: memory for it, contiguous and at least as long.
+    """
     if values.dtype == np.float32:
         return frozen(values)
-    floats = np.empty(values.shape, np.float32)
+    floats = np.empty(values.shape, np.float32) if scratch is None else scratch[: len(values)]
     halves_to_floats(bits(values.reshape(-1)), floats.reshape(-1))
     return frozen(floats)
 

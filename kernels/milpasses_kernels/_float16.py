@@ -1,5 +1,7 @@
 """float16 through its bit patterns: Numba has no half type, so kernels convert uint16 by integer steps.
 
+Where the processor has instructions for it, kernels use those. The bits are the same but those of NaN.
+
 The scalar functions are for use inside other kernels; they have no branch that a vectoriser cannot turn
 into a select, and no subnormal float32 operand (slow on some processors, flushed on others). The steps
 are those of Giesen, "Half to float done quick" and "Float to half done quick" (2012).
@@ -8,7 +10,7 @@ are those of Giesen, "Half to float done quick" and "Float to half done quick" (
 import numpy as np
 from numpy.typing import NDArray
 
-from ._jit import njit
+from ._jit import cast_float_to_half, cast_half_to_float, has_half_casts, njit
 
 # Exponent fields, in float32 bits.
 _REBIAS = 112 << 23  # the distance between the two exponent biases
@@ -19,7 +21,7 @@ _INFINITY = 255 << 23
 
 
 @njit
-def half_to_float(half: np.uint16) -> np.float32:
+def _half_to_float(half: np.uint16) -> np.float32:
     """Return the float32 of a float16 bit pattern: exact, subnormals, infinities and NaN included."""
     magnitude = np.int32(half & 0x7FFF) << 13
     bits = magnitude + _REBIAS
@@ -32,7 +34,7 @@ def half_to_float(half: np.uint16) -> np.float32:
 
 
 @njit
-def float_to_half(value: np.float32) -> np.uint16:
+def _float_to_half(value: np.float32) -> np.uint16:
     """Return the float16 bit pattern nearest to a float32: half to even, subnormals, overflow to infinity."""
     bits = np.float32(value).view(np.int32)
     magnitude = bits & 0x7FFFFFFF
@@ -47,7 +49,7 @@ def float_to_half(value: np.float32) -> np.uint16:
 
 
 @njit
-def round_to_half(value: np.float32) -> np.float32:
+def _round_to_half(value: np.float32) -> np.float32:
     """Return the float32 that a finite float32 becomes after a trip through float16."""
     # Casts keep the integers at 32 bits: Numba widens them, which halves the lanes.
     bits = np.float32(value).view(np.int32)
@@ -59,6 +61,24 @@ def round_to_half(value: np.float32) -> np.float32:
     rounded = subnormal if magnitude < _SMALLEST_NORMAL else rounded
     rounded = np.int32(_INFINITY) if rounded >= _TWO_TO_16 else rounded
     return np.int32(rounded | (bits & -0x80000000)).view(np.float32)
+
+
+if has_half_casts():
+
+    @njit
+    def half_to_float(half: np.uint16) -> np.float32:
+        return cast_half_to_float(np.uint16(half))
+
+    @njit
+    def float_to_half(value: np.float32) -> np.uint16:
+        return cast_float_to_half(np.float32(value))
+
+    @njit
+    def round_to_half(value: np.float32) -> np.float32:
+        return cast_half_to_float(cast_float_to_half(np.float32(value)))
+
+else:
+    half_to_float, float_to_half, round_to_half = _half_to_float, _float_to_half, _round_to_half
 
 
 @njit

@@ -1,5 +1,7 @@
 """Products with a square matrix: rows in parts of one size, each by one thread of ours and one of BLAS."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,17 +25,31 @@ def product(rows: Floats, matrix: Floats) -> Floats:
 
 
 @one_blas_thread()
-def energy(errors: Floats, matrix: Floats) -> float:
-    """tr(E H E') of E (R, K) and H (K, K): products in float32, sums in float64; no second (R, K) is made."""
-    sums = np.zeros(-(-len(errors) // _ROWS))
+def energy(
+    errors: Floats,
+    matrix: NDArray[Any],
+    sums: NDArray[np.float64] | None = None,
+    mean: NDArray[np.float64] | None = None,
+) -> float:
+    """tr(E H E') of E (R, K) and H (K, K), which is ``matrix``, less sums mean' if given.
+
+    Products in float32, sums in float64; no second (R, K) or (K, K) is made.
+    """
+    found = np.zeros(-(-len(matrix) // _ROWS))
 
     def run(start: int, stop: int) -> None:
         for index, part in enumerate(_parts(start, stop), start):
-            rows = errors[part]
-            sums[index] = np.einsum("ij,ij->i", rows @ matrix, rows).sum(dtype=np.float64)
+            rows = matrix[part]
+            if sums is not None and mean is not None:
+                rows = rows - sums[part, None] * mean
+            rows = rows.astype(np.float32, copy=False)
+            for first in range(0, len(errors), _ROWS):
+                own = errors[first : first + _ROWS]
+                image = np.ascontiguousarray(own[:, part]) @ rows
+                found[index] += np.einsum("ij,ij->i", image, own).sum(dtype=np.float64)
 
-    for_ranges(sums.size, run)
-    return float(sums.sum())
+    for_ranges(found.size, run)
+    return float(found.sum())
 
 
 def _parts(start: int, stop: int) -> list[slice]:

@@ -12,6 +12,7 @@ from ._float16 import round_to_half
 from ._jit import njit
 
 Floats = NDArray[np.float32]
+_VECTORS = 32  # float32
 
 
 @njit
@@ -48,10 +49,11 @@ def sweep_affine(
     """
     for r in range(weights.shape[0]):
         for j in range(weights.shape[1]):
-            grid = grids[rows[r] + columns[j]]
-            k = min(max(np.rint(targets[r, j] / grid[0]), grid[1]), grid[2])
+            g = rows[r] + columns[j]
+            scale = grids[g, 0]
+            k = min(max(np.rint(targets[r, j] / scale), grids[g, 1]), grids[g, 2])
             codes[r, j] = np.int16(k)
-            decoded = np.float32(k * grid[0])
+            decoded = np.float32(k * scale)
             if half:
                 decoded = round_to_half(decoded)
             if mask.size and mask[r, j] == 0:
@@ -74,17 +76,17 @@ def sweep_tables(
     """Take the nearest entry of table ``rows[r] + columns[j]``, ascending, the lower of two as near."""
     for r in range(weights.shape[0]):
         for j in range(weights.shape[1]):
-            table = tables[rows[r] + columns[j]]
+            g = rows[r] + columns[j]
             target = targets[r, j]
-            first, last = 0, table.size - 1
+            first, last = 0, tables.shape[1] - 1
             while first < last:
                 middle = (first + last) >> 1
-                if target - table[middle] > table[middle + 1] - target:
+                if target - tables[g, middle] > tables[g, middle + 1] - target:
                     first = middle + 1
                 else:
                     last = middle
             codes[r, j] = first
-            decoded = table[first]
+            decoded = tables[g, first]
             if mask.size and mask[r, j] == 0:
                 decoded = np.float32(0)
             _spread(weights[r, j] - decoded, r, j, targets, errors, feedback)
@@ -124,6 +126,9 @@ def sweep_vectors(
 def _spread(error: np.float32, r: int, j: int, targets: Floats, errors: Floats, feedback: Floats) -> None:
     change = np.float32(error - errors[r, j])
     errors[r, j] = error
-    row, share = targets[r], feedback[j]
-    for c in range(j + 1, row.size):
-        row[c] += change * share[c]
+    # By unsigned indices, which may not count from the end: then it is a vector operation. From a multiple of
+    # some vectors on, so that none is left over: targets up to j are not read again.
+    first = np.uint64((j + 1) // _VECTORS * _VECTORS)
+    for c in range(np.uint64(targets.shape[1]) - first):
+        place = first + np.uint64(c)
+        targets[r, place] += change * feedback[j, place]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._blocks import BLOCK, bits, float32_block, for_blocks, weights_array
-from ._float16 import float_to_half
+from ._float16 import float_to_half, half_to_float
 from ._jit import njit, njit_sums
 
 
@@ -97,8 +97,15 @@ def error_sums(original: NDArray[Any], decoded: NDArray[Any]) -> tuple[float, fl
     second = weights_array(decoded, "decoded").reshape(-1)
     sums = np.zeros((-(-first.size // BLOCK), 3))
 
+    halves = first.dtype == second.dtype == np.float16
+    patterns = bits(first), bits(second)
+
     def run(_: slice, part: slice) -> None:
-        sums[part.start // BLOCK] = _error_sums(float32_block(first[part]), float32_block(second[part]))
+        if halves:
+            found = _half_error_sums(patterns[0][part], patterns[1][part])
+        else:
+            found = _error_sums(float32_block(first[part]), float32_block(second[part]))
+        sums[part.start // BLOCK] = found
 
     for_blocks(1, first.size, run)
     signal, noise, _ = sums.sum(axis=0)
@@ -146,6 +153,20 @@ def _look_up(tables: NDArray[Any], codes: NDArray[np.uint8], decoded: NDArray[An
         for j in range(row.size):
             out[j] = table[row[j]]
     return int(top)
+
+
+@njit_sums
+def _half_error_sums(original: NDArray[np.uint16], decoded: NDArray[np.uint16]) -> tuple[float, float, float]:
+    """``_error_sums`` of float16 bit patterns, which are read once and never stored as float32."""
+    signal = noise = 0.0
+    largest = 0
+    for i in range(original.size):
+        w, d = half_to_float(original[i]), half_to_float(decoded[i])
+        error = np.float64(w) - np.float64(d)
+        signal += np.float64(w) * np.float64(w)
+        noise += error * error
+        largest = max(largest, np.float32(w - d).view(np.int32) & 0x7FFFFFFF)
+    return signal, noise, float(np.int32(largest).view(np.float32))
 
 
 @njit_sums

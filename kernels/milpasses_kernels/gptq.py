@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ._gptq_factor import damped_factor
 from ._gptq_grids import NO_MASK, AffineGrid, Block, FloatGrid, Floats, Grid, Mask, TableGrid, VectorGrid
 from ._gptq_product import energy, product
 from ._gptq_refit import refit
@@ -80,7 +81,6 @@ def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
     Raises NotPositive where that does not help, and for a zero or non-finite ``gram``; ValueError for another
     shape.
     """
-    gram = np.asarray(gram, np.float64)
     if gram.ndim != 2 or gram.shape[0] != gram.shape[1]:
         raise ValueError(f"gram must be (K, K), but got {gram.shape}")
     diagonal = np.diagonal(gram)
@@ -90,26 +90,18 @@ def prepare(gram: NDArray[Any], damping: float = 0.01) -> Feedback:
     if not mean > 0:
         raise NotPositive("the second moment is zero: no input was ever anything else", "zero")
     order = np.argsort(-diagonal, kind="stable")
-    ordered = gram[order][:, order]
-    ordered /= mean
-    undamped = np.diagonal(ordered).copy()
-    while True:
-        np.fill_diagonal(ordered, undamped + damping)
-        try:
-            lower = np.linalg.cholesky(ordered[::-1, ::-1])
-        except np.linalg.LinAlgError:
-            if damping >= 1:
-                raise NotPositive(
-                    f"the second moment is not positive, even with a damping of {damping:g}",
-                    "indefinite",
-                    damping,
-                ) from None
-            damping = min(10 * damping, 1.0) if damping > 0 else 0.01
-            continue
-        break
-    upper = lower[::-1, ::-1] / np.diagonal(lower)[::-1]
+    while (factored := damped_factor(gram, order, mean, damping)) is None:
+        if damping >= 1:
+            raise NotPositive(
+                f"the second moment is not positive, even with a damping of {damping:g}",
+                "indefinite",
+                damping,
+            )
+        damping = min(10 * damping, 1.0) if damping > 0 else 0.01
+    upper, ordered = factored
+    upper = upper / np.diagonal(upper)
     np.fill_diagonal(upper, 0)
-    return Feedback(order, upper.astype(np.float32), ordered.astype(np.float32), damping)
+    return Feedback(order, upper.astype(np.float32), ordered.astype(np.float32, copy=False), damping)
 
 
 @one_blas_thread()
@@ -206,9 +198,15 @@ def _round(
     for_ranges(-(-rows // step), run)
 
 
-def output_error(errors: NDArray[np.float32], gram: NDArray[Any]) -> float:
+def output_error(
+    errors: NDArray[np.float32],
+    gram: NDArray[Any],
+    sums: NDArray[np.float64] | None = None,
+    mean: NDArray[np.float64] | None = None,
+) -> float:
     """Return tr(E H E'): the summed squared error of the outputs, for ``errors`` (R, K) and ``gram`` (K, K).
 
-    Products in float32, sums in float64.
+    H is ``gram``, less the outer product of ``sums`` and ``mean`` (K,) if given: the second moment around
+    the inputs' mean. Products in float32, sums in float64.
     """
-    return energy(np.ascontiguousarray(errors, np.float32), np.asarray(gram, np.float32))
+    return energy(np.ascontiguousarray(errors, np.float32), gram, sums, mean)

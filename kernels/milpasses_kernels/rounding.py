@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _affine, _affine_search
+from . import _affine, _affine_rows, _affine_search
 from ._blocks import BLOCK, float32_block, frozen, weights_array
 from ._threads import for_ranges
 
@@ -107,10 +107,11 @@ def _fit_short(
     step = max(1, BLOCK // max(groups.shape[1], 1))
 
     def fit(start: int, stop: int) -> None:
+        scratch = np.empty((step, groups.shape[1]), np.float32)  # one for all blocks: new memory costs more
         for first in range(start * step, min(stop * step, len(groups)), step):
             rows = slice(first, first + step)
-            floats = float32_block(groups[rows])
-            bad = _affine_search.fit_rows(
+            floats = float32_block(groups[rows], scratch)
+            bad = _affine_rows.fit_rows(
                 form, floats, importance, first, scales[rows], zeros[rows], codes[rows]
             )
             if bad >= 0:
@@ -129,8 +130,8 @@ def _fit_long(
     """Fit one long group as ``fit_rows`` does, several threads over its blocks; sums in the blocks' order."""
     blocks = -(-row.size // BLOCK)
     stats = np.empty((blocks, 4))
-    candidates = np.empty((_affine_search.CANDIDATES, 3))
-    sums = np.empty((blocks, _affine_search.CANDIDATES, 2))
+    search = _affine_search.new_search(1)
+    sums = np.empty((blocks, *search.sums.shape))
     grids = np.empty((_affine.GRIDS, 3))
     errors = np.zeros((blocks, _affine.GRIDS))
 
@@ -148,7 +149,7 @@ def _fit_long(
 
     def score(block: int, _: slice, floats: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         sums[block] = 0
-        _affine_search.add_products(floats, weights, candidates, sums[block])
+        _affine_search.add_products(floats, weights, search.candidates, sums[block])
 
     def measure(block: int, _: slice, floats: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         scratch = np.empty(_affine.SUM_BLOCK, np.float32)
@@ -165,21 +166,22 @@ def _fit_long(
         zero = _affine.zero_point(form, float(form.first))
         codes[:] = zero & 0xFF
         return 1.0, zero
-    best = np.empty(5)
-    _affine.range_grid(form, lowest, highest, best)
-    count = _affine.add_grids(best, form.half, grids)
+    count = _affine.add_grids(*_affine.range_grid(form, lowest, highest), form.half, grids)
     total, mass = float(stats[:, 2].sum()), float(stats[:, 3].sum())
     if total > 0:
-        ratio = _affine_search.coarse_candidates(form, lowest, highest, total / mass, candidates)
-        each(score)
-        _affine_search.take_best(candidates, sums.sum(axis=0), best)
-        for _ in range(form.rounds - 1):
-            if best[0] > 0:
-                ratio = _affine_search.fine_candidates(form, best, ratio, candidates)
-                each(score)
-                _affine_search.take_best(candidates, sums.sum(axis=0), best)
-        if best[0] > 0:
-            count += _affine.add_grids(best, form.half, grids[count:])
+        ends = np.array([[lowest], [highest], [total / mass]])
+        _affine_search.coarse_candidates(form, ends, search)
+        for i in range(form.rounds):
+            if i:
+                _affine_search.fine_candidates(form, search)
+            each(score)
+            search.sums[:] = sums.sum(axis=0)
+            _affine_search.take_best(search)
+            if search.best[0, 0] <= 0:
+                break
+        else:
+            _, _, low, high, scale = search.best[:, 0]
+            count += _affine.add_grids(scale, low, high, form.half, grids[count:])
     if count > 1:
         each(measure)
     grid = grids[errors.sum(axis=0)[:count].argmin()]

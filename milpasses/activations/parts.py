@@ -13,10 +13,10 @@ from milpasses.data.norms import is_norms
 from milpasses.data.parts import samples_of_part
 from milpasses.interpreter import PipelineInterpreter
 from milpasses.program.pipelines import SavedPipeline
-from milpasses.program.saved import SavedProgram
+from milpasses.program.saved import SavedProgram, check_functions
 from milpasses.recipe.recipe import Recipe
 from milpasses.report import Report
-from milpasses.rewrite import Rewriter, check_functions, rewriter_for
+from milpasses.rewrite import Rewriter, rewriter_for
 
 
 @attrs.frozen(eq=False)

@@ -22,6 +22,7 @@ from milpasses.program.weights import Site
 from milpasses.recipe.activations import split_activations
 from milpasses.recipe.recipe import Recipe, Rule
 from milpasses.recipe.schemes import Keep, Scheme, short_name
+from milpasses.recipe.tuned import tunes
 from milpasses.rewrite import Rewriter, Rewritten
 
 Array = NDArray[Any]
@@ -65,6 +66,11 @@ def read_candidates(candidates: Any, target: Opset) -> dict[str, Scheme]:
         scheme = Scheme.of(candidate)
         if not isinstance(scheme, Keep):  # every weight may stay as it is
             check_target(scheme, target, "candidates")
+            if tunes(scheme):
+                raise MilpassesError(
+                    f"{scheme_text(scheme)}: candidates are judged before any tuning: give them with -gptq, "
+                    "and tune with the recipe that is found"
+                )
             schemes[scheme_text(scheme)] = scheme
     if not schemes:
         raise MilpassesError("no candidates: name schemes such as pal4, pal6, int8")

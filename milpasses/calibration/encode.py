@@ -27,7 +27,9 @@ from milpasses.report import decibels
 
 Array = NDArray[Any]
 _DAMPING = 0.01
+_FEEDBACK = ("gptq", "obs", "tune")  # tuning begins with what gptq gives
 _TRIED = 256  # outputs
+_ROWS = 256  # of a second moment that are looked at together
 _CLEARLY = 0.95  # of the error: means of few samples differ by chance, and biases of all layers add up
 _CONFIRMED = 0.95  # a share of the correlations that needs no shrinking
 
@@ -48,9 +50,9 @@ class Calibrated:
 
 
 def feedback_method(scheme: Scheme) -> str:
-    """``gptq``, ``obs``, or both: what the scheme needs a second moment for; empty where it needs none."""
+    """``gptq``, ``obs``, ``tune``, or two: what a second moment is needed for; empty where it is not."""
     parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
-    return " + ".join(part.method for part in parts if getattr(part, "method", "") in ("gptq", "obs"))  # pyright: ignore
+    return " + ".join(part.method for part in parts if getattr(part, "method", "") in _FEEDBACK)  # pyright: ignore
 
 
 def plain_method(scheme: Scheme) -> str:
@@ -245,10 +247,12 @@ def _shrunk(gram: Array, held_out: Array) -> tuple[float, Array]:
         scale = np.sqrt(np.maximum(np.diagonal(first), np.finfo(np.float64).tiny))
         inverse = np.where(np.diagonal(first) > 0, 1 / scale, 0)
         ratio = np.trace(first) / max(np.trace(second), np.finfo(np.float64).tiny)
-        a, b = (inverse[:, None] * part * inverse for part in (first, second))
-        np.fill_diagonal(a, 0)
-        own += float(np.vdot(a, a))
-        both += float(np.vdot(a, b)) * ratio
+        for start in range(0, len(first), _ROWS):  # some rows at a time: no second matrix is made
+            rows = slice(start, start + _ROWS)
+            a, b = (inverse[rows, None] * part[rows] * inverse for part in (first, second))
+            a[np.arange(len(a)), np.arange(start, start + len(a))] = 0
+            own += float(np.vdot(a, a))
+            both += float(np.vdot(a, b)) * ratio
     share = min(max(both / own, 0.0), 1.0) if own > 0 else 1.0
     shrunk = share * gram
     diagonal = np.arange(gram.shape[-1])

@@ -57,8 +57,8 @@ class Loss:
         spread, lost = output_loss(matrices, variance, mean, decoded)
         if moments.gram is not None:
             change = matrices if decoded is None else matrices.astype(np.float32) - decoded
-            about = moments.gram - moments.sum[:, :, None] * mean[:, None]
-            total = sum(moment_error(part, gram) for part, gram in zip(change, about, strict=True))
+            parts = zip(change, moments.gram, moments.sum, mean, strict=True)
+            total = sum(moment_error(*part) for part in parts)
             spread = max(total, 0.0) / moments.rows
         return cls(lost.reshape(-1), spread)
 

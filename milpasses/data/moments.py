@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from milpasses_kernels._threads import one_blas_thread
 from numpy.typing import NDArray
 
 from milpasses.data.histograms import Histogram, joined
@@ -19,6 +20,7 @@ from milpasses.program.flows import Flow
 Array = NDArray[np.float64]
 Matmul = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 _VERSION = 2
+_WIDE = 2048  # columns: adding X^T X up takes longer than a sample's product, so that rows wait for others
 _STATED = 1  # the version whose reasons are texts
 
 
@@ -41,8 +43,19 @@ class Moments:
     rows: int
     sum: Array
     square_sum: Array
-    gram: Array | None = None
+    _gram: Array | None = attrs.field(default=None, alias="gram")
     used_by: tuple[str, ...] = ()
+    _waiting: list[NDArray[np.float32]] = attrs.field(factory=list, init=False)
+
+    @property
+    def gram(self) -> Array | None:
+        """X^T X, of all rows so far."""
+        if self._waiting and self._gram is not None:
+            with one_blas_thread():
+                rows = np.concatenate(self._waiting, axis=1)
+                self._gram += np.matmul(rows.transpose(0, 2, 1), rows)
+            self._waiting.clear()
+        return self._gram
 
     @property
     def layout(self) -> tuple[int, int, int, int]:
@@ -68,8 +81,14 @@ class Moments:
             self.rows += block.shape[1]
             self.sum += block.sum(axis=1)
             self.square_sum += np.einsum("grk,grk->gk", block, block)
-            if self.gram is not None:
-                self.gram += matmul(block.transpose(0, 2, 1), block)
+            if self._gram is None:
+                continue
+            if not sampled or block.shape[2] <= _WIDE:
+                self._gram += matmul(block.transpose(0, 2, 1), block)
+                continue
+            self._waiting.append(block.copy())
+            if sum(part.shape[1] for part in self._waiting) >= block.shape[2] // 4:
+                _ = self.gram
 
     @property
     def mean(self) -> Array:

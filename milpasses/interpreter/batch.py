@@ -17,6 +17,9 @@ from milpasses.program.weights import is_constant
 class BatchRun:
     """Gives ``variables`` of the main block for a batch of samples; only ops that they depend on run.
 
+    ``given``: variables of the main block that a call gets instead of the program's inputs, which are given
+    unless they are named: ops before them do not run.
+
     The program itself takes one sample, whatever its own first dimension means: a batch is mapped over it
     (``torch.vmap``), and where an op cannot be mapped (a loop that depends on values, NumPy's arithmetic)
     samples run one by one. ``mapped``: whether they are mapped; decided in the first call with more than one
@@ -25,7 +28,9 @@ class BatchRun:
     Raises InterpreterError for an interpreter without tensors, and for states, which have one sequence.
     """
 
-    def __init__(self, interpreter: Interpreter, variables: Sequence[Any]) -> None:
+    def __init__(
+        self, interpreter: Interpreter, variables: Sequence[Any], given: Sequence[Any] | None = None
+    ) -> None:
         if not isinstance(interpreter.values, TensorValues):
             raise InterpreterError("a batch needs an interpreter with a device or with gradients")
         if any(feature.kind == "state" for feature in interpreter.inputs.values()):
@@ -33,7 +38,8 @@ class BatchRun:
         self.interpreter = interpreter
         self.values: TensorValues = interpreter.values
         self.variables = list(variables)
-        self.steps = _needed(interpreter.main_plan.steps, self.variables)
+        self.given: list[Any] = list(interpreter.main_plan.inputs if given is None else given)
+        self.steps = _needed(interpreter.main_plan.steps, self.variables, self.given)
         self.mapped: bool | None = None
 
     def stack(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -86,7 +92,7 @@ class BatchRun:
     def _run(self, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
         """One sample."""
         wanted: dict[Any, Any] = {}
-        values = {var: TensorArray(inputs[var.name]) for var in self.interpreter.main_plan.inputs}
+        values = {var: TensorArray(inputs[var.name]) for var in self.given}
         wanted.update((var, values[var].tensor) for var in self.variables if var in values)
         execution = Execution(self.interpreter, None, [], values)
         for step in self.steps:
@@ -101,13 +107,14 @@ def _scale(x: Any) -> float:
     return float(x.detach().abs().amax()) if x.numel() else 0.0
 
 
-def _needed(steps: Sequence[Step], variables: Sequence[Any]) -> list[Step]:
-    """The steps that ``variables`` depend on, in order."""
+def _needed(steps: Sequence[Step], variables: Sequence[Any], given: Sequence[Any]) -> list[Step]:
+    """The steps that ``variables`` depend on, but for those before what is ``given``, in order."""
     needed: list[Step] = []
-    reads = {var for var in variables if not is_constant(var)}
+    known = set(given)
+    reads = {var for var in variables if not is_constant(var)} - known
     for step in reversed(steps):
         if reads.isdisjoint(step.outputs):
             continue
         needed.append(step)
-        reads.update(var for var in read_by(step.op) if not is_constant(var))
+        reads.update(var for var in read_by(step.op) if not is_constant(var) and var not in known)
     return needed[::-1]

@@ -1,13 +1,13 @@
 """Files and folders that are written whole or not at all, and never over what is to stay.
 
 Each is made beside its target, under a hidden name that ends in ``.partial``, and put in its place at the
-end: whenever a process ends, the target is whole, or as it was. What exists already stays unless ``force``
-is given, also where it appeared in the meantime. What the disk refuses is a ``PackageError`` of one line.
+end: whenever a process ends, the target is whole, or as it was, and what is left under the hidden name is
+deleted by the next one (``staging``). What exists already stays unless ``force`` is given, also where it
+appeared in the meantime. What the disk refuses is a ``PackageError`` of one line.
 """
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from milpasses.errors import PackageError
 from milpasses.program.publish import put, remove
+from milpasses.program.staging import held, partial_name
 
 
 def check_output(
@@ -113,18 +114,13 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _partial(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody else has."""
-    return path.with_name(f".{path.stem[:100]}-{secrets.token_hex(4)}.partial")
-
-
 @contextmanager
 def whole_file(path: Path, force: bool = False) -> Generator[IO[bytes]]:
     """Yields a file to write, which gets the name ``path`` at the end unless an error is raised."""
-    staged = _partial(path)
+    staged = partial_name(path)
     with _clear_errors(path):
         try:
-            with staged.open("xb") as file:
+            with staged.open("xb") as file, held(staged):
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -147,12 +143,13 @@ def write_json(path: Path, content: Any, force: bool = False) -> None:
 @contextmanager
 def whole_folder(path: Path, force: bool = False) -> Generator[Path]:
     """Yields a folder to fill, which gets the name ``path`` at the end unless an error is raised."""
-    staged = _partial(path)
+    staged = partial_name(path)
     with _clear_errors(path):
         try:
             staged.mkdir()
-            yield staged
-            put(staged, path, force)
+            with held(staged):
+                yield staged
+                put(staged, path, force)
         finally:
             remove(staged)
 

@@ -10,7 +10,7 @@ from coremltools.models import MLModel
 
 from milpasses import _coremltools as host
 from milpasses.program.package import Package, write_package
-from milpasses.report import Report, shortened
+from milpasses.report import Report, abridged
 
 
 class CompressedModel(MLModel):
@@ -22,7 +22,7 @@ class CompressedModel(MLModel):
         self.report = report
 
     def __repr__(self) -> str:
-        return f"<CompressedModel: {self.report.summary()}, by {shortened(self.report.recipe)}>"
+        return f"<CompressedModel: {self.report.summary()}, by {abridged(self.report.recipe)}>"
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from milpasses import _coremltools as host
-from milpasses.errors import PackageError
+from milpasses.errors import PackageError, TargetError
 from milpasses.program import discovery, graph
 from milpasses.program.checking import check_package
 from milpasses.program.functions import resolve_function
@@ -286,3 +286,12 @@ def _target(opset: str) -> Opset:
             return opset_of(version)
     newest = max(versions)
     return opset_of(newest + 1, f"{opset}, newer than {opset_of(newest).name}")
+
+
+def check_functions(program: SavedProgram) -> None:
+    """Raise ``TargetError`` where functions of ``program`` take compressed weights in different forms."""
+    if len({function.target.constexpr for function in program.functions}) > 1:
+        raise TargetError(
+            f"{program.package.path}: its functions target both sides of iOS18; "
+            "pass minimum_deployment_target=ct.target.iOS18"
+        )

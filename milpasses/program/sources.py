@@ -84,8 +84,10 @@ def spec_path(folder: Path) -> Path:
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PackageError(f"{folder}: not an .mlpackage (its {_MANIFEST} is missing or damaged)") from None
-    for path in items.values():  # all of them are copied with the manifest
-        path_inside(folder / "Data", path, str(folder), f"its {_MANIFEST} says that")
+    for path in items.values():  # all of them are copied with the manifest, and Core ML wants them there
+        item = path_inside(folder / "Data", path, str(folder), f"its {_MANIFEST} says that")
+        if path != root and not item.exists():
+            raise PackageError(f"{folder}: its {_MANIFEST} names {path[:200]!r}, which is not in the package")
     path_inside(folder, "Data", str(folder), "the path")
     return path_inside(folder / "Data", root, str(folder), f"its {_MANIFEST} says that")
 

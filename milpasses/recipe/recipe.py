@@ -32,9 +32,10 @@ from milpasses.recipe.fields import one_of
 from milpasses.recipe.rules import Decision, Rule
 from milpasses.recipe.schemes import Half, Keep, Scheme, scheme_text, scheme_words
 from milpasses.recipe.text import read_rules
+from milpasses.recipe.tuned import tuned, tunes
 from milpasses.recipe.weights import MatchableWeight
 from milpasses.recipe.yaml_text import read_yaml
-from milpasses.report import shortened
+from milpasses.report import abridged
 
 
 def _rules(value: Any) -> tuple[Rule, ...]:
@@ -107,6 +108,16 @@ class Recipe:
         """Whether some activation may become 8-bit."""
         return self.activations is not None or any(rule.a8 is not None for rule in self.activation_rules)
 
+    @property
+    def wants_tuning(self) -> bool:
+        """Whether some scheme has ``method="tune"``."""
+        return any(map(tunes, [self.default, *(rule.scheme for rule in self.rules)]))
+
+    def tuned(self) -> "Recipe":
+        """The recipe with ``method="tune"`` wherever a scheme has its default method."""
+        rules = tuple(attrs.evolve(rule, scheme=tuned(rule.scheme)) for rule in self.rules)
+        return attrs.evolve(self, default=tuned(self.default), rules=rules)
+
     def activations_of(self, op_type: str, op_name: str) -> tuple[Activations | None, bool]:
         """What the activations of an op become, and whether a rule says so."""
         index = self.activation_rule_of(op_type, op_name)
@@ -172,7 +183,7 @@ class Recipe:
         return "; ".join([*lines, *self._rule_texts(), *self._rest_text()])
 
     def __repr__(self) -> str:
-        return f"<Recipe: {shortened(str(self))}>"
+        return f"<Recipe: {abridged(str(self))}>"
 
     def __str__(self) -> str:
         default = self._default_text(scheme_words(self.default))

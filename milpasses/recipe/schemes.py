@@ -97,7 +97,8 @@ class Quantize(Scheme):
 
     ``block_size`` goes with ``per_block``: one size, along the input channels, or a size for each axis, 0 for
     the whole of it. ``method="search"`` finds the scales of least squared error, ``"minmax"`` takes
-    coremltools' own; ``"gptq"``, which needs statistics, chooses the codes so that outputs change least.
+    coremltools' own; ``"gptq"``, which needs statistics, chooses the codes so that outputs change least;
+    ``"tune"``, which needs data, goes on from there by gradients (``milpasses.tune``).
     """
 
     kind: ClassVar[str] = "quantize"
@@ -112,8 +113,8 @@ class Quantize(Scheme):
         default="per_channel", converter=one_of("granularity", "per_channel", "per_tensor", "per_block")
     )
     block_size: int | tuple[int, ...] = attrs.field(default=32, converter=block_sizes("block_size"))
-    method: Literal["search", "minmax", "gptq"] = attrs.field(
-        default="search", converter=one_of("method", "search", "minmax", "gptq")
+    method: Literal["search", "minmax", "gptq", "tune"] = attrs.field(
+        default="search", converter=one_of("method", "search", "minmax", "gptq", "tune")
     )
     weight_threshold: int = _threshold()
 
@@ -147,7 +148,8 @@ class Palettize(Scheme):
     ``nbits`` counts the bits of a code. ``mode="custom"`` calls ``lut_function(weight) -> (lut, indices)``
     for each group, as coremltools does, and ``nbits`` follows from the table. ``group_size`` goes with
     ``per_grouped_channel``; so does ``channel_axis``, which is also the axis of vectors. ``method="gptq"``,
-    which needs statistics and ``mode=kmeans``, chooses codes and tables so that outputs change least.
+    which needs statistics and ``mode=kmeans``, chooses codes and tables so that outputs change least;
+    ``"tune"``, which needs data, goes on from there by gradients (``milpasses.tune``).
     """
 
     kind: ClassVar[str] = "palettize"
@@ -164,8 +166,8 @@ class Palettize(Scheme):
     cluster_dim: int = attrs.field(default=1, converter=whole("cluster_dim", 1))
     enable_per_channel_scale: bool = attrs.field(default=False, converter=flag("enable_per_channel_scale"))
     lut_function: Callable[..., Any] | None = attrs.field(default=None, converter=optional(_function))
-    method: Literal["plain", "gptq"] = attrs.field(
-        default="plain", converter=one_of("method", "plain", "gptq")
+    method: Literal["plain", "gptq", "tune"] = attrs.field(
+        default="plain", converter=one_of("method", "plain", "gptq", "tune")
     )
     weight_threshold: int = _threshold()
 
@@ -176,8 +178,8 @@ class Palettize(Scheme):
             raise RecipeError(
                 f"cluster_dim: {self.cluster_dim} goes only with mode=kmeans or unique, not {self.mode}"
             )
-        if self.method == "gptq" and self.mode != "kmeans":
-            raise RecipeError(f"method: gptq goes only with mode=kmeans, not {self.mode}")
+        if self.method != "plain" and self.mode != "kmeans":
+            raise RecipeError(f"method: {self.method} goes only with mode=kmeans, not {self.mode}")
         if self.group_size != 32 and not grouped:
             raise RecipeError(
                 f"group_size: only with granularity=per_grouped_channel, not {self.granularity}"
@@ -330,9 +332,9 @@ def short_name(scheme: Scheme) -> str | None:
     """Return the short name of a scheme (``pal4-g16``), None where there is none that says all of it.
 
     The grammar: ``int8 | uint8 | int4 | uint4`` with ``-b<N>``, ``-tensor``, ``-asym``, ``-minmax``,
-    ``-gptq``; ``pal<bits> | unique`` with ``-g<N>``, ``-v<D>``, ``-uniform``, ``-gptq``; ``sparse<percent>``,
-    ``sparse<n>of<m>`` with ``-obs``; ``half``; ``keep``; two joined by ``+``. After a palettize
-    ``int8`` is per tensor.
+    ``-gptq``, ``-tune``; ``pal<bits> | unique`` with ``-g<N>``, ``-v<D>``, ``-uniform``, ``-gptq``,
+    ``-tune``; ``sparse<percent>``, ``sparse<n>of<m>`` with ``-obs``; ``half``; ``keep``; two joined by ``+``.
+    After a palettize ``int8`` is per tensor.
     """
     parts = (scheme.first, scheme.second) if isinstance(scheme, Joint) else (scheme,)
     name = "+".join(write_short(part.kind, attrs.asdict(part)) for part in parts)

@@ -6,9 +6,10 @@ A short name is a head and suffixes, in any order, none twice; ``+`` joins two o
 
     int8 | uint8 | int4 | uint4       quantize, per channel, symmetric, scales searched for
         -b<N> | -tensor  -asym        per block of N or per tensor; mode=linear
-        -minmax | -gptq               method=minmax; method=gptq
+        -minmax | -gptq | -tune       method=minmax; method=gptq; method=tune
     pal<bits> | unique                palettize: k-means of that many bits a code, or the values there are
-        -g<N>  -v<D>  -uniform -gptq  groups of N channels; cluster_dim=D; mode=uniform; method=gptq
+        -g<N>  -v<D>  -uniform        groups of N channels; cluster_dim=D; mode=uniform
+        -gptq | -tune                 method=gptq; method=tune
     sparse<percent> | sparse<n>of<m>  prune that share (sparse62.5), or n of every m; -obs: method=obs
     half                              float32 stored as float16
     keep | float                      leave the weight as it is
@@ -110,12 +111,14 @@ _SUFFIXES: dict[str, dict[str, tuple[dict[str, str], str | None]]] = {
         "asym": ({"mode": "linear"}, None),
         "minmax": ({"method": "minmax"}, None),
         "gptq": ({"method": "gptq"}, None),
+        "tune": ({"method": "tune"}, None),
     },
     "palettize": {
         "g": ({"granularity": "per_grouped_channel"}, "group_size"),
         "v": ({}, "cluster_dim"),
         "uniform": ({"mode": "uniform"}, None),
         "gptq": ({"method": "gptq"}, None),
+        "tune": ({"method": "tune"}, None),
     },
     "prune": {"obs": ({"method": "obs"}, None)},
     "half": {},

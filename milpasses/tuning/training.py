@@ -1,8 +1,7 @@
 """Adam on what learns, in stages; samples held out decide what is kept."""
 
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,10 +10,13 @@ import torch
 from milpasses.errors import MilpassesError
 from milpasses.interpreter import Interpreter
 from milpasses.interpreter.batch import BatchRun
+from milpasses.tuning.clock import Stage
 from milpasses.tuning.learned import Learned
 from milpasses.tuning.objective import loss
 
-_CHECK, _PATIENCE = 25, 8  # steps between looks at held-out samples; looks without a gain that end a stage
+_CHECK = 25  # steps between looks at held-out samples
+_FAILURES = 6  # times that a stage begins again, at half its rates, from the best it has found
+_SLOWER = 0.5  # what learns beside codes
 
 
 @attrs.frozen
@@ -24,14 +26,11 @@ class Score:
     losses: tuple[float, ...]
     decibels: tuple[float, ...]
 
-    @property
-    def total(self) -> float:
-        """Sum of the losses."""
-        return sum(self.losses)
-
-    def worse_than(self, other: "Score") -> bool:
-        """Some output loses more."""
-        return any(not a <= b for a, b in zip(self.losses, other.losses, strict=True))
+    def rank(self, start: "Score") -> tuple[bool, float]:
+        """Less is better: no output loses more than at the ``start``, then the sum of the losses."""
+        worse = any(not a <= b for a, b in zip(self.losses, start.losses, strict=True))
+        total = sum(self.losses)
+        return worse, total if math.isfinite(total) else math.inf
 
 
 @attrs.define(eq=False)
@@ -52,10 +51,14 @@ class Trainer:
     batch: int
     seed: int
 
-    def _outputs(self, places: Any) -> list[Any]:
-        return self.run({name: rows[places] for name, rows in self.inputs.items()})
+    def _losses(self, places: Sequence[int]) -> tuple[list[Any], list[Any]]:
+        """The outputs for the samples at ``places``, and the losses of each: a tensor an output."""
+        outputs = self.run({name: rows[places] for name, rows in self.inputs.items()})
+        parts = zip(outputs, self.targets, self.probabilities, strict=True)
+        return outputs, [loss(output, target[places], kind) for output, target, kind in parts]
 
-    def _apply(self) -> None:
+    def apply(self) -> None:
+        """Let the interpreter run with what is learned so far."""
         values: dict[str, Any] = {}
         for names, one in self.learned.items():
             value = one.value()  # a weight that several variables are is one
@@ -67,12 +70,13 @@ class Trainer:
         count = len(self.targets)
         totals, errors, signals = [0.0] * count, [0.0] * count, [0.0] * count
         with torch.no_grad():
-            self._apply()
+            self.apply()
             for start in range(0, len(self.held_out), self.batch):
                 places = list(self.held_out[start : start + self.batch])
-                for i, output in enumerate(self._outputs(places)):
+                outputs, losses = self._losses(places)
+                for i, (output, lost) in enumerate(zip(outputs, losses, strict=True)):
                     target = self.targets[i][places]
-                    totals[i] += float(loss(output, target, self.probabilities[i]).sum())
+                    totals[i] += float(lost.sum())
                     errors[i] += float(((output - target) ** 2).sum())
                     signals[i] += float((target**2).sum())
         ratios = zip(signals, errors, strict=True)
@@ -81,27 +85,28 @@ class Trainer:
             tuple(10 * math.log10(s / e) if s > 0 and e > 0 else math.inf for s, e in ratios),
         )
 
-    def _snapshot(self) -> list[Any]:
-        with torch.no_grad():
-            return [p.clone() for one in self.learned.values() for p, _ in one.parameters]
+    def _tensors(self) -> list[Any]:
+        return [
+            tensor
+            for one in self.learned.values()
+            for tensor in (*(tensor for tensor, _ in one.parameters), one.latent)
+            if tensor is not None
+        ]
 
-    def _restore(self, kept: Sequence[Any]) -> None:
-        tensors = [p for one in self.learned.values() for p, _ in one.parameters]
+    def snapshot(self) -> list[Any]:
+        """All that is learned, for ``restore``."""
+        return [tensor.detach().clone() for tensor in self._tensors()]
+
+    def restore(self, kept: list[Any]) -> None:
+        """As it was at the ``snapshot``."""
         with torch.no_grad():
-            for tensor, value in zip(tensors, kept, strict=True):
+            for tensor, value in zip(self._tensors(), kept, strict=True):
                 tensor.copy_(value)
 
     def check_gradients(self) -> list[str]:
         """Names of the weights that no gradient reaches; MilpassesError where it reaches none of them."""
-        self._apply()
-        first = list(self.fit[:1])
-        losses = [
-            loss(output, target[first], kind).sum()
-            for output, target, kind in zip(
-                self._outputs(first), self.targets, self.probabilities, strict=True
-            )
-        ]
-        total = torch.stack(losses).sum()
+        self.apply()
+        total = torch.stack([lost.sum() for lost in self._losses(list(self.fit[:1]))[1]]).sum()
         cuts: dict[str, str] = getattr(self.interpreter.values, "cuts", {})
         named = ", ".join(f"{kind} {name}" for name, kind in cuts.items()) or "no op takes what is learned"
         if not total.requires_grad:
@@ -110,45 +115,52 @@ class Trainer:
         gradients: Any = torch.autograd.grad(total, firsts, allow_unused=True)
         return [names[0] for names, g in zip(self.learned, gradients, strict=True) if g is None]
 
-    def stage(self, steps: int, seconds: float, start: Score, step: Callable[[int], None]) -> Score:
-        """Learn for ``steps`` or ``seconds``; keep the best, no output of which is worse than ``start``."""
-        groups: list[dict[str, Any]] = [
-            {"params": [p], "lr": lr} for one in self.learned.values() for p, lr in one.parameters
-        ]
-        rates: list[float] = [group["lr"] for group in groups]
-        adam: Any = torch.optim.Adam(groups, betas=(0.9, 0.95))
+    def _optimizer(self, codes: float, factor: float) -> tuple[Any, list[float]]:
+        """Adam for what learns, and its rates; ``codes``: theirs, in steps between codes."""
+        groups: list[dict[str, Any]] = []
+        for one in self.learned.values():
+            slower = _SLOWER if codes else 1.0
+            groups += [{"params": [p], "lr": factor * slower * rate} for p, rate in one.parameters]
+            if codes and one.latent is not None:
+                groups.append({"params": [one.latent], "lr": factor * codes})
+        return torch.optim.Adam(groups, betas=(0.9, 0.95)), [group["lr"] for group in groups]
+
+    def learn(self, start: Score, stage: Stage, codes: float = 0.0) -> Score:
+        """Learn while ``stage`` lasts; keep the best, no output of which is worse than ``start``.
+
+        ``codes``: the rate at which they move, in steps between them; 0 leaves them. A loss that is not
+        finite takes back what was learned since the best; it goes on at half the rates.
+        """
         draw = torch.Generator().manual_seed(self.seed)
-        best, kept, since = self.score(), self._snapshot(), 0
-        began = time.monotonic()
-        for done in range(steps):
-            spent = max(done / steps, (time.monotonic() - began) / max(seconds, 1e-9))
+        best, kept, failures, since = self.score(), self.snapshot(), 0, 0
+        adam, rates = self._optimizer(codes, 1.0)
+        for done in range(stage.steps):
+            spent = stage.done(done)
             if spent >= 1:
                 break
             for group, rate in zip(adam.param_groups, rates, strict=True):
                 group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * spent))
             chosen = torch.randperm(len(self.fit), generator=draw)[: self.batch].tolist()
-            places = [self.fit[i] for i in chosen]
-            self._apply()
-            outputs = self._outputs(places)
-            parts = zip(outputs, self.targets, self.probabilities, strict=True)
-            total = torch.stack([loss(o, t[places], kind).mean() for o, t, kind in parts]).sum()
+            self.apply()
+            _, losses = self._losses([self.fit[i] for i in chosen])
+            total = torch.stack([lost.mean() for lost in losses]).sum()
             if not bool(torch.isfinite(total)):
-                self._restore(kept)
-                raise MilpassesError(
-                    "the loss is not finite: an output overflows float16, or a sample holds NaN"
-                )
+                failures += 1
+                self.restore(kept)
+                if since == 0 or failures == _FAILURES:
+                    break
+                adam, rates = self._optimizer(codes, 0.5**failures)
+                since = 0
+                continue
             adam.zero_grad()
             total.backward()
             adam.step()
-            step(done + 1)
-            if (done + 1) % _CHECK and done + 1 < steps:
+            since += 1
+            if (done + 1) % _CHECK and done + 1 < stage.steps:
                 continue
             now = self.score()
-            if now.total < best.total and not now.worse_than(start):
-                best, kept, since = now, self._snapshot(), 0
-            else:
-                since += 1
-                if since == _PATIENCE:
-                    break
-        self._restore(kept)
+            if now.rank(start) < best.rank(start):
+                best, kept = now, self.snapshot()
+        stage.done(stage.steps)
+        self.restore(kept)
         return best

@@ -35,6 +35,7 @@ NEEDED: Mapping[type[Any], Mapping[str, Any]] = {
 
 _THRESHOLD = "Weights of at most so many elements stay as they are."
 _METHOD = "How the codes are found; {} needs statistics, or `calibration=data`."
+_TUNE = " `tune` needs the data, and goes on by gradients."
 
 MEANINGS: Mapping[str, str] = {
     "Recipe.default": "What a weight becomes that no rule matches.",
@@ -60,7 +61,7 @@ MEANINGS: Mapping[str, str] = {
     "Quantize.mode": "`linear_symmetric`: a scale alone. `linear`: a zero point too (`-asym`).",
     "Quantize.granularity": "How many weights share a scale.",
     "Quantize.block_size": "With `per_block`: input channels a scale, or a size for each axis (0: the whole of it).",
-    "Quantize.method": _METHOD.format("`gptq`"),
+    "Quantize.method": _METHOD.format("`gptq`") + _TUNE,
     "Quantize.weight_threshold": _THRESHOLD,
     "Palettize.nbits": "Bits of a code: a table has `2**nbits` entries.",
     "Palettize.mode": "What fills the table: exact `kmeans`, `uniform` steps, the `unique` values, or your function.",
@@ -70,7 +71,7 @@ MEANINGS: Mapping[str, str] = {
     "Palettize.cluster_dim": "Weights in a table entry (`-v2`: two neighbours share a code).",
     "Palettize.enable_per_channel_scale": "Each channel scaled to the same range first.",
     "Palettize.lut_function": "With `mode=custom`: `lut_function(weight) -> (lut, indices)`; it has no text form.",
-    "Palettize.method": _METHOD.format("`gptq`"),
+    "Palettize.method": _METHOD.format("`gptq`") + _TUNE,
     "Palettize.weight_threshold": _THRESHOLD,
     "Prune.target_sparsity": "This share becomes zero, exactly.",
     "Prune.threshold": "Magnitudes up to this become zero.",

@@ -22,9 +22,9 @@ A short name is a kind, its size, and suffixes, joined by `+` where two kinds sh
 | piece | says | pieces |
 | --- | --- | --- |
 | `int8` `uint8` `int4` `uint4` | integers with a scale | `-tensor` one scale in all, `-b32` one for 32 input channels, \
-`-asym` a zero point too, `-minmax` coremltools' scales, `-gptq` fitted to data |
+`-asym` a zero point too, `-minmax` coremltools' scales, `-gptq` fitted to data, `-tune` then learned |
 | `pal4` | a look-up table (LUT) of 2^4 entries | `-g16` a table for each 16 channels, `-v2` entries of two weights, \
-`-uniform` even steps, `-gptq` fitted to data |
+`-uniform` even steps, `-gptq` fitted to data, `-tune` then learned |
 | `unique` | a table of exactly the values that are there | `-g16`, `-v2` as above |
 | `sparse50` `sparse2of4` | 50 % zeros, or 2 of each 4 | `-obs` fitted to data |
 | `half` | float32 stored as float16 | |

@@ -161,10 +161,8 @@ def test_a_second_run_finds_nothing_more(tmp_path: Path) -> None:
     again = tmp_path / "again"
     again.mkdir()
     program = open_program(once.package.path)
-    twice = equalized(program, data, recipe, again)
-    if twice is not program:  # a small gain more, never a loss
-        assert sqnr(saved(separable), twice.package.path) > 50
-    assert twice is program or float(twice.notes[0].split(" dB")[0].split()[-1]) < 45
+    assert equalized(program, data, recipe, again) is program
+    assert list(again.iterdir()) == []
 
 
 def test_a_cap_is_not_crossed(tmp_path: Path) -> None:

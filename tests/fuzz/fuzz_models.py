@@ -11,6 +11,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import types
 from coremltools.models import datatypes
 from coremltools.models.neural_network import NeuralNetworkBuilder
+from milpasses_tools._trace.keep import capture
 from models import convert, random
 from pipeline_models import detector_pipeline
 
@@ -65,6 +66,13 @@ def _legacy(path: Path) -> None:
     ct.models.utils.save_spec(builder.spec, str(path))
 
 
+def _kept(path: Path) -> None:
+    """What trace keeps of a pass that failed, for replay."""
+    path.mkdir()
+    kept = capture(_network(ct.target.iOS18))
+    kept.save(path, "common::const_elimination", None, "default", [], "ValueError: planted")
+
+
 @cache
 def sound_models() -> dict[str, Path]:
     """Packages and ``.mlmodel`` files by name."""
@@ -105,6 +113,7 @@ def sound_models() -> dict[str, Path]:
     ]
     add("a8", lambda path: mp.compress(models["dense-iOS18"], "int8+a8", calibration=samples, output=path))
     add("legacy", _legacy, ".mlmodel")
+    add("kept", _kept, "")
     return models
 
 

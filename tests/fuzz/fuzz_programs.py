@@ -6,7 +6,8 @@ import attrs
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil import get_new_symbol, types
+from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from fuzz_weights import Array, Rng, compressed_weight, weight_values
 
 SHAPES = (
@@ -245,7 +246,14 @@ _STEPS: tuple[tuple[Any, tuple[int, ...], int], ...] = (
     (_shape, (2, 3, 4, 5), 2),
     (_joined, (3, 4), 1),
 )
+_ANY_BATCH = (_linear, _conv, _dynamic_conv, _cond, _loop, _moved_weight, _norm, _plain, _joined)
 MOST_ELEMENTS = 4000  # of an activation
+MOST_BATCH = 8  # of a program whose first dimension is flexible
+
+
+def _sizes(x: Any) -> tuple[int, ...]:
+    """The shape, with the largest batch where it is flexible."""
+    return tuple(MOST_BATCH if is_symbolic(size) else int(size) for size in x.shape)
 
 
 def _grow(make: Ingredients, x: Any, count: int) -> tuple[Any, ...]:
@@ -257,14 +265,15 @@ def _grow(make: Ingredients, x: Any, count: int) -> tuple[Any, ...]:
             step
             for step, ranks, weight in _STEPS
             if start.rank in ranks
+            and (step in _ANY_BATCH or not is_symbolic(start.shape[0]))
             and (make.typed or step is not _attention)
             and (make.typed or make.dtype == np.float32 or step is not _recurrent)
             for _ in range(weight)
         ]
         step = make.pick(fits)
         made = step(make, start)
-        make.steps.append(f"{step.__name__[1:]} {tuple(start.shape)} -> {tuple(made.shape)}")
-        if int(np.prod(made.shape)) <= MOST_ELEMENTS:
+        make.steps.append(f"{step.__name__[1:]} {_sizes(start)} -> {_sizes(made)}")
+        if int(np.prod(_sizes(made))) <= MOST_ELEMENTS * (MOST_BATCH if is_symbolic(made.shape[0]) else 1):
             values.append(made)
         elif made.rank > 1:
             values.append(mb.reduce_mean(x=made, axes=[-1], keep_dims=True))
@@ -279,7 +288,10 @@ def _grow(make: Ingredients, x: Any, count: int) -> tuple[Any, ...]:
 
 @attrs.frozen(eq=False)
 class RandomProgram:
-    """A MIL program in memory: ``target`` by name, its precision, and ``steps`` that say what it holds."""
+    """A MIL program in memory: ``target`` by name, its precision, and ``steps`` that say what it holds.
+
+    ``flexible``: its first dimension is 1 to ``MOST_BATCH``.
+    """
 
     program: Any
     target: str
@@ -287,14 +299,19 @@ class RandomProgram:
     passes: Any
     shape: tuple[int, ...]
     steps: list[str]
+    flexible: bool = False
 
     def sample(self, seed: int) -> dict[str, Array]:
         """Inputs to run it on."""
         rng = np.random.default_rng(seed)
-        return {"x": rng.standard_normal(self.shape).astype(np.float32)}
+        shape = (int(rng.integers(1, MOST_BATCH + 1)), *self.shape[1:]) if self.flexible else self.shape
+        return {"x": rng.standard_normal(shape).astype(np.float32)}
 
     def convert(self, **options: Any) -> Any:
         """The program as an ``MLModel``, converted by coremltools; it is used up."""
+        if self.flexible:
+            batch = ct.RangeDim(1, MOST_BATCH, default=self.shape[0])
+            options["inputs"] = [ct.TensorType(name="x", shape=(batch, *self.shape[1:]))]
         return ct.convert(
             self.program,
             minimum_deployment_target=ct.target[self.target],
@@ -328,7 +345,10 @@ def random_program(seed: int) -> RandomProgram:
     make = Ingredients(rng, target in ("iOS18", "iOS26"), dtype, compresses=not cast)
     shape = make.pick(SHAPES)
     mb.name_count.clear()
-    spec = mb.TensorSpec(shape=shape, dtype=types.fp16 if dtype == np.float16 else types.fp32)
+    flexible = dtype == np.float32 and bool(np.random.default_rng([seed, 3]).random() < 0.15)
+    given = (get_new_symbol(), *shape[1:]) if flexible else shape
+    make.steps += ["flexible"] * flexible
+    spec = mb.TensorSpec(shape=given, dtype=types.fp16 if dtype == np.float16 else types.fp32)
 
     @mb.program(input_specs=[spec], opset_version=ct.target[target])
     def program(x: Any) -> Any:
@@ -341,4 +361,5 @@ def random_program(seed: int) -> RandomProgram:
         ct.PassPipeline.DEFAULT if full else ct.PassPipeline(few),
         shape,
         make.steps,
+        flexible,
     )

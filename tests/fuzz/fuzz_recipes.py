@@ -68,6 +68,27 @@ def random_scheme(rng: Rng, new: bool) -> str:
     return str(rng.choice(["half", "keep"]))
 
 
+def calibrated_recipe(rng: Rng, typed: bool) -> str:
+    """The text of a recipe that is fitted to data: error feedback of each kind, or weighted by what flows in.
+
+    Biases stay, of which there would be no record to compare.
+    """
+    way = rng.random()
+    if way < 0.4:
+        scheme = f"pal{rng.choice([1, 2, 4, 6])}"
+        scheme += f"-g{rng.choice([1, 4, 8])}" if typed and rng.random() < 0.5 else ""
+        scheme += "-gptq" if rng.random() < 0.8 else ""
+    elif way < 0.7:
+        scheme = f"int{rng.choice([4, 8]) if typed else 8}"
+        scheme += f"-b{rng.choice([2, 8, 32])}" if typed and rng.random() < 0.5 else ""
+        scheme += str(rng.choice(["", "-asym"])) + ("-gptq" if rng.random() < 0.8 else "")
+    elif way < 0.9 or not typed:
+        scheme = f"sparse{rng.choice([25, 50, 90])}-obs"
+    else:
+        scheme = f"sparse50-obs+{rng.choice(['pal4-gptq', 'int8-gptq', 'pal2'])}"
+    return f"{scheme}; rank=1 min_elements=0 -> keep; min_elements=0 -> {scheme}"
+
+
 _CONDITIONS = (
     "op_type=conv", "op_type=linear", "op_type=linear,matmul", "op_type=gather", "rank=4", "min_rank=3",
     "max_elements=300", "min_channels=16", "min_input_channels=8", "name=*weight*", "name=const_*",

@@ -54,3 +54,30 @@ def test_a_manifest_without_what_core_ml_wants_is_refused_before_anything_is_wri
     assert status == 2
     assert err.endswith("not an .mlpackage (its Manifest.json is missing or damaged)\n")
     assert not out.exists()
+
+
+def test_an_item_of_the_manifest_that_is_not_there(tmp_path: Path) -> None:
+    path = damaged(tmp_path, lambda spec: None)
+    manifest = json.loads((path / "Manifest.json").read_text())
+    weights = next(item for item in manifest["itemInfoEntries"].values() if item["name"] == "weights")
+    weights["path"] = "x"
+    (path / "Manifest.json").write_text(json.dumps(manifest))
+    for arguments in (
+        ["compress", str(path), "-r", "pal4", "-o", str(tmp_path / "o.mlpackage")],
+        ["dump", str(path)],
+    ):
+        status, err = run_command(arguments)
+        assert status == 2
+        assert err.endswith("its Manifest.json names 'x', which is not in the package\n")
+
+
+@pytest.mark.parametrize("change", [{"options": 3}, {"error": None}, {"pass": []}, {"options": {"x": [1]}}])
+def test_what_trace_kept_is_damaged(change: Any, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    shutil.copytree(sound_models()["kept"], path)
+    assert run_command(["replay", str(path)]) == (0, "")
+    content = json.loads((path / "replay.json").read_text())
+    (path / "replay.json").write_text(json.dumps(content | change))
+    status, err = run_command(["replay", str(path)])
+    assert status == 2
+    assert err.endswith("kept: trace kept no failure here (replay.json is missing or damaged)\n")

@@ -1,11 +1,12 @@
 """Error feedback, descent and refit against the textbook, on grids, tables, vectors and masks."""
 
+import naive
 import naive_gptq
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from milpasses_kernels import _gptq_refit, gptq
+from milpasses_kernels import _gptq_factor, _gptq_refit, gptq
 from milpasses_kernels._gptq_grids import NO_MASK
 from milpasses_kernels.gptq import AffineGrid, FloatGrid, NotPositive, TableGrid, VectorGrid
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -266,3 +267,51 @@ def test_scales_stay_where_float16_holds_the_codes() -> None:
     changed = grid.with_values(np.array([-1.0, 9000.0]))
     np.testing.assert_array_equal(changed.scale, scale)  # no negative scale, none that decodes to infinity
     assert grid.with_values(np.array([0.25, 8000.0])).scale.tolist() == [0.25, 8000.0]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_wide_moments_are_factored_in_single_precision_and_in_double_where_that_fails(monkeypatch, refused):
+    rng = np.random.default_rng(5)
+    width = naive.few(600, 70)
+    monkeypatch.setattr(_gptq_factor, "_BLOCK", width // 4)  # blocks of all sizes, the last one short
+    rows = rng.normal(size=(width // 3, width)) * rng.lognormal(0, 2, width)  # fewer rows than inputs
+    rows[:, 3] = 0
+    gram = rows.T @ rows
+    double = gptq.prepare(gram, DAMPING)
+    monkeypatch.setattr(_gptq_factor, "_WIDE", width - 1)
+    asked = []
+
+    def single(matrix):
+        asked.append(matrix.dtype)
+        if refused:
+            raise np.linalg.LinAlgError
+        return factor(matrix)
+
+    factor = _gptq_factor._single_cholesky
+    monkeypatch.setattr(_gptq_factor, "_single_cholesky", single)
+    found = gptq.prepare(gram, DAMPING)
+    assert asked == [np.float32]
+    assert found.damping == double.damping
+    np.testing.assert_array_equal(found.order, double.order)
+    np.testing.assert_allclose(
+        found.upper, double.upper, atol=0 if refused else 1e-4 * abs(double.upper).max()
+    )
+    np.testing.assert_array_equal(np.tril(found.upper), 0)
+    np.testing.assert_allclose(found.hessian, double.hessian, rtol=0 if refused else 1e-6, atol=1e-6)
+
+
+def test_no_moment_with_a_negative_direction_is_factored_in_single_precision(monkeypatch):
+    monkeypatch.setattr(_gptq_factor, "_WIDE", 7)
+    gram = np.diag([*np.full(7, 1.0), -0.5])
+    assert gptq.prepare(gram, DAMPING).damping == 1.0  # as in double precision
+    with pytest.raises(NotPositive):
+        gptq.prepare(np.diag([*np.full(7, 1.0), -3.0]), DAMPING)
+
+
+def test_the_error_around_the_mean_is_that_of_centred_inputs():
+    rng = np.random.default_rng(6)
+    rows = inputs(rng, 400, 40) + 5
+    errors = rng.normal(0, 0.1, (9, 40)).astype(np.float32)
+    expected = (((rows - rows.mean(0)) @ errors.T) ** 2).sum()
+    found = gptq.output_error(errors, rows.T @ rows, rows.sum(0), rows.mean(0))
+    assert found == pytest.approx(expected, rel=1e-4)

@@ -5,21 +5,21 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import pytest
-import torch
 from nn_models import Array, network, normal, positive, run_layer, run_spec
-from torch.nn import functional
 
 from milpasses.neuralnetwork import LayerError, read
 from milpasses.neuralnetwork.spec import weight_params
 
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
 X = normal(2, 1, 4, 7, 6)  # [Seq, Batch, C, H, W]
 
 
-def t(x: Array) -> torch.Tensor:
+def t(x: Array) -> Any:
     return torch.from_numpy(np.ascontiguousarray(x, np.float32))
 
 
-def images(x: Array) -> torch.Tensor:
+def images(x: Array) -> Any:
     """The sequence and batch as one batch."""
     return t(x).reshape(-1, *x.shape[-3:])
 
@@ -51,7 +51,7 @@ def conv(
     return build, weight, bias
 
 
-def padded_same(x: torch.Tensor, kernel: tuple[int, int], stride: int, lower: bool) -> torch.Tensor:
+def padded_same(x: Any, kernel: tuple[int, int], stride: int, lower: bool) -> Any:
     """Padding so that the result has size / stride, rounded up; the odd pixel before or after."""
     amounts: list[int] = []
     for size, k in zip(x.shape[:1:-1], kernel[::-1], strict=True):

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from coremltools.models import datatypes
 from coremltools.models.neural_network import NeuralNetworkBuilder
 
 from milpasses.interpreter import Interpreter
 
+torch = pytest.importorskip("torch")
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4)).astype(np.float32)
 Y = RANDOM.standard_normal((3, 1)).astype(np.float32)

@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from coremltools.models import MLModel, datatypes
 from coremltools.models.neural_network import NeuralNetworkBuilder
 from test_layers_nd import X, run
 
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import LayerError, NeuralNetworkError, quantize_weights, read
+
+torch = pytest.importorskip("torch")
 
 
 def test_splits() -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
 
 from milpasses.data.samples import Sample, Samples
 from milpasses.interpreter import Interpreter
 from milpasses.neuralnetwork import upgrade
 from milpasses.neuralnetwork.spec.legacy_model import open_legacy_model
 
+torch = pytest.importorskip("torch")
+functional = torch.nn.functional
 FOOD = Path(__file__).parents[3] / "shared" / "data" / "food"
 MODEL = FOOD / "food.mlmodel"
 PER_CLASS = 5

@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 from compare_programs import draw, program, scaled
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.testing_utils import compute_snr_and_psnr
 from milpasses_tools._compare.comparison import Comparison
-from milpasses_tools._compare.metrics import AccuracySums, Agreement, ErrorSums, OutputSums, kind_of
+from milpasses_tools._compare.metrics import (
+    AccuracySums,
+    Agreement,
+    ErrorSums,
+    OutputSums,
+    kind_of,
+    probabilities,
+)
 from milpasses_tools.compare import accuracy
 
 from milpasses.data.samples import Sample
@@ -36,10 +42,11 @@ class TestErrors:
         assert sums.cosine == pytest.approx((x @ y) / np.linalg.norm(x) / np.linalg.norm(y))
 
     def test_are_coremltools_own(self):
+        theirs = pytest.importorskip("coremltools.converters.mil.testing_utils")  # needs pillow
         a, b = draw(1000), draw(1000)
         sums = ErrorSums()
         sums.add(a, b)
-        assert (sums.snr_db, sums.psnr_db()) == pytest.approx(compute_snr_and_psnr(b, a), abs=1e-3)
+        assert (sums.snr_db, sums.psnr_db()) == pytest.approx(theirs.compute_snr_and_psnr(b, a), abs=1e-3)
 
     def test_nothing_differs(self):
         sums = ErrorSums()
@@ -66,6 +73,23 @@ class TestErrors:
             sums.add(np.array(a), np.array(b))
             assert (sums.snr_db, sums.psnr_db(), sums.largest, sums.mean_error) == (-INF, -INF, INF, INF)
             assert math.isnan(sums.cosine)
+
+
+class TestOwnClass:
+    def test_probabilities_stay_and_scores_become_some(self):
+        scores = np.array([[0.5, 0.25, 0.25], [1.0, 1.0, 1.0], [2.0, 0.0, -1000.0], [np.nan, 1.0, 0.0]])
+        found = probabilities(scores)
+        np.testing.assert_array_equal(found[0], scores[0])
+        np.testing.assert_allclose(found[1], 1 / 3)
+        np.testing.assert_allclose(found[2], [np.exp(2) / (np.exp(2) + 1), 1 / (np.exp(2) + 1), 0])
+        np.testing.assert_array_equal(found[3], 0)
+
+    def test_the_mean_over_samples_that_have_a_label(self):
+        sums = AccuracySums(None, 1)
+        assert sums.own_class is None
+        for label, scores in ((0, [0.75, 0.25]), (1, [0.75, 0.25]), (None, [0.0, 1.0])):
+            sums.add({"scores": np.array([scores], np.float32)}, Sample({}, label, ""))
+        assert sums.own_class == pytest.approx(0.5)
 
 
 class TestAgreement:

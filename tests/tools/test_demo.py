@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import Run
 from milpasses_tools import demo, digits, explain
+from milpasses_tools.compare import accuracy
 
 import milpasses
 from milpasses.interpreter import Interpreter
@@ -79,8 +80,14 @@ class TestSaved:
         again = demo(result.saved.parent, recipes=[], swept=["pal4"])
         assert again.saved == result.saved
         assert again.saved.stat().st_ino != before
-        assert {path.name for path in result.saved.parent.iterdir()} == {SAVED, "digits.mlpackage", "sweep"}
+        left = {SAVED, "digits.mlpackage", "digits.npz", "sweep"}
+        assert {path.name for path in result.saved.parent.iterdir()} == left
         assert [row["name"] for row in again.sweep.rows] == ["original", "pal4"]
+
+    def test_leaves_images_to_go_on_with(self, result: Any):
+        folder = result.saved.parent
+        found = accuracy(folder / "digits.mlpackage", folder / "digits.npz", samples=40)
+        assert (found.count, found.top1) == (40, pytest.approx(1.0, abs=0.05))
 
     def test_ends_with_a_sweep(self, result: Any):
         assert result.sweep.folder == result.saved.parent / "sweep"
@@ -99,11 +106,11 @@ class TestSaved:
         assert "sweep: holds other files" in outcome.err
         assert [path.name for path in tmp_path.iterdir()] == ["sweep"]
 
-    @pytest.mark.parametrize("foreign", ["package", "folder", "file"])
+    @pytest.mark.parametrize("foreign", ["package", "folder", "file", "images"])
     def test_refuses_what_is_not_its_own(
         self, milpasses_command: Run, digits_packages: dict[str, Path], tmp_path: Path, foreign: str
     ):
-        output = tmp_path / SAVED
+        output = tmp_path / ("digits.npz" if foreign == "images" else SAVED)
         if foreign == "package":
             shutil.copytree(digits_packages["iOS18"], output)
         elif foreign == "folder":

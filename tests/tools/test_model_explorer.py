@@ -136,7 +136,7 @@ class TestAdapter:
         inside = small / "Data" / "com.apple.CoreML" / "model.mlmodel"
         assert run(inside) == run(small)
         shutil.copyfile(inside, tmp_path / "model.mlmodel")
-        with pytest.raises(milpasses.MilpassesError, match="open the package by its path"):
+        with pytest.raises(milpasses.MilpassesError, match="give the path of the package"):
             run(tmp_path / "model.mlmodel")
 
     def test_opens_a_legacy_network(self, run: Any, tmp_path: Path):

@@ -5,10 +5,11 @@ from pathlib import Path
 import coremltools as ct
 import pytest
 from conftest import Run
-from milpasses_tools._nothing import nothing_compressed
+from milpasses_tools import digits
 from milpasses_tools._output import size_change
 
 import milpasses as mp
+from milpasses.recipe.nothing import nothing_compressed
 from milpasses.report import Record, Report
 
 SMALL = "a rule takes them all the same: --recipe"
@@ -39,10 +40,10 @@ def test_the_reason_of_most_bytes_is_named_with_what_to_try():
     said = nothing_compressed(report(("skipped", "small", 100), ("kept", "compressed-already", 900)))
     assert said is not None
     assert said.startswith("nothing was compressed: 1 of 2 weights (90% of the bytes): they are compressed")
-    assert "--requantize" in said
+    assert "requantize=True" in said
     said = nothing_compressed(report(("skipped", "small", 1000), ("kept", "", 10)))
     assert said is not None
-    assert '--recipe "int8; min_elements=0 -> int8"' in said
+    assert 'recipe="int8; min_elements=0 -> int8"' in said
 
 
 def test_nothing_is_said_where_a_weight_was_compressed():
@@ -112,3 +113,35 @@ def test_the_same_target_is_none_to_refuse(digits_packages: dict[str, Path], tmp
     refused = r"minimum_deployment_target=ct\.target\.iOS17: the model is for iOS18 already"
     with pytest.raises(mp.TargetError, match=refused):
         mp.compress(digits_packages["iOS18"], "int8", minimum_deployment_target=ct.target.iOS17)
+
+
+@pytest.mark.parametrize("command", ["compress", "upgrade"])
+def test_strict_makes_it_an_error(milpasses_command: Run, tmp_path: Path, command: str):
+    if command == "compress":
+        model = tmp_path / "model.mlpackage"
+        digits.convert().save(str(model))
+    else:
+        model = tmp_path / "model.mlmodel"
+        ct.convert(digits.program(ct.target.iOS13), convert_to="neuralnetwork").save(str(model))
+    recipe = "quantize(dtype=int8, weight_threshold=10000000)"
+    asked = command, model, "-r", recipe, "-o", tmp_path / "out.mlpackage"
+    done = milpasses_command(*asked, "--strict")
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("milpasses: error: nothing was compressed: ")
+    assert "elements); a rule takes them all the same: --recipe" in done.err
+    assert not (tmp_path / "out.mlpackage").exists()
+    assert milpasses_command(*asked).status == 0
+
+
+def test_strict_of_pipelines_and_of_what_asks_for_nothing(digits_packages: dict[str, Path], tmp_path: Path):
+    model = digits_packages["iOS18"]
+    assert mp.compress(model, "keep", strict=True).report.count("compressed") == 0
+    small = mp.compress(model, "pal4", strict=True)
+    with pytest.raises(mp.RecipeError, match="already; requantize=True compresses them anew"):
+        mp.compress(small, "pal4", strict=True)
+    parts = [ct.models.MLModel(str(path), skip_model_load=True) for path in (model, model)]
+    ct.models.utils.make_pipeline(*parts).save(str(tmp_path / "pipeline.mlpackage"))
+    with pytest.raises(mp.RecipeError, match="nothing was compressed"):
+        mp.compress(
+            tmp_path / "pipeline.mlpackage", "quantize(dtype=int8, weight_threshold=10000000)", strict=True
+        )

@@ -11,7 +11,7 @@ from milpasses_tools import compare
 
 import milpasses as mp
 from milpasses.interpreter import Interpreter
-from milpasses.report import html_table, shortened
+from milpasses.report import abridged, html_table
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_recipe_of_many_rules_stays_one_line():
     )  # pyright: ignore
     assert len(repr(recipe)) < 120
     assert mp.Recipe.parse(str(recipe)) == recipe
-    assert shortened("a " * 300).endswith("...")
+    assert abridged("a " * 300).endswith("...")
 
 
 @pytest.mark.parametrize("name", ["compressed", "report", "comparison"])

@@ -15,6 +15,11 @@ from milpasses.errors import PackageError
 COMMANDS = {
     "dump": ["dump", "MODEL", "-o", "OUT"],
     "dump for Model Explorer": ["dump", "MODEL", "--format", "model-explorer", "-o", "OUT"],
+    "explain -o": ["explain", "MODEL", "-o", "OUT"],
+    "diff -o": ["diff", "MODEL", "MODEL", "--json", "-o", "OUT"],
+    "compare -o": ["compare", "MODEL", "MODEL", "--data", "DATA", "-o", "OUT"],
+    "bisect -o": ["bisect", "MODEL", "MODEL", "--data", "DATA", "-o", "OUT"],
+    "sensitivity -o": ["sensitivity", "MODEL", "--candidates", "int8", "--json", "-o", "OUT"],
     "compare --csv": ["compare", "MODEL", "MODEL", "--data", "DATA", "--csv", "OUT"],
     "compress -o": ["compress", "MODEL", "-r", "int8", "-o", "OUT"],
     "compress --report": ["compress", "MODEL", "-r", "int8", "-o", "new.mlpackage", "--report", "OUT"],
@@ -26,10 +31,13 @@ COMMANDS = {
     "trace --on-failure": ["trace", "SCRIPT", "--on-failure", "OUT"],
     "quantize-nn": ["quantize-nn", "MODEL", "--bits", "8", "-o", "OUT"],
     "upgrade": ["upgrade", "MODEL", "-o", "OUT"],
+    "tune -o": ["tune", "MODEL", "-r", "pal2", "--data", "DATA", "-o", "OUT"],
+    "tune --report": ["tune", "MODEL", "-r", "pal2", "--data", "DATA", "-o", "new.mlpackage",
+                      "--report", "OUT"],
 }  # fmt: skip
 FOLDERS = ("trace", "trace --on-failure")
 SUFFIX = {"sensitivity --plot": ".html"} | dict.fromkeys(
-    ("compress -o", "quantize-nn", "upgrade"), ".mlpackage"
+    ("compress -o", "quantize-nn", "upgrade", "tune -o"), ".mlpackage"
 )
 
 
@@ -73,7 +81,7 @@ def test_an_input_is_never_an_output(work: Path, milpasses_command: Run, command
     assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("command", ["compare --csv"])
+@pytest.mark.parametrize("command", ["compare --csv", "compare -o", "bisect -o"])
 def test_data_is_an_input_too(work: Path, milpasses_command: Run, command: str):
     before = (work / "data.npz").read_bytes()
     outcome = milpasses_command(*arguments(command, work / "data.npz", "--force"))
@@ -82,7 +90,8 @@ def test_data_is_an_input_too(work: Path, milpasses_command: Run, command: str):
 
 
 @pytest.mark.parametrize(
-    "command", ["dump", "compare --csv", "compress --report", "sensitivity --csv", "trace"]
+    "command",
+    ["dump", "explain -o", "compare -o", "compare --csv", "compress --report", "sensitivity --csv", "trace"],
 )
 def test_what_exists_is_replaced_where_that_is_asked(work: Path, milpasses_command: Run, command: str):
     out = work / "out.txt"
@@ -134,3 +143,23 @@ def test_what_was_traced_is_kept_where_the_conversion_fails(tmp_path: Path):
     with pytest.raises(PackageError, match="exists already"), trace(dump_after_change=tmp_path / "dumps"):
         pass
     assert sorted(path.name for path in (tmp_path / "dumps").iterdir()) == kept
+
+
+@pytest.mark.parametrize("command", ["explain", "diff", "compare", "bisect", "sensitivity"])
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_file_gets_what_would_be_printed(
+    work: Path, milpasses_command: Run, command: str, form: tuple[str, ...]
+):
+    small = work / "small.mlpackage"
+    if not small.exists():
+        assert milpasses_command("compress", "model.mlpackage", "-r", "pal1", "-o", small).status == 0
+    models = ["model.mlpackage"] if command in ("explain", "sensitivity") else ["model.mlpackage", small]
+    data = [] if command in ("explain", "diff") else ["--data", "data.npz"]
+    asked = [command, *models, *data, *form]
+    printed = milpasses_command(*asked)
+    written = milpasses_command(*asked, "-o", "out.txt")
+    assert written == (printed.status, "written: out.txt\n", printed.err)
+    assert (work / "out.txt").read_text() == printed.out
+    (work / "out.txt").unlink()
+    assert milpasses_command(*asked, "-q", "-o", "out.txt") == (printed.status, "", printed.err)
+    assert (work / "out.txt").read_text() == printed.out

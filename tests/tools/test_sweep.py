@@ -15,7 +15,6 @@ from milpasses_tools import compare, digits, sweep
 from milpasses_tools._sweep.choice import exact_bound
 from milpasses_tools._sweep.unknown import samples_needed
 from milpasses_tools.sweep import Sweep
-from PIL import Image
 from sweep_cases import RECIPES, Tuned, broken, confidence, finished, save_data, table
 
 import milpasses
@@ -104,7 +103,7 @@ def test_the_files_say_the_same(swept: Sweep):
 
 def test_a_picture_where_there_is_matplotlib(swept: Sweep):
     pytest.importorskip("matplotlib")
-    with Image.open(swept.folder / "front.png") as picture:
+    with pytest.importorskip("PIL.Image").open(swept.folder / "front.png") as picture:
         assert picture.size == (1500, 900)
         colors = picture.convert("RGB").getcolors(1 << 20)
     assert colors is not None
@@ -280,12 +279,13 @@ def test_too_few_samples_for_the_loss_are_said_before_the_work(
 
 
 def photos(folder: Path, names: tuple[str, ...] = ("1", "2")) -> Path:
+    image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
     for name in names:
         (folder / name).mkdir(parents=True)
         for index in range(3):
             pixels = rng.integers(0, 256, (10, 12)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+            image.fromarray(pixels).save(folder / name / f"{index}.png")
     return folder
 
 

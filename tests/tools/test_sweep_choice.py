@@ -72,6 +72,18 @@ def test_of_equals_the_one_with_the_better_outputs():
     assert found.chosen == "good"
 
 
+def test_of_equal_outputs_the_one_that_is_surer_of_the_right_class():
+    own = {"original": 0.9, "sure": 0.8, "smaller": 0.7, "unknown": None}
+    sizes = {"original": 1000, "sure": 400, "smaller": 300, "unknown": 200}
+    rows = [
+        {**row(name, sizes[name], [1] * 8), "output_snr_db": 20.0, "own_class": share}
+        for name, share in own.items()
+    ]
+    found = choose(rows, Limit("size", 500), None, 0)
+    assert found is not None
+    assert found.chosen == "sure"
+
+
 def test_nothing_keeps_the_limit():
     found = choose([ROWS[0], ROWS[4]], Limit("loss", 1.0), None, 0)
     assert found is not None

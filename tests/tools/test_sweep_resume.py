@@ -109,6 +109,57 @@ def test_killed_after_two_variants_and_gone_on_with(
     assert table(folder) == expected
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file that is no hidden one, and is in no hidden folder."""
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    shown = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    return {str(path): (folder / path).read_bytes() for path in shown}
+
+
+def test_started_anew_the_old_results_stay_until_the_new_ones_are_there(
+    model: Path, data: Path, tmp_path: Path
+):
+    folder = tmp_path / "out"
+    sweep(model, folder, ["int8", "pal4"], data, samples=SAMPLES, max_loss=100)
+    old = contents(folder)
+    seen: list[int] = []
+
+    def interrupt(done: int, total: int, name: str) -> None:
+        assert contents(folder) == old
+        seen.append(done)
+        if done == 3:
+            raise KeyboardInterrupt
+
+    anew = {"max_size": 10, "data": data, "samples": SAMPLES, "keep_models": True}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, folder, RECIPES, **anew, force=True, progress=interrupt)
+    assert contents(folder) == old
+    found = sweep(model, folder, RECIPES, **anew, resume=True, progress=lambda *_: None)
+    assert found.computed == 2
+    assert sorted(row["name"] for row in found.rows) == sorted(["original", *RECIPES])
+    new = contents(folder)
+    assert len([name for name in new if name.startswith("variants/")]) == 5
+    assert any(name.startswith("models/") for name in new)
+    assert not any(name.startswith("chosen") for name in new)  # nothing is as small as that
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [".lock"]
+    again = sweep(model, folder, RECIPES, **anew, resume=True)
+    assert again.computed == 0
+
+
+def test_what_fails_before_a_variant_is_finished_is_not_gone_on_with(model: Path, data: Path, tmp_path: Path):
+    folder = tmp_path / "out"
+    sweep(model, folder, ["int8"], data, samples=SAMPLES)
+    old = contents(folder)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, folder, ["pal4"], data, samples=SAMPLES, force=True, progress=interrupt)
+    assert contents(folder) == old
+    assert sweep(model, folder, ["int8"], data, samples=SAMPLES, resume=True).computed == 0
+
+
 def test_the_same_table_whatever_does_the_work(
     model: Path, data: Path, expected: list[list[str]], tmp_path: Path
 ):

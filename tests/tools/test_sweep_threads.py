@@ -3,10 +3,10 @@
 import threading
 
 import pytest
-import torch
 from milpasses_tools._sweep.threads import one_thread
 from threadpoolctl import threadpool_info, threadpool_limits
 
+torch = pytest.importorskip("torch")
 LIMIT = 600  # seconds; only a test that hangs meets it
 
 

@@ -314,7 +314,8 @@ class TestFailure:
     def test_what_cannot_be_replayed(self, fault: Any, tmp_path: Path):
         with pytest.raises(MilpassesError, match="kept no failure here"):
             replay(tmp_path)
-        (tmp_path / "replay.json").write_text('{"pass": "a::b", "problem": ""}')
+        content = {"pass": "a::b", "problem": "", "error": "", "options": {}, "lost_options": []}
+        (tmp_path / "replay.json").write_text(json.dumps(content))
         with pytest.raises(MilpassesError, match="there is no pass a::b"):
             replay(tmp_path)
 

@@ -15,21 +15,24 @@ COMMANDS: dict[str, Any] = GROUP.commands
 ALL = frozenset(COMMANDS)
 NO_MODEL = frozenset({"doctor", "demo", "trace", "replay"})
 RUN = frozenset({"compare", "bisect", "sweep", "sensitivity"})  # run a model on samples
-WRITE = frozenset({"compress", "upgrade", "quantize-nn", "sweep"})  # write a model
-COMPRESS = frozenset({"compress", "explain", "sweep", "sensitivity", "upgrade"})  # take recipes
+REPORT = frozenset(
+    {"explain", "diff", "compare", "bisect", "sensitivity", "dump"}
+)  # a text, or with -o a file
+WRITE = frozenset({"compress", "tune", "upgrade", "quantize-nn", "sweep"})  # write a model
+COMPRESS = frozenset({"compress", "tune", "explain", "sweep", "sensitivity", "upgrade"})  # take recipes
 HAVE = {
     "--json": ALL,
     "--quiet": ALL,
     "--traceback": ALL,
     "--part": ALL - NO_MODEL,
     "--function": ALL - NO_MODEL - {"upgrade", "quantize-nn"},  # legacy networks have no functions
-    "--data": RUN | {"compress", "upgrade"},
-    "--samples": RUN,
+    "--data": RUN | {"compress", "tune", "upgrade"},
+    "--samples": RUN | {"tune"},
     "--seed": RUN,
     "--target": COMPRESS | {"bisect"},
     "--recipe": COMPRESS,
-    "--output": WRITE | {"dump", "demo"},
-    "--force": WRITE,
+    "--output": WRITE | REPORT | {"demo"},
+    "--force": WRITE | REPORT,
     "--requantize": (COMPRESS | {"quantize-nn"}) - {"sweep", "upgrade"},
 }
 SHORT = {
@@ -74,6 +77,11 @@ def test_every_option_is_explained_and_every_required_one_marked():
                     name,
                     param.opts,
                 )
+
+
+def test_no_line_of_the_list_of_commands_is_cut():
+    for name, command in COMMANDS.items():
+        assert not command.get_short_help_str(80 - 4 - max(map(len, COMMANDS))).endswith("..."), name
 
 
 class TestQuiet:

@@ -46,6 +46,9 @@ Fallback = Annotated[
 Output = Annotated[
     Path, typer.Option("--output", "-o", metavar="OUT", help="The .mlpackage to write, whole or not at all.")
 ]
+OutputFile = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace outputs that exist.")]
 Function = Annotated[
     str | None,
@@ -68,7 +71,9 @@ Target = Annotated[
         help="Raise an older model to this target first, such as iOS18 (one before iOS16 is raised to that).",
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Fail where a rule of the recipe decides no weight.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail where a rule decides no weight, or nothing is compressed.")
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
 ]

@@ -1,5 +1,6 @@
 """What the subcommands print with: a console, JSON, sizes, warnings. Imports nothing heavy."""
 
+import io
 import json
 import logging
 import os
@@ -48,6 +49,25 @@ def print_written(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             print(f"written: {path}")
+
+
+@contextmanager
+def printed_to(path: Path | None, force: bool = False) -> Generator[None]:
+    """A context whose prints become the file ``path``, whole or not at all; without a path they are printed.
+
+    An error leaves no file. ``check_files`` has been asked before.
+    """
+    if path is None:
+        yield
+        return
+    from milpasses.program.files import write_text
+
+    text = io.StringIO()
+    with redirect_stdout(text):
+        yield
+    write_text(path, text.getvalue(), force)
+    if not is_quiet():
+        print_written(path)
 
 
 def json_decibels(sqnr_db: float | None) -> float | str | None:

@@ -34,6 +34,7 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
     "original": ("--original",),
     "part": ("--part",),
     "per_op": ("--per-op",),
+    "recipe": ("--recipe",),
     "requantize": ("--requantize",),
     "resume": ("--resume",),
     "runtime": ("--runtime",),

@@ -10,8 +10,19 @@ from milpasses_tools._bisect.found import Bisection, WeightOutputError
 from milpasses_tools._bisect.measure import Tolerance
 from milpasses_tools._bisect.original import raised_original
 from milpasses_tools._bisect.passes import PassBisection, bisect_passes
-from milpasses_tools._options import Data, Function, Json, Part, SampleCount, Seed, Target, read_target
-from milpasses_tools._output import print_json
+from milpasses_tools._options import (
+    Data,
+    Force,
+    Function,
+    Json,
+    OutputFile,
+    Part,
+    SampleCount,
+    Seed,
+    Target,
+    read_target,
+)
+from milpasses_tools._output import print_json, printed_to
 from milpasses_tools._progress import Progress, progress
 
 if TYPE_CHECKING:
@@ -198,9 +209,11 @@ def command(
     every: Annotated[
         bool, typer.Option("--all", help="Measure every weight alone, or run the program after every pass.")
     ] = False,
+    output: OutputFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Find what makes outputs wrong: weights, or a pass of a conversion.
+    """Find the weights, or the pass, that make outputs wrong.
 
     With two models: the weights that bring the outputs outside the tolerance, the fewest to keep
     uncompressed, and the recipe that does so. With a folder that trace --dump-after-change DIR
@@ -220,8 +233,10 @@ def command(
         "function": function,
         "every": every,
     }
+    from milpasses.program.files import check_files
     from milpasses_tools._bisect import text
 
+    check_files([output], force, (original, compressed, data))
     for option, value in (("--target", target), ("--part", part)):
         if value is not None and compressed is None:
             raise typer.BadParameter(f"{option}: only with two models")
@@ -240,12 +255,13 @@ def command(
             )
         else:
             found = bisect_passes(_conversion(original), data, **options, progress=step)
-    if as_json:
-        print_json(found.to_dict())
-    elif isinstance(found, Bisection):
-        text.print_weights(found)
-    else:
-        text.print_passes(found)
+    with printed_to(output, force):
+        if as_json:
+            print_json(found.to_dict())
+        elif isinstance(found, Bisection):
+            text.print_weights(found)
+        else:
+            text.print_passes(found)
     within = found.within if isinstance(found, Bisection) else found.first is None and found.nonfinite is None
     if not within:
         raise typer.Exit(1)

@@ -26,6 +26,7 @@ from milpasses_tools._words import in_options, of_parser, speak_for, words_of
 
 SUBCOMMANDS = (
     "compress",
+    "tune",
     "explain",
     "dump",
     "diff",

@@ -18,8 +18,19 @@ from milpasses_tools._compare.comparison import (
     OpError,
     OutputError,
 )
-from milpasses_tools._options import Data, Force, Function, Json, Part, SampleCount, Scores, Seed, TopK
-from milpasses_tools._output import print_json, print_written
+from milpasses_tools._options import (
+    Data,
+    Force,
+    Function,
+    Json,
+    OutputFile,
+    Part,
+    SampleCount,
+    Scores,
+    Seed,
+    TopK,
+)
+from milpasses_tools._output import print_json, print_written, printed_to
 from milpasses_tools._progress import Progress, progress
 
 if TYPE_CHECKING:
@@ -267,6 +278,7 @@ def command(
     csv: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write all figures to FILE, as CSV.")
     ] = None,
+    output: OutputFile = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -283,7 +295,7 @@ def command(
     """
     from milpasses.program.files import check_files, write_text
 
-    check_files([csv], force, (a, b, data))
+    check_files([output, csv], force, (a, b, data))
     limits = {
         "min_snr": _limits(min_snr or [], "--min-snr"),
         "max_error": _limits(max_error or [], "--max-error"),
@@ -307,14 +319,16 @@ def command(
     misses = found.misses(**limits)
     if csv is not None:
         write_text(csv, found.to_csv(), force)
-    if as_json:
-        print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
-    else:
-        from milpasses_tools._compare.text import print_comparison
+    with printed_to(output, force):
+        if as_json:
+            print_json({**found.to_dict(), "misses": [str(miss) for miss in misses]})
+        else:
+            from milpasses_tools._compare.text import print_comparison
 
-        print_comparison(found, top)
-        for miss in misses:
-            print(f"missed: {miss}")
+            print_comparison(found, top)
+            for miss in misses:
+                print(f"missed: {miss}")
+    if not as_json:
         print_written(csv)
     if misses:
         raise typer.Exit(1)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._nothing import nothing_compressed
 from milpasses_tools._options import (
     Fallback,
     Force,
@@ -170,9 +169,7 @@ def command(
             content["fit"] = fitted.to_dict()
         if found is not None:
             content["comparison"] = found.to_dict()
-        print_json(
-            {**content, "nothing": nothing_compressed(compressed.report), "seconds": round(seconds, 3)}
-        )
+        print_json({**content, "nothing": nothing_line(compressed.report), "seconds": round(seconds, 3)})
     else:
         print_report(compressed.report, verbose)
         if fitted is not None:
@@ -226,9 +223,17 @@ def print_report(report: "Report", verbose: bool = False) -> None:
     )
     for text in report.unmatched:
         print(f"warning: {text}")
-    nothing = nothing_compressed(report)
+    nothing = nothing_line(report)
     if nothing is not None:
         print(nothing)
+
+
+def nothing_line(report: "Report") -> str | None:
+    """``nothing_compressed`` in the options of the command."""
+    from milpasses.recipe.nothing import nothing_compressed
+
+    said = nothing_compressed(report)
+    return None if said is None else in_options(said)
 
 
 def _row(record: "Record") -> tuple[object, ...]:

@@ -1,5 +1,7 @@
 """``milpasses demo``: what each recipe does to a small network for handwritten digits."""
 
+import io
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +39,7 @@ RECIPES = (
 SAVED = "pal4-g16"
 SWEPT = ("int8", "pal4", "pal4-g16", "pal3", "pal2", "pal2-gptq")
 SWEPT_IMAGES = 120
+IMAGES = "digits.npz"
 _SWEEP = "sweep"
 _MARK = "milpasses.demo"  # the metadata key by which the demo knows its own packages
 
@@ -98,17 +101,19 @@ def demo(
 
     Compression happens inside ``ct.convert``, by ``milpasses.pipeline(recipe)``. Accuracy is what
     ``milpasses.interpreter`` gives on the 360 held-out images: a float32 reference, not Core ML itself. With
-    ``folder`` the network is saved there, as it is and compressed with ``pal4-g16``, and swept with ``swept``
-    on 120 of the images, a fifth of them set aside for the recipes that tune on data: the report is in
-    ``sweep``. Only what a demo saved is replaced. ``progress(done, total, recipe)`` is called before each
-    conversion, and as variants are measured.
+    ``folder`` the network is saved there, as it is and compressed with ``pal4-g16``, 120 of the images as
+    ``digits.npz``, and the network swept with ``swept`` on these, a fifth of them set aside for the recipes
+    that tune on data: the report is in ``sweep``. Only what a demo saved is replaced.
+    ``progress(done, total, recipe)`` is called before each conversion, and as variants are measured.
     """
     import milpasses
+    from milpasses.program.files import whole_file
     from milpasses_tools import digits
 
-    if folder is not None:
-        _check_folder(folder)
     data = digits.load()
+    few = digits.Digits(data.images[:SWEPT_IMAGES], data.labels[:SWEPT_IMAGES])
+    if folder is not None:
+        _check_folder(folder, few)
     base = _convert(len(data.images))
     before = _dense_weights(base)
     trials = [_trial("none", base, before, before, data)]
@@ -122,7 +127,9 @@ def demo(
     original, saved = _outputs(folder)
     _save(digits.convert(), original)
     _save(digits.convert(milpasses.pipeline(SAVED)), saved)
-    return Demo(tuple(trials), len(data.images), saved, _sweep(original, folder, swept, data, progress))
+    with whole_file(folder / IMAGES, force=True) as file:
+        file.write(_npz(few))
+    return Demo(tuple(trials), len(data.images), saved, _sweep(original, folder, swept, few, progress))
 
 
 def _sweep(
@@ -134,9 +141,7 @@ def _sweep(
 
     rows = [
         Sample({digits.INPUT: image[None]}, int(label), f"digit {index}")
-        for index, (image, label) in enumerate(
-            zip(data.images[:SWEPT_IMAGES], data.labels[:SWEPT_IMAGES], strict=True)
-        )
+        for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True))
     ]
     samples = Samples(lambda: rows, model_inputs(model), "handwritten digits", len(rows))
     return sweep(model, folder / _SWEEP, recipes, samples, force=True, progress=progress)
@@ -207,18 +212,32 @@ def _outputs(folder: Path) -> tuple[Path, Path]:
     return folder / "digits.mlpackage", folder / f"digits-{SAVED}.mlpackage"
 
 
-def _check_folder(folder: Path) -> None:
+def _npz(data: "Digits") -> bytes:
+    """The images and their labels, as ``--data`` takes them; the same bytes each time."""
+    import numpy as np
+
+    file = io.BytesIO()
+    np.savez(file, image=data.images, labels=data.labels)  # the input is called so
+    return file.getvalue()
+
+
+def _check_folder(folder: Path, images: "Digits") -> None:
     """Refuse, before any work, to replace what is not the demo's own."""
+    from milpasses.program.files import check_files
     from milpasses_tools._sweep.store import Store
 
     folder.mkdir(parents=True, exist_ok=True)
     for output in _outputs(folder):
         _check_package(output)
+    own = folder / IMAGES
+    if os.path.lexists(own) and not (own.is_file() and own.read_bytes() == _npz(images)):
+        raise _foreign(own)
+    check_files([own], force=True)
     Store(folder / _SWEEP).check(again=True)
 
 
 def _check_package(output: Path) -> None:
-    from milpasses.errors import MilpassesError, PackageError
+    from milpasses.errors import MilpassesError
     from milpasses.program.package import check_output, open_package
 
     if output.exists():
@@ -227,8 +246,14 @@ def _check_package(output: Path) -> None:
         except MilpassesError:
             own = False
         if not own:
-            raise PackageError(f"{output}: exists already, and no demo wrote it; name another folder with -o")
+            raise _foreign(output)
     check_output(output, force=True)
+
+
+def _foreign(output: Path) -> Exception:
+    from milpasses.errors import PackageError
+
+    return PackageError(f"{output}: exists already, and no demo wrote it; name another folder with -o")
 
 
 def _save(model: Any, output: Path) -> None:
@@ -258,7 +283,8 @@ def command(
 
     Converts a network for handwritten digits once with each recipe, in ct.convert itself, and prints the
     bytes of its weights, their error, and how many of 360 images that it has never seen it still reads
-    right. Ends with a small sweep, whose report.html is in DIR with the network and a compressed one.
+    right. Ends with a small sweep, whose report.html is in DIR with the network, a compressed one, and
+    digits.npz: images to try models on.
     """
     with progress("trying recipes", as_json) as step:
         result = demo(output, progress=step)
@@ -286,6 +312,9 @@ def command(
         "(a float32 reference, not Core ML)"
     )
     print(f"saved: {result.saved} ({SAVED}); see milpasses explain {result.saved}")
+    if result.saved is not None:
+        original, images = _outputs(result.saved.parent)[0], result.saved.parent / IMAGES
+        print(f"to go on with: {original} as it was, {images} ({SWEPT_IMAGES} images with labels)")
     if result.sweep is not None:
         from milpasses_tools._sweep.text import print_sweep
 

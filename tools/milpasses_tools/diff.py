@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import attrs
 import typer
 
-from milpasses_tools._options import Json, OneFunction, Part
-from milpasses_tools._output import json_decibels, print_json, shape_text, sqnr_text
+from milpasses_tools._options import Force, Json, OneFunction, OutputFile, Part
+from milpasses_tools._output import json_decibels, print_json, printed_to, shape_text, sqnr_text
 from milpasses_tools._pairs import Pair, Pairs, pair_ops
 from milpasses_tools._view.graph import Constant, Function, GraphView, Op, Operand, Variable, Weight
 from milpasses_tools._view.text import op_line, operands_text
@@ -340,6 +340,8 @@ def command(
     b: Annotated[Path, typer.Argument(metavar="B", help="The model that may differ.")],
     part: Part = None,
     function: OneFunction = None,
+    output: OutputFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Say what is different in model B, against model A.
@@ -348,11 +350,15 @@ def command(
     and the error in decibels between the decoded values). Ends with status 0 if the two are the same, 1 if
     they differ, 2 if they cannot be compared.
     """
+    from milpasses.program.files import check_files
+
+    check_files([output], force, (a, b))
     found = diff(a, b, part=part, function=function)
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        for line in found.lines():
-            print(line)
+    with printed_to(output, force):
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            for line in found.lines():
+                print(line)
     if not found.same:
         raise typer.Exit(1)

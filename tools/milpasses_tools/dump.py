@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Force, Model, OneFunction, Part
+from milpasses_tools._options import Force, Model, OneFunction, OutputFile, Part
 from milpasses_tools._output import json_decibels, print_written
 from milpasses_tools._view.graph import Block, Constant, GraphView, Op, Variable, Weight
 from milpasses_tools._view.select import EVERYTHING, Selection, Show, select
@@ -168,9 +168,7 @@ def command(
         Path | None,
         typer.Option(metavar="MODEL", help="With html: the model before compression, for its histograms."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout.")
-    ] = None,
+    output: OutputFile = None,
     force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:

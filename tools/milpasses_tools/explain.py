@@ -8,8 +8,19 @@ import attrs
 import typer
 
 from milpasses_tools._explain.explanation import Explanation, FormTotal, Sort, StoredWeight, join_parts
-from milpasses_tools._options import Json, Model, OneFunction, Part, Recipe, Requantize, Target, read_target
-from milpasses_tools._output import folder_bytes, print_json
+from milpasses_tools._options import (
+    Force,
+    Json,
+    Model,
+    OneFunction,
+    OutputFile,
+    Part,
+    Recipe,
+    Requantize,
+    Target,
+    read_target,
+)
+from milpasses_tools._output import folder_bytes, print_json, printed_to
 from milpasses_tools._progress import Progress, progress
 from milpasses_tools._view.features import Function, functions_of
 
@@ -217,22 +228,26 @@ def command(
         int | None,
         typer.Option(metavar="N", min=0, help="List the first N weights; totals count all."),
     ] = None,
+    output: OutputFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Say how each weight of a model is stored, why, and what would change that.
+    """Say how each weight of a model is stored, and why.
 
     For each weight: its form, bits an element, bytes, share of the bytes of all weights, the ops that use it,
-    which rule decided, and where it is dense, why. Then totals by form, and the files of the package. With
-    --recipe, what compress would do instead; nothing is written. With --for, forms and ops that users
-    reported to fail, fall back or compute something else there, each with its thread and a remedy.
+    which rule decided, and where it is dense, why, and what would change that. Then totals by form, and the
+    files of the package. With --recipe, what compress would do instead; nothing is written. With --for, forms
+    and ops that users reported to fail, fall back or compute something else there, each with its thread and a
+    remedy.
 
     \b
     milpasses explain model.mlpackage --recipe int4-b32 --target iOS18 --for neural-engine
     """
-    from milpasses_tools._explain import text
+    from milpasses.program.files import check_files
 
     if target is not None and recipe is None:
         raise typer.BadParameter("--target goes with --recipe")
+    check_files([output], force, (model, recipe))
     options: dict[str, Any] = {"part": part, "function": function, **({"units": units} if units else {})}
     if recipe is not None:
         options |= {"recipe": recipe, "target": read_target(target), "requantize": requantize}
@@ -240,16 +255,22 @@ def command(
         if recipe is not None:
             options["progress"] = step
         found = explain(model, **options)
+    with printed_to(output, force):
+        if as_json:
+            print_json(found.to_dict(found.sorted(sort)[:top]))
+        else:
+            _print(found, sort, top)
+
+
+def _print(found: Explanation, sort: Sort, top: int | None) -> None:
+    from milpasses_tools._explain import text
+
     weights = found.sorted(sort)
-    listed = weights[:top]
-    if as_json:
-        print_json(found.to_dict(listed))
-        return
     if found.plan is not None:
         text.print_plan(found.plan, sort, top)
     else:
-        text.print_weights(found, listed)
-        text.print_rest(weights[len(listed) :])
+        text.print_weights(found, weights[:top])
+        text.print_rest(weights[len(weights[:top]) :])
         print()
         text.print_totals(found)
     if found.units:

@@ -55,29 +55,41 @@ def replay(folder: "str | os.PathLike[str]") -> Replay:
     from milpasses_tools._trace.keep import build
 
     path = Path(folder)
-    try:
-        content = json.loads((path / "replay.json").read_text(encoding="utf-8"))
-        name, problem = content["pass"], content["problem"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise MilpassesError(
-            f"{path}: trace kept no failure here (replay.json is missing or damaged)"
-        ) from None
-    if problem:
-        raise MilpassesError(f"{path}: only the text of the program could be kept: {problem}")
+    content = _read(path)
+    name = content["pass"]
+    if content["problem"]:
+        raise MilpassesError(f"{path}: only the text of the program could be kept: {content['problem']}")
     registry = host.pass_registry()
     if name not in registry:
         raise MilpassesError(f"there is no pass {name}: import what registers it first (--import)")
     program = build(path)
     graph_pass = registry[name]
     options = [host.pass_option(option, value) for option, value in content["options"].items()]
-    graph_pass.set_options(options or None)
     error: Exception | None = None
     try:
+        graph_pass.set_options(options or None)
         graph_pass(program)
         program.validate()
     except Exception as raised:
         error = raised
     return Replay(name, content["error"], error, program, tuple(content["lost_options"]))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """What ``replay.json`` says, each part of the type that ``trace`` wrote; raises ``MilpassesError``."""
+    from milpasses.errors import MilpassesError
+
+    try:
+        content = json.loads((folder / "replay.json").read_text(encoding="utf-8"))
+        texts = [*(content[name] for name in ("pass", "problem", "error")), *content["lost_options"]]
+        values = content["options"].values()
+        if all(isinstance(text, str) for text in texts) and all(
+            isinstance(value, str | bool | int | float) for value in values
+        ):
+            return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise MilpassesError(f"{folder}: trace kept no failure here (replay.json is missing or damaged)")
 
 
 def command(
@@ -88,7 +100,7 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a pass that failed again, on the program that it failed on.
+    """Run a pass that failed again, on the same program.
 
     Ends with status 1 if it fails again, and shows where; 0 if it runs now.
     """

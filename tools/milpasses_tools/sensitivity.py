@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from milpasses_tools._options import Force, Function, Json, Model, Part, Requantize, Seed, Target, read_target
-from milpasses_tools._output import print_json, print_written, shape_text
+from milpasses_tools._options import (
+    Force,
+    Function,
+    Json,
+    Model,
+    OutputFile,
+    Part,
+    Requantize,
+    Seed,
+    Target,
+    read_target,
+)
+from milpasses_tools._output import print_json, print_written, printed_to, shape_text
 from milpasses_tools._progress import Progress, progress
 from milpasses_tools._sensitivity.order import by_sensitivity, decibels
 from milpasses_tools._table import print_table
@@ -127,23 +138,24 @@ def command(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the table: .html (one offline page) or .svg.")
     ] = None,
+    output: OutputFile = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Say what each form of each weight would save, and what error it would make.
+    """Say what each form of each weight would save, and lose.
 
     Each weight is encoded with each candidate. A figure is the signal-to-noise ratio, in dB, of the outputs
     if that weight alone had that form. Most sensitive weights first. The JSON feeds compress --budget.
 
     \b
-    milpasses sensitivity model.mlpackage --data photos --json > table.json
+    milpasses sensitivity model.mlpackage --data photos --json -o table.json
     milpasses compress model.mlpackage --budget "4 bits" --sensitivity table.json -o small.mlpackage
     """
     if plot is not None and plot.suffix not in (".html", ".svg"):
         raise typer.BadParameter(f"--plot: {plot.name}: the name must end in .html or .svg")
     from milpasses.program.files import check_files, write_text
 
-    check_files([csv_file, plot], force, (model, data, statistics))
+    check_files([output, csv_file, plot], force, (model, data, statistics))
     given = read_candidate_texts(",".join(recipes)) if recipes else None
     with progress("measuring", as_json) as step:
         table = sensitivity(
@@ -159,10 +171,12 @@ def command(
 
         drawn = page(table, model.name, _HOW[table.how]) if plot.suffix == ".html" else picture(table)
         write_text(plot, drawn, force)
-    if as_json:
-        print_json(table.to_dict())
-    else:
-        print_sensitivity(table, top)
+    with printed_to(output, force):
+        if as_json:
+            print_json(table.to_dict())
+        else:
+            print_sensitivity(table, top)
+    if not as_json:
         print_written(csv_file, plot)
 
 

@@ -95,7 +95,8 @@ def sweep(
         jobs: processes to use; 1 is this one. A script that asks for more needs ``if __name__ ==
             "__main__"``, as with any ``multiprocessing``.
         executor: any ``concurrent.futures`` executor instead; its workers need to see ``output``.
-        resume, force: what to do with a folder that holds a sweep: go on, or start anew.
+        resume, force: what to do with a folder that holds a sweep: go on, or start anew. Its results stay
+            until those that are anew take their place.
         keep_models: keep every model that is made, in ``models``.
         progress: called with (done, total, text) as variants finish.
 

@@ -97,7 +97,7 @@ def command(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Run a script, and say what each graph pass of its conversions did.
+    """Run a script, and say what each pass of a conversion did.
 
     For each pass: ops added, removed and changed (constants count by their values), time and memory. If a
     pass fails, the passes before it are listed and the status is 1; with --on-failure the program before it

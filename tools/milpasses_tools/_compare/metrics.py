@@ -16,6 +16,7 @@ from milpasses_tools._compare.comparison import Accuracy, ClassAccuracy, Kind, O
 Array = NDArray[Any]
 _CHUNK = 1 << 16  # values at a time, so that their float64 copies stay in cache
 _MOST_CLASSES_LISTED = 8
+_SUM_TOLERANCE = 0.01  # of probabilities in float16, a thousand of them
 
 
 @attrs.define
@@ -99,6 +100,16 @@ def rank(scores: Array, index: Array) -> Array:
     own = np.take_along_axis(scores, index[:, None], axis=1)
     higher = (scores > own).sum(axis=1)
     return np.where(np.isnan(scores).any(axis=1), scores.shape[1], higher)
+
+
+def probabilities(scores: Array) -> Array:
+    """Class scores [rows, classes] as probabilities: a row of them stays, else its softmax; 0 for NaN."""
+    rows = np.asarray(scores, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        raised = np.exp(rows - rows.max(axis=1, keepdims=True))
+        softmax = raised / raised.sum(axis=1, keepdims=True)
+    known = (rows >= 0).all(axis=1) & (np.abs(rows.sum(axis=1) - 1) < _SUM_TOLERANCE)
+    return np.nan_to_num(np.where(known[:, None], rows, softmax), nan=0.0)
 
 
 @attrs.define
@@ -210,6 +221,7 @@ class AccuracySums:
     def __init__(self, scores: str | None, k: int) -> None:
         self._scores, self._k = scores, k
         self._counts: dict[tuple[int, Label], NDArray[np.int64]] = {}  # [samples, first, among the k first]
+        self._own: list[float] = []
 
     def add(self, outputs: Mapping[str, Any], sample: Sample) -> None:
         """Count one sample, if it has a label and the model scores; raises ``MilpassesError``."""
@@ -222,12 +234,20 @@ class AccuracySums:
             raise MilpassesError(f"{sample.name}: {len(labels)} labels for {len(rows)} rows of output {name}")
         indices = [_class_index(label, classes, rows.shape[1], sample.name) for label in labels]
         ranks = rank(rows, np.array(indices))
+        self._own += np.take_along_axis(probabilities(rows), np.array(indices)[:, None], axis=1)[
+            :, 0
+        ].tolist()
         # Of equal scores the first class wins, as argmax has it.
         first = (rows.argmax(axis=1) == indices) & ~np.isnan(rows).any(axis=1)
         for row, index in enumerate(indices):
             key = (index, index if classes is None else classes[index])
             counted = self._counts.setdefault(key, np.zeros(3, np.int64))
             counted += (1, int(first[row]), int(ranks[row] < self._k))
+
+    @property
+    def own_class(self) -> float | None:
+        """Mean probability of the class that is right; None if no sample had a label to count."""
+        return math.fsum(self._own) / len(self._own) if self._own else None
 
     def _output(self, outputs: Mapping[str, Any]) -> str | None:
         kinds = {name: kind_of(name, value, outputs, self._scores) for name, value in outputs.items()}

@@ -88,7 +88,8 @@ def choose(
        interval of a loss, and of the difference between two variants. Where no sample differs the bootstrap
        collapses to 0: then the exact bound stands (``exact_bound``).
     3. For a limit on the loss the smallest variant that keeps it is chosen, for one on the size the best that
-       keeps it; of equals the one whose outputs are nearest to the original's (their SNR).
+       keeps it; of equals the one whose outputs are nearest to the original's (their SNR), and of these the
+       one that gives the class that is right the highest probability (``own_class``).
     """
     rows = [row for row in rows if row["status"] == "done"]
     measure = _measure(rows, by)
@@ -103,7 +104,7 @@ def choose(
     sizes = [row["bytes"] for row in rows]
     losses = {name: _loss(values, drawn, measure, at) for at, name in enumerate(names)}
     front = tuple(names[at] for at in pareto(sizes, list(means)))
-    at = _chosen(sizes, means, [_output_snr(row) for row in rows], limit)
+    at = _chosen(sizes, means, [_closeness(row) for row in rows], limit)
     unit = "points" if measure in SHARES else "of it"
     if at is None:
         words = (_nothing(limit, names, sizes, losses, measure, unit),)
@@ -177,9 +178,10 @@ def _loss(values: NDArray[np.float64], drawn: Any, measure: str, at: int) -> Int
     return _interval(values.mean(axis=1), drawn, 0, at)
 
 
-def _output_snr(row: dict[str, Any]) -> float:
-    snr = row.get("output_snr_db")
-    return -np.inf if snr is None else float(snr)
+def _closeness(row: dict[str, Any]) -> tuple[float, float]:
+    """What decides between equals, the less the better: by the outputs' SNR, then by ``own_class``."""
+    snr, own = row.get("output_snr_db"), row.get("own_class")
+    return -float("-inf" if snr is None else snr), -float("-inf" if own is None else own)
 
 
 def _differ(interval: Interval) -> bool:
@@ -198,14 +200,16 @@ def pareto(sizes: Sequence[float], scores: Sequence[float]) -> list[int]:
     return found
 
 
-def _chosen(sizes: Sequence[int], means: Any, snrs: Sequence[float], limit: Limit) -> int | None:
+def _chosen(
+    sizes: Sequence[int], means: Any, closeness: Sequence[tuple[float, float]], limit: Limit
+) -> int | None:
     """The index of the choice; the original, at 0, is one for a limit on the size alone."""
     if limit.kind == "size":
         fitting = [at for at in range(len(sizes)) if sizes[at] <= limit.value]
-        return min(fitting, key=lambda at: (-means[at], -snrs[at], sizes[at], at), default=None)
+        return min(fitting, key=lambda at: (-means[at], closeness[at], sizes[at], at), default=None)
     kept = [at for at in range(1, len(sizes)) if means[0] - means[at] <= limit.value + 1e-9]
     smaller = [at for at in kept if sizes[at] < sizes[0]]
-    return min(smaller, key=lambda at: (sizes[at], -means[at], -snrs[at], at), default=None)
+    return min(smaller, key=lambda at: (sizes[at], -means[at], closeness[at], at), default=None)
 
 
 def _nothing(

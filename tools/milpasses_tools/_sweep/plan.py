@@ -78,9 +78,8 @@ def conduct(
     runner = open_runner(request.model, request.function, request.runtime)
     if request.scores is not None and request.scores not in runner.output_names:
         raise MilpassesError(f"no output {request.scores}; there are {', '.join(runner.output_names)}")
-    store = Store(request.output)
     try:
-        with store.opened(resume, force):
+        with Store(request.output).opened(resume, force) as store:
             calibrated = any(variant.calibrated for variant in variants)
             share = request.calibration
             share = _CALIBRATION * calibrated if share is None else share
@@ -90,11 +89,13 @@ def conduct(
             )  # fmt: skip
             warn_of_few(request.limit, request.by, request.scores, runner, data)
             running = {"model": str(request.model), "status": "running"}
-            write_json(store.folder / "sweep.json", running, force=True)
-            write_json(store.folder / "split.json", data.split(request.seed), force=True)
-            models, notes = _models(request, store, variants, data, legacy, progress)
-            found = _measured(request, store, models, data, variants, notes, jobs, executor, progress)
-            return attrs.evolve(found, notes=(*found.notes, *write_results(found)))
+            write_json(store.written / "sweep.json", running, force=True)
+            write_json(store.written / "split.json", data.split(request.seed), force=True)
+            models, known = _models(request, store, variants, data, legacy, progress)
+            found = _measured(request, store, models, data, variants, known, jobs, executor, progress)
+            notes = write_results(found, store.written)
+            store.publish()
+            return attrs.evolve(found, notes=(*found.notes, *notes))
     except (OSError, MilpassesError) as error:
         if is_full(error):
             raise MilpassesError(
@@ -233,7 +234,7 @@ def _measured(
     progress: Progress | None,
 ) -> Sweep:
     base = _base_key(request, data)
-    keep = store.folder / "models" if request.keep_models else None
+    keep = store.written / "models" if request.keep_models else None
     if keep is not None:
         keep.mkdir(exist_ok=True)
     reference = (store.cache / f"outputs-{base[:20]}.npz").absolute()
@@ -296,8 +297,8 @@ def _save(
 ) -> Path | None:
     """The chosen model as ``chosen.mlpackage`` or ``chosen.mlmodel``; that of an earlier sweep goes then."""
     saved = _chosen(request, store, models, tasks, choice)
-    for old in store.folder.glob("chosen.ml*"):
-        if old != saved:
+    for old in store.written.glob("chosen.ml*"):
+        if saved is None or old.name != saved.name:
             remove(old)
     return saved
 
@@ -316,9 +317,9 @@ def _chosen(
     kept = None if task.keep is None else next(task.keep.glob(f"{task.result.stem}.*"), None)
     with one_thread():
         made = task.variant.make(task.models, folder).path if kept is None else kept
-    saved = store.folder / f"chosen{made.suffix}"
+    name = f"chosen{made.suffix}"
     if kept is None:
-        put(made, saved, force=True)
+        put(made, store.written / name, force=True)
     else:
-        copy_whole(made, saved, force=True)
-    return saved
+        copy_whole(made, store.written / name, force=True)
+    return store.folder / name

@@ -9,8 +9,10 @@ from typing import Any
 import attrs
 
 from milpasses.program.files import write_json, write_text
+from milpasses.program.publish import remove
 from milpasses_tools._sweep.result import Sweep, measured
 
+PICTURE = "front.png"
 _TEMPLATE = Path(__file__).with_name("page.html")
 _COLUMNS = (
     "variant", "status", "bytes", "times_smaller", "bits_per_weight", "weight_bytes", "weight_sqnr_db",
@@ -19,22 +21,21 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def write_results(found: Sweep) -> list[str]:
-    """Write everything into the sweep's folder; what could not be made, as sentences."""
-    write_text(found.folder / "results.csv", to_csv(found), force=True)
-    write_text(found.folder / "results.jsonl", "".join(f"{_line(row)}\n" for row in found.rows), force=True)
-    write_text(found.folder / "report.html", to_html(found), force=True)
-    write_json(found.folder / "sweep.json", {"status": "finished", **found.to_dict()}, force=True)
-    picture = found.folder / "front.png"
+def write_results(found: Sweep, folder: Path) -> list[str]:
+    """Write everything into ``folder``; what could not be made, as sentences."""
+    write_text(folder / "results.csv", to_csv(found), force=True)
+    write_text(folder / "results.jsonl", "".join(f"{_line(row)}\n" for row in found.rows), force=True)
+    write_text(folder / "report.html", to_html(found), force=True)
+    write_json(folder / "sweep.json", {"status": "finished", **found.to_dict()}, force=True)
     try:
         from milpasses_tools._sweep.plot import draw
     except ImportError:
-        picture.unlink(missing_ok=True)
+        remove(folder / PICTURE)
         return ["no front.png: a picture needs matplotlib: pip install 'milpasses[plots]'"]
     if found.choice is None:
-        picture.unlink(missing_ok=True)
-        return []
-    draw(found, picture)
+        remove(folder / PICTURE)
+    else:
+        draw(found, folder / PICTURE)
     return []
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import attrs
 
 from milpasses.errors import MilpassesError
+from milpasses.program.publish import put, remove
 
-_MARK = "sweep.json"
+_MARK, _VARIANTS, _NEW = "sweep.json", "variants", ".new"
+_RESULTS = ("front.png", "chosen.mlpackage", "chosen.mlmodel", "models")  # what not every sweep leaves
 
 
 def content_hash(parts: Iterable[bytes | str]) -> str:
@@ -59,19 +61,29 @@ def is_full(error: BaseException | None) -> bool:
 
 @attrs.frozen
 class Store:
-    """The folders of a sweep: ``variants`` (a file each), ``cache`` (inputs, outputs), temporary ``work``."""
+    """The folders of a sweep: ``variants`` (a file each), ``cache`` (inputs, outputs), temporary ``work``.
+
+    ``anew``: an earlier sweep is there, and is to stay until this one is finished: all is written into
+    ``.new`` beside it, and ``publish`` puts it in its place.
+    """
 
     folder: Path
+    anew: bool = False
+
+    @property
+    def written(self) -> Path:
+        """Where results are written."""
+        return self.folder / _NEW if self.anew else self.folder
 
     @property
     def variants(self) -> Path:
         """Where each finished variant has its file."""
-        return self.folder / "variants"
+        return self.written / _VARIANTS
 
     @property
     def cache(self) -> Path:
         """What can be made again: prepared inputs, the original's outputs."""
-        return self.folder / "cache"
+        return self.written / "cache"
 
     @property
     def work(self) -> Path:
@@ -91,37 +103,55 @@ class Store:
         return content if isinstance(content, dict) and "status" in content else None
 
     @contextmanager
-    def opened(self, resume: bool, force: bool) -> Generator[None]:
-        """Make the folders, for this process alone; raises ``MilpassesError``.
+    def opened(self, resume: bool, force: bool) -> Generator["Store"]:
+        """Make the folders, for this process alone; yields where to write; raises ``MilpassesError``.
 
         A folder that holds a sweep needs ``resume`` or ``force``, which starts anew; one that holds anything
-        else is refused.
+        else is refused. What was begun anew is gone on with by ``resume``, unless no variant was finished.
         """
         self.check(resume or force)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            if force and not resume:
-                for folder in (self.variants, self.cache):
-                    shutil.rmtree(folder, ignore_errors=True)
+            new = self.folder / _NEW
+            if not resume or not any(new.glob(f"{_VARIANTS}/*.json")):
+                remove(new)
+            store = attrs.evolve(self, anew=new.is_dir() or (force and not resume and self._is_sweep()))
+            store.written.mkdir(exist_ok=True)
             shutil.rmtree(self.work, ignore_errors=True)
-            for folder in (self.variants, self.cache, self.work):
+            for folder in (store.variants, store.cache, store.work):
                 folder.mkdir(exist_ok=True)
+            for folder in (self.folder, store.written, store.variants, store.cache):
                 for partial in folder.glob(".*.partial"):  # of a process that was killed
-                    partial.unlink(missing_ok=True)
-            for partial in self.folder.glob(".*.partial"):
-                partial.unlink(missing_ok=True) if partial.is_file() else shutil.rmtree(partial)
+                    remove(partial)
             try:
-                yield
+                yield store
             finally:
                 shutil.rmtree(self.work, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Put what was written anew in the place of what is there, each file and folder in one step.
+
+        What the new sweep has none of goes then: a picture, a chosen model. Variants come last: until they
+        have their place, ``resume`` goes on with them.
+        """
+        if not self.anew:
+            return
+        for name in _RESULTS:
+            if not (self.written / name).exists():
+                remove(self.folder / name)
+        for written in sorted(self.written.iterdir(), key=lambda path: (path.name == _VARIANTS, path.name)):
+            put(written, self.folder / written.name, force=True)
+        remove(self.written)
+
+    def _is_sweep(self) -> bool:
+        return (self.folder / _MARK).exists() or (self.folder / _VARIANTS).is_dir()
 
     def check(self, again: bool) -> None:
         """Raise ``MilpassesError`` if no sweep can write here; ``again``: where one may have before."""
         if self.folder.is_file():
             raise MilpassesError(f"{self.folder}: is a file; the results of a sweep need a folder")
         holds = any(self.folder.iterdir()) if self.folder.exists() else False
-        ours = (self.folder / _MARK).exists() or self.variants.is_dir()
-        if holds and not ours:
+        if holds and not self._is_sweep():
             raise MilpassesError(f"{self.folder}: holds other files; give a new or empty folder")
         if holds and not again:
             raise MilpassesError(

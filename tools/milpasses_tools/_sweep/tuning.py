@@ -36,9 +36,9 @@ class Calibration:
     def __iter__(self) -> Iterator[Sample]:
         return self.data.samples(self.data.calibration)
 
-    def options(self, ranges: bool = False) -> dict[str, Any]:
-        """What to give to ``milpasses.compress``; ``ranges``: activations need them, which no file has."""
-        if self.statistics is not None and not ranges:
+    def options(self, itself: bool = False) -> dict[str, Any]:
+        """What to give to ``milpasses.compress``; ``itself``: the samples, for ranges or tuning."""
+        if self.statistics is not None and not itself:
             return {"statistics": self.statistics}
         return {"calibration": self, "function": self.function}
 

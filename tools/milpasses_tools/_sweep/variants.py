@@ -101,7 +101,8 @@ class Compressed:
 
         output = folder / "model.mlpackage"
         known = models.calibration if self.calibrated else None
-        tuned = {} if known is None else known.options(ranges=self.recipe.wants_activations)
+        itself = self.recipe.wants_activations or self.recipe.wants_tuning
+        tuned = {} if known is None else known.options(itself)
         milpasses.compress(models.program, self.recipe, output=output, part=models.part, **tuned)
         return Made(output)
 

@@ -156,6 +156,7 @@ class _Run:
             "output_snr_db": min(snrs, default=None),
             "agreement": _mean(self.each["agreement"]),
             "accuracy": None if accuracy is None else accuracy.to_dict(),
+            "own_class": self.accuracy.own_class,
             "metrics": {name: _mean(each.get(name, [])) for name, _ in self.metrics},
             "metric_errors": self.broken,
             "each": each,

@@ -60,8 +60,8 @@ def read_candidates(candidates: Any, target: Opset) -> dict[str, Scheme]:
     for candidate in candidates:
         if isinstance(candidate, str) and split_activations(candidate)[1] is not None:
             raise MilpassesError(
-                f"candidates: {candidate}: bytes are of weights, and a8 is of activations: leave it out, then "
-                "put + a8 behind the default of the recipe that is found"
+                f"candidates: {candidate}: bytes are of weights, and a8 is of activations: leave it out, "
+                "then put + a8 behind the default of the recipe that is found"
             )
         scheme = Scheme.of(candidate)
         if not isinstance(scheme, Keep):  # every weight may stay as it is

@@ -16,7 +16,7 @@ from milpasses.calibration.sources import OnlineStatistics, Prepare, StatisticsS
 from milpasses.encoding.encoder import Encoder
 from milpasses.encoding.encodings import Encoding
 from milpasses.encoding.lowering import OpSpec, dense, inline_nbytes, lower
-from milpasses.encoding.verify import check_decoding, check_finite, decoding_errors
+from milpasses.encoding.verify import check_finite, checked_errors
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.program.model import CompressedModel, Model, write_model
 from milpasses.program.opset import Opset, check_target
@@ -145,19 +145,18 @@ class Rewriter:
         except Refusal as refusal:
             record = self.record(site, decision, "skipped", refusal)
             return Rewritten(attrs.evolve(record, refused=True))
-        decoded = encoding.decode()
-        check_decoding(encoding, decoded, weight.name, self.target.generation)
+        errors = checked_errors(value, encoding, weight.name, self.target.generation)
         specs = lower(encoding, weight.name, self.target.generation)
         record = attrs.evolve(
             self.record(site, decision, "compressed"),
             notes=tuple(encoder.notes),
             form=encoding.form,
             bytes_after=encoding.nbytes + max(len(site.places) - 1, 0) * inline_nbytes(specs),
-            **decoding_errors(value, decoded),
+            **errors,
             **chosen,
         )
         if self.calibration is not None:
-            self.calibration.done(weight, decoded)
+            self.calibration.done(weight, encoding.decode())
             if isinstance(bias, Site) and corrected is not None:
                 self.calibration.done(bias.weight, corrected)
         return Rewritten(record, specs, encoding, corrected)

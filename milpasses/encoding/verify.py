@@ -15,6 +15,7 @@ from milpasses.encoding.blocks import Shape
 from milpasses.encoding.encodings import Cast, Encoding, Palettized, Quantized, Scaled, Sparse
 from milpasses.encoding.generation import OpGeneration
 from milpasses.encoding.lowering import OpSpec, Ref, lower
+from milpasses.encoding.pieces import pieces
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.report import decibels
 
@@ -23,7 +24,10 @@ _CORNER = 16_384
 
 
 def check_decoding(encoding: Encoding, decoded: Array, name: str, generation: OpGeneration) -> None:
-    """Raise ``MilpassesError`` if Core ML's op would not give ``decoded`` for ``encoding``."""
+    """Raise ``MilpassesError`` if Core ML's op would not give ``decoded`` for ``encoding``.
+
+    Of ``decoded`` a part along the first axis will do that holds the ``corner``.
+    """
     part, extents = corner(encoding)
     expected = decoded[tuple(slice(0, extent) for extent in extents)]
     actual = run_specs(lower(part, name, generation), generation)
@@ -171,7 +175,27 @@ def check_finite(value: Array) -> None:
 
 def decoding_errors(value: Array, decoded: Array) -> dict[str, float]:
     """``sqnr_db`` and ``max_error`` of a decoded weight, as a ``Record`` has them."""
+    return _errors([_sums(value, decoded)])
+
+
+def checked_errors(value: Array, encoding: Encoding, name: str, generation: OpGeneration) -> dict[str, float]:
+    """``check_decoding`` and ``decoding_errors`` of ``encoding``, decoded a piece at a time and once."""
+    sums: list[tuple[float, float, float]] = []
+    for rows, piece in pieces(encoding):
+        decoded = piece.decode()
+        if not sums:  # the op is asked for a corner, which the first piece holds
+            check_decoding(encoding, decoded, name, generation)
+        sums.append(_sums(value[rows], decoded))
+    return _errors(sums)
+
+
+def _sums(value: Array, decoded: Array) -> tuple[float, float, float]:
     from milpasses_kernels.decode import error_sums
 
-    signal, noise, largest = error_sums(np.ascontiguousarray(value), decoded)
+    return error_sums(np.ascontiguousarray(value), decoded)
+
+
+def _errors(sums: list[tuple[float, float, float]]) -> dict[str, float]:
+    signal, noise = (sum(part[i] for part in sums) for i in range(2))
+    largest = max(part[2] for part in sums)
     return {"sqnr_db": decibels(signal, noise), "max_error": largest if noise else 0.0}

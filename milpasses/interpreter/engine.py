@@ -330,8 +330,10 @@ class Execution:
     def argument(self, argument: Any, op: Any = None) -> Any:
         if isinstance(argument, (list, tuple)):
             return [self.argument(var, op) for var in argument]
-        change = self.owner.changes.get((op.name, argument.name)) if op is not None else None
         value = self.value(argument)
+        if op is None or not self.owner.changes:  # names are slow to ask for
+            return value
+        change = self.owner.changes.get((op.name, argument.name))
         if change is None:
             return value
         return self.owner.finish(change(self.kind.given(value)), numpy_type(argument.sym_type), False)

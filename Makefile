@@ -30,8 +30,12 @@ $(VENV)/.docs: $(VENV)/.base
 demo: $(VENV)/.base ## compress a real embedded model with every short recipe
 	$(BIN)/milpasses demo
 
-test: $(VENV)/.test ## the test suite with branch coverage, then the kernels again without the JIT
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
+# Two workers have a core each, which threads of torch would take from one another by waiting.
+test test-nojit: export OMP_NUM_THREADS := 1
+
+test: $(VENV)/.test ## the test suite with branch coverage, slow tests without, then the kernels again without the JIT
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow -q
 	$(MAKE) test-nojit
 
 test-nojit: $(VENV)/.test ## the kernels' tests with NUMBA_DISABLE_JIT=1

@@ -25,6 +25,7 @@ from models import convert, random, weights_program
 from milpasses.report import Report
 from milpasses.rewrite import Rewriter
 
+pytestmark = pytest.mark.slow
 EXPLAIN = import_module("milpasses_tools.explain")  # the name of the package is the function
 
 

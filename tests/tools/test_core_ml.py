@@ -18,6 +18,7 @@ from milpasses_tools._core_ml.worker import compare, run_case
 
 from milpasses.program.opening import open_program
 
+pytestmark = pytest.mark.slow
 NAMES = cases.case_names()
 
 

@@ -14,6 +14,7 @@ from mutants import mutate
 
 import milpasses
 
+pytestmark = pytest.mark.slow
 EACH = 25
 
 

@@ -16,7 +16,7 @@ from milpasses.activations.altered import AlteredRuns
 from milpasses.activations.observed import ENOUGH, Observed
 from milpasses.activations.pairs import Placed
 from milpasses.activations.quantize import Ranges, range_of
-from milpasses.activations.ranges import GROUPS, Points
+from milpasses.activations.ranges import GROUPS, Points, units_of
 from milpasses.errors import MilpassesError, Refusal
 from milpasses.report import decibels
 
@@ -83,12 +83,9 @@ Group = tuple[Sequence[Unit], float]  # and the error of the outputs if they alo
 
 class _Trial:
     def __init__(self, observed: Observed, points: Points, ranges: Ranges) -> None:
-        units: dict[tuple[str, ...], Unit] = {}
-        for point, asked in points:
-            span = range_of(point, ranges)
-            if not isinstance(span, Refusal):
-                units.setdefault(point.tensors, []).append(Placed.of(point, span, asked))
-        self._units = list(units.values())
+        units = units_of(points, observed.ranges, observed.histograms)
+        spans = [(unit, range_of(unit.points[0], ranges)) for unit in units]
+        self._units = [unit.placed(span) for unit, span in spans if not isinstance(span, Refusal)]
         self.runs = AlteredRuns(observed.interpreter, observed.deciding(_PROBES + 8))
 
     def costliest(self) -> list[Group]:

@@ -163,7 +163,7 @@ def _runner(kind: str) -> tuple[Any, Any]:
 
 
 def _work(kind: str, first: int, until: float) -> int:
-    """Run seeds and say on stdout what is found, a line of JSON each."""
+    """Run seeds, one at least, and say on stdout what is found, a line of JSON each."""
     import attrs
 
     out = os.dup(1)
@@ -174,7 +174,7 @@ def _work(kind: str, first: int, until: float) -> int:
 
     _quiet()
     for seed in range(first, first + PIECE):
-        if time.time() > until:
+        if seed > first and time.time() > until:
             break
         say(start=seed)
         run, counts = _runner(kind)

@@ -74,6 +74,9 @@ Target = Annotated[
 Strict = Annotated[
     bool, typer.Option("--strict", help="Fail where a rule decides no weight, or nothing is compressed.")
 ]
+ReportFile = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Write the whole report to FILE, as JSON.")
+]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="List the weights that were not compressed, too.")
 ]

@@ -18,6 +18,7 @@ from milpasses_tools._options import (
     Output,
     Part,
     Recipe,
+    ReportFile,
     Requantize,
     Strict,
     Target,
@@ -86,9 +87,7 @@ def command(
     function: Function = None,
     part: Part = None,
     strict: Strict = False,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
-    ] = None,
+    report: ReportFile = None,
     compare_on: Annotated[
         str | None,
         typer.Option(

@@ -15,6 +15,7 @@ from milpasses_tools._options import (
     Output,
     Part,
     Recipe,
+    ReportFile,
     Requantize,
     SampleCount,
     Strict,
@@ -60,9 +61,7 @@ def command(
     function: Function = None,
     part: Part = None,
     strict: Strict = False,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the whole report to FILE, as JSON.")
-    ] = None,
+    report: ReportFile = None,
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
